@@ -1,0 +1,1 @@
+"""Pure functions on tensors: from logits and rewards to the next token."""

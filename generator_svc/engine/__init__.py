@@ -1,0 +1,1 @@
+"""Continuous batching: which sequences run in a step, and what happens in it."""

@@ -1,0 +1,43 @@
+"""What the engine tells about itself, for metrics."""
+
+from typing import Protocol
+
+from generator_svc.engine.sequence import ChosenToken, Sequence
+
+
+class EngineObserver(Protocol):
+    """Receives measurements; must not raise and must be quick, as it runs in the engine loop."""
+
+    def phase(self, name: str, seconds: float) -> None:
+        """One phase of a step took `seconds`: generator_forward, reward_wait, select or emit."""
+
+    def batch(self, num_rows: int) -> None:
+        """A forward ran `num_rows` decoding sequences."""
+
+    def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
+        """The engine's load after a step."""
+
+    def started(self, queue_s: float) -> None:
+        """A sequence left the queue after `queue_s`."""
+
+    def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
+        """A token was chosen; `since_last_s` is None for an answer's first."""
+
+
+class NullObserver:
+    """Listens to nothing."""
+
+    def phase(self, name: str, seconds: float) -> None:
+        pass
+
+    def batch(self, num_rows: int) -> None:
+        pass
+
+    def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
+        pass
+
+    def started(self, queue_s: float) -> None:
+        pass
+
+    def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
+        pass

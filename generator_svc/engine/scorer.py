@@ -1,0 +1,83 @@
+"""What the engine asks of a reward service, whatever stands behind it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from torch import Tensor
+
+from generator_svc.decoding.strategies import Reference
+from svc_common.preference_prompt import Prompt
+
+
+@dataclass(frozen=True)
+class EncodedPreference:
+    """A wish, its weight, and the reward model's encoding of it where at hand."""
+
+    text: str
+    weight: float
+    encoding: bytes = b""
+
+
+@dataclass(frozen=True)
+class RewardContext:
+    """What rewards are about: answers to `prompt` (without preferences) under `preferences`."""
+
+    prompt: Prompt
+    preferences: tuple[EncodedPreference, ...]
+    reference: Reference
+
+    @property
+    def total_weight(self) -> float:
+        return sum(preference.weight for preference in self.preferences)
+
+
+class SessionState(Enum):
+    """Where a reward session stands."""
+
+    OPENING = auto()  # a replica reads the prefix
+    OPEN = auto()
+    FAILED = auto()  # no replica could open it; `error` says why
+    CLOSED = auto()
+
+
+@dataclass(eq=False)
+class RewardSession:
+    """One answer's place at the reward service; the scorer changes it, the engine reads it.
+
+    `token_ids` is the engine's own list of the answer so far: wherever the session is opened
+    again, it is opened with these.
+    """
+
+    context: RewardContext
+    token_ids: list[int]
+    on_change: Callable[[], None]
+    state: SessionState = SessionState.OPENING
+    num_committed: int = 0  # answer tokens that its replica has
+    error: Exception | None = None
+    model_version: str = ""
+
+
+class RewardScorer(Protocol):
+    """A pool of reward replicas."""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether a session could be opened now."""
+
+    def open(self, session: RewardSession) -> None:
+        """Begin to open (or open again) a session; `on_change` is called when its state changes."""
+
+    def commit(self, rows: list[RewardSession]) -> None:
+        """Send the last token of each open session; nothing is awaited."""
+
+    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
+        """Return rewards `[K]` float32 for candidate ids `[K]` of each open session.
+
+        With Reference.BASE the base model's part is not subtracted. None where the session was
+        lost: it is then no longer OPEN.
+        """
+
+    def close(self, session: RewardSession) -> None:
+        """End a session, whatever its state."""

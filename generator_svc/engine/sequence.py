@@ -1,0 +1,189 @@
+"""One answer in the making: what was asked, what is written so far, and who reads it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from generator_svc.decoding.candidates import Candidates
+from generator_svc.decoding.choice import RowChoice, RowParams
+from generator_svc.decoding.strategies import Reference
+from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
+from svc_common.lm.slots import Row
+from svc_common.lm.tokenizer import TextStream
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    END_OF_TURN = "end_of_turn"
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class GenerationParams:
+    """How tokens are chosen; checked at the door.
+
+    `reward_context` is None where no step is guided; with `falls_back` a step without rewards is
+    chosen by the base model, without it the answer fails.
+    """
+
+    beta: float
+    top_k: int
+    temperature: float
+    top_p: float
+    seed: int
+    max_tokens: int
+    ignores_end_of_turn: bool = False
+    reward_context: RewardContext | None = None
+    falls_back: bool = False
+
+    @property
+    def is_guided(self) -> bool:
+        return self.reward_context is not None and self.beta > 0
+
+
+@dataclass(frozen=True)
+class ChosenToken:
+    """One token of an answer and how it was chosen; see Token in generator.proto."""
+
+    index: int
+    text: str
+    token_id: int
+    logprob: float
+    reward: float
+    is_guided: bool
+    is_changed: bool
+    base_token_id: int
+    candidates: Candidates  # [K]
+    rewards: tuple[float, ...]  # K of them
+    scores: tuple[float, ...]  # K of them
+    finish_reason: FinishReason | None
+
+
+@dataclass
+class Timings:
+    """Seconds of one answer by phase; see Timings in generator.proto."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    time_to_first_token_s: float = 0.0
+    generator_forward_s: float = 0.0
+    reward_wait_s: float = 0.0
+    select_s: float = 0.0
+    total_s: float = 0.0
+
+
+@dataclass(eq=False)
+class Sequence:
+    """An answer in the engine. Only the engine loop changes it; a reader may `cancel`."""
+
+    request_id: str
+    prompt_ids: list[int]
+    params: GenerationParams
+    text: TextStream
+    end_of_turn_ids: frozenset[int]
+    token_ids: list[int] = field(default_factory=list)
+    num_prefilled: int = 0  # prompt tokens that were run
+    row: Row | None = None
+    candidates: Candidates | None = None  # [K]; set while a token is to be chosen
+    session: RewardSession | None = None
+    is_cancelled: bool = False
+    timings: Timings = field(default_factory=Timings)
+    arrived_at: float = field(default_factory=time.perf_counter)
+    started_at: float = 0.0
+    last_token_at: float = 0.0
+    _outputs: asyncio.Queue[ChosenToken | Exception] = field(default_factory=asyncio.Queue)
+
+    @property
+    def step(self) -> int:
+        """Position of the next token in the answer."""
+        return len(self.token_ids)
+
+    @property
+    def needs_forward(self) -> bool:
+        """Whether its last token was chosen and not yet run."""
+        return bool(self.token_ids) and self.candidates is None
+
+    @property
+    def has_lost_rewards(self) -> bool:
+        """Whether no replica could open (or open again) its reward session."""
+        return self.session is not None and self.session.state is SessionState.FAILED
+
+    def row_params(self, *, is_guided: bool) -> RowParams:
+        """Return how its next token is chosen, with rewards or without."""
+        context = self.params.reward_context
+        lacks_base = is_guided and context is not None and context.reference is Reference.BASE
+        return RowParams(
+            beta=self.params.beta if is_guided else 0.0,
+            temperature=self.params.temperature,
+            top_p=self.params.top_p,
+            seed=self.params.seed,
+            step=self.step,
+            base_weight=context.total_weight if lacks_base and context is not None else 0.0,
+        )
+
+    def accept(self, choice: RowChoice, context_length: int, *, is_guided: bool) -> ChosenToken:
+        """Append the chosen token, hand it to the reader and return it."""
+        candidates = self.candidates
+        assert candidates is not None
+        self.candidates = None
+        token_id = int(candidates.token_ids[choice.column])
+        self.token_ids.append(token_id)
+        text = self.text.push(token_id)
+        finish_reason = self._finish_reason(token_id, context_length)
+        token = ChosenToken(
+            index=self.step - 1,
+            text=text if finish_reason is None else text + self.text.finish(),
+            token_id=token_id,
+            logprob=float(candidates.logprobs[choice.column]),
+            reward=choice.rewards[choice.column],
+            is_guided=is_guided,
+            is_changed=choice.column != choice.base_column,
+            base_token_id=int(candidates.token_ids[choice.base_column]),
+            candidates=candidates,
+            rewards=choice.rewards,
+            scores=choice.scores,
+            finish_reason=finish_reason,
+        )
+        self._time_token()
+        self._outputs.put_nowait(token)
+        return token
+
+    def fail(self, error: Exception) -> None:
+        """Tell the reader that the answer ends here, and why."""
+        self._outputs.put_nowait(error)
+
+    def _finish_reason(self, token_id: int, context_length: int) -> FinishReason | None:
+        """Say whether the answer ends with `token_id`, which was just added."""
+        if token_id in self.end_of_turn_ids and not self.params.ignores_end_of_turn:
+            return FinishReason.END_OF_TURN
+        if self.text.is_stopped:
+            return FinishReason.STOP_STRING
+        num_tokens = len(self.prompt_ids) + len(self.token_ids)
+        if len(self.token_ids) >= self.params.max_tokens or num_tokens >= context_length:
+            return FinishReason.LENGTH
+        return None
+
+    def _time_token(self) -> None:
+        now = time.perf_counter()
+        if not self.last_token_at:
+            self.timings.time_to_first_token_s = now - self.arrived_at
+        self.last_token_at = now
+        self.timings.total_s = now - self.arrived_at
+
+    async def tokens(self) -> AsyncIterator[ChosenToken]:
+        """Yield the tokens as they are chosen.
+
+        Raises:
+            ServiceError: what ended the answer before its time.
+        """
+        while True:
+            output = await self._outputs.get()
+            if isinstance(output, Exception):
+                raise output
+            yield output
+            if output.finish_reason is not None:
+                return

@@ -1,0 +1,1 @@
+"""The generator's side of the reward protocol: replicas, placement, failover."""

@@ -1,0 +1,330 @@
+"""All reward replicas: discovery, placement of sessions, failover.
+
+A session is a cache that can be rebuilt anywhere: whatever happens to its replica, it is opened
+again with the tokens written so far, and the answer goes on with the same candidates.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from pad.v1 import reward_pb2
+from torch import Tensor
+
+from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
+from generator_svc.reward_client.discovery import resolve
+from generator_svc.reward_client.errors import unary_errors
+from generator_svc.reward_client.replica import Placement, Replica
+from generator_svc.reward_client.wire import pack_context, pack_ids
+from svc_common.errors import (
+    InvalidRequestError,
+    ModelMismatchError,
+    OverloadedError,
+    RewardUnavailableError,
+    ServiceError,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_OPENINGS = 5  # of one session; more means that something is wrong with it
+RETRY_AFTER_S = 1.0
+_FATAL = {
+    reward_pb2.ROW_ERROR_REASON_INVALID: InvalidRequestError,
+    reward_pb2.ROW_ERROR_REASON_TOKENIZER_MISMATCH: ModelMismatchError,
+}
+
+
+@dataclass(frozen=True)
+class PoolLimits:
+    """Times the pool keeps to, in seconds."""
+
+    step_timeout_s: float  # a replica that owes rewards longer than this is given up
+    open_timeout_s: float  # a session without a place longer than this fails
+    resolve_interval_s: float  # how often names are looked up
+
+
+@dataclass(eq=False)
+class _Case:
+    """What the pool knows of a session."""
+
+    session: RewardSession
+    deadline: float  # when an opening must be done
+    num_openings: int = 0
+    replica: Replica | None = None
+    placement: Placement | None = None
+    avoid: set[str] = field(default_factory=set)  # addresses that had no room
+
+
+class PoolObserver(Protocol):
+    """What the pool tells about itself."""
+
+    def failover(self) -> None:
+        """A session lost its replica and moves to another."""
+
+    def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
+        """A replica answered a batch."""
+
+
+class RewardPool:
+    """Implements `engine.scorer.RewardScorer` and `reward_client.replica.ReplicaEvents`."""
+
+    def __init__(
+        self,
+        targets: tuple[str, ...],
+        tokenizer_fingerprint: str,
+        limits: PoolLimits,
+        observer: PoolObserver,
+    ) -> None:
+        self._targets = targets
+        self._fingerprint = tokenizer_fingerprint
+        self._limits = limits
+        self._observer = observer
+        self._replicas: dict[str, Replica] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cases: dict[RewardSession, _Case] = {}
+        self._random = random.Random()
+        self._changed = asyncio.Event()
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return list(self._replicas.values())
+
+    @property
+    def is_available(self) -> bool:
+        return any(replica.is_available for replica in self._replicas.values())
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._cases)
+
+    async def run(self) -> None:
+        """Look names up, keep replicas connected and openings in time, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._resolve_forever())
+                group.create_task(self._expire_forever())
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def wait_available(self, timeout_s: float) -> bool:
+        """Wait until a session can be opened; say whether it came to that."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_available and (left := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left)
+            except TimeoutError:
+                break
+        return self.is_available
+
+    # -- engine.scorer.RewardScorer ------------------------------------------------------------
+
+    def open(self, session: RewardSession) -> None:
+        """Begin to open a session."""
+        case = _Case(session, deadline=time.monotonic() + self._limits.open_timeout_s)
+        self._cases[session] = case
+        self._place(case)
+
+    def commit(self, rows: list[RewardSession]) -> None:
+        """Send the last tokens, one message a replica."""
+        for replica, cases in self._by_replica(rows).items():
+            replica.commit([case.placement for case in cases if case.placement])
+
+    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
+        """Ask each replica for the rewards of its sessions, one message a replica."""
+        ids = dict(rows)
+        groups = self._by_replica([session for session, _ in rows])
+        timeout_s = self._limits.step_timeout_s
+        answers = await asyncio.gather(
+            *(
+                replica.score(
+                    [(c.placement, ids[c.session]) for c in cases if c.placement], timeout_s
+                )
+                for replica, cases in groups.items()
+            )
+        )
+        found = {
+            case.session: rewards
+            for cases, answer in zip(groups.values(), answers, strict=True)
+            for case, rewards in zip(cases, answer, strict=True)
+        }
+        return [
+            None if (rewards := found.get(session)) is None else torch.from_numpy(rewards.copy())
+            for session, _ in rows
+        ]
+
+    def close(self, session: RewardSession) -> None:
+        """End a session, whatever its state."""
+        session.state = SessionState.CLOSED
+        case = self._cases.pop(session, None)
+        if case is not None and case.replica is not None and case.placement is not None:
+            case.replica.close(case.placement)
+
+    # -- whole answers and encodings ------------------------------------------------------------
+
+    async def score_sequences(
+        self, context: RewardContext, answers: list[list[int]], timeout_s: float
+    ) -> tuple[str, list[float]]:
+        """Return (model version, reward of each whole answer), for best-of-n.
+
+        Raises:
+            RewardUnavailableError: no replica answered in time.
+        """
+        request = reward_pb2.ScoreSequencesRequest(
+            context=pack_context(context),
+            sequences=[pack_ids(answer) for answer in answers],
+            tokenizer_fingerprint=self._fingerprint,
+        )
+        replica = await self._any_replica(timeout_s)
+        with unary_errors():
+            response = await replica.stub.ScoreSequences(request, timeout=timeout_s)
+        return replica.model_version, list(response.rewards)
+
+    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference.
+
+        Raises:
+            RewardUnavailableError: no replica answered in time.
+        """
+        request = reward_pb2.EncodePreferenceRequest()
+        request.preference.text = text
+        replica = await self._any_replica(timeout_s)
+        with unary_errors():
+            response = await replica.stub.EncodePreference(request, timeout=timeout_s)
+        return response.model_version, response.encoding
+
+    async def _any_replica(self, timeout_s: float) -> Replica:
+        if not await self.wait_available(min(timeout_s, self._limits.open_timeout_s)):
+            raise self._unavailable()
+        return self._best(set())
+
+    # -- reward_client.replica.ReplicaEvents ----------------------------------------------------
+
+    def replica_ready(self, _replica: Replica) -> None:
+        self._changed.set()
+        for case in list(self._cases.values()):
+            case.avoid.clear()
+            if case.placement is None and case.session.state is SessionState.OPENING:
+                self._place(case)
+
+    def replica_lost(self, _replica: Replica, placements: list[Placement]) -> None:
+        for placement in placements:
+            self._reopen(placement.session)
+
+    def session_opened(self, replica: Replica, placement: Placement) -> None:
+        session = placement.session
+        session.model_version = replica.model_version
+        self._set_state(session, SessionState.OPEN)
+
+    def session_failed(
+        self, replica: Replica, placement: Placement, error: reward_pb2.RowError
+    ) -> None:
+        fatal = _FATAL.get(error.reason)
+        if fatal is not None:
+            self._fail(placement.session, fatal(error.message))
+            return
+        if error.reason == reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS:
+            case = self._cases.get(placement.session)
+            if case is not None:
+                case.avoid.add(replica.address)
+                case.num_openings -= 1  # a full replica says nothing about the session
+        self._reopen(placement.session)
+
+    def batch_timed(self, timings: reward_pb2.StepTimings) -> None:
+        self._observer.replica_batch(timings.queue_s, timings.forward_s, timings.select_s)
+
+    # -- placement -------------------------------------------------------------------------------
+
+    def _by_replica(self, sessions: list[RewardSession]) -> dict[Replica, list[_Case]]:
+        groups: dict[Replica, list[_Case]] = {}
+        for session in sessions:
+            case = self._cases.get(session)
+            if case is not None and case.replica is not None and case.placement is not None:
+                groups.setdefault(case.replica, []).append(case)
+        return groups
+
+    def _place(self, case: _Case) -> None:
+        """Open a session on a replica with room, or leave it until there is one."""
+        if not any(r.is_available and r.address not in case.avoid for r in self.replicas):
+            return
+        if case.num_openings >= MAX_OPENINGS:
+            lost = f"reward service: session was lost {case.num_openings} times, giving up"
+            self._fail(case.session, RewardUnavailableError(lost, retry_after_s=RETRY_AFTER_S))
+            return
+        case.num_openings += 1
+        case.replica = self._best(case.avoid)
+        case.placement = case.replica.open(case.session, epoch=case.num_openings)
+
+    def _best(self, avoid: set[str]) -> Replica:
+        """Choose by the power of two choices: the freer of two random replicas."""
+        able = [r for r in self.replicas if r.is_available and r.address not in avoid]
+        pair = self._random.sample(able, min(2, len(able)))
+        return max(pair, key=lambda replica: replica.num_free_slots)
+
+    def _reopen(self, session: RewardSession) -> None:
+        """Give a session that lost its replica a new place."""
+        case = self._cases.get(session)
+        if case is None:
+            return
+        if session.state is SessionState.OPEN:
+            self._observer.failover()
+            case.deadline = time.monotonic() + self._limits.open_timeout_s
+        case.replica = case.placement = None
+        self._set_state(session, SessionState.OPENING)
+        self._place(case)
+
+    def _fail(self, session: RewardSession, error: ServiceError) -> None:
+        self._cases.pop(session, None)
+        session.error = error
+        self._set_state(session, SessionState.FAILED)
+
+    @staticmethod
+    def _set_state(session: RewardSession, state: SessionState) -> None:
+        session.state = state
+        session.on_change()
+
+    def _unavailable(self) -> ServiceError:
+        refusals = [replica.refusal for replica in self.replicas if replica.refusal]
+        if refusals and len(refusals) == len(self.replicas):
+            return ModelMismatchError(refusals[0])
+        return RewardUnavailableError(
+            f"reward service: none of {len(self.replicas)} replicas is available",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+    # -- time --------------------------------------------------------------------------------------
+
+    async def _expire_forever(self) -> None:
+        """Fail sessions that found no place in time; retry replicas that had no room."""
+        while True:
+            await asyncio.sleep(min(0.1, self._limits.open_timeout_s / 4))
+            now = time.monotonic()
+            for case in list(self._cases.values()):
+                if case.session.state is not SessionState.OPENING:
+                    continue
+                if now < case.deadline:
+                    if case.placement is None:
+                        case.avoid.clear()
+                        self._place(case)
+                    continue
+                if case.replica is not None and case.placement is not None:
+                    case.replica.close(case.placement)
+                full = OverloadedError(
+                    "reward service: all replicas are full", retry_after_s=RETRY_AFTER_S
+                )
+                self._fail(case.session, full if self.is_available else self._unavailable())
+
+    async def _resolve_forever(self) -> None:
+        while True:
+            for address in await resolve(self._targets):
+                if address not in self._replicas:
+                    replica = Replica(address, self._fingerprint, self)
+                    self._replicas[address] = replica
+                    self._tasks[address] = asyncio.create_task(replica.run())
+            await asyncio.sleep(self._limits.resolve_interval_s)

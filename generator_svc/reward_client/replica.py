@@ -1,0 +1,269 @@
+"""One reward replica: its channel, its one stream, and the sessions that live on it."""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
+from pad.v1 import reward_pb2, reward_pb2_grpc
+from torch import Tensor
+
+from generator_svc.engine.scorer import RewardSession
+from generator_svc.reward_client.wire import (
+    RewardKey,
+    pack_candidates,
+    pack_commits,
+    pack_context,
+    pack_ids,
+    unpack_rewards,
+)
+
+logger = logging.getLogger(__name__)
+
+Rewards = dict[RewardKey, NDArray[np.float32]]
+RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
+INFO_TIMEOUT_S = 2.0
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+@dataclass(eq=False)
+class Placement:
+    """A session's place on a replica."""
+
+    session: RewardSession
+    number: int  # the session's number on the stream
+    epoch: int
+
+
+class ReplicaEvents(Protocol):
+    """What a replica tells the pool."""
+
+    def replica_ready(self, replica: "Replica") -> None:
+        """Sessions can be opened on it."""
+
+    def replica_lost(self, replica: "Replica", placements: list[Placement]) -> None:
+        """Its stream ended; these sessions have no place any more."""
+
+    def session_opened(self, replica: "Replica", placement: Placement) -> None:
+        """A session can be scored."""
+
+    def session_failed(
+        self, replica: "Replica", placement: Placement, error: reward_pb2.RowError
+    ) -> None:
+        """A session has lost its place on this replica."""
+
+    def batch_timed(self, timings: reward_pb2.StepTimings) -> None:
+        """How long the replica took for a batch."""
+
+
+class Replica:
+    """Keeps one stream to a replica alive and carries the messages of all sessions on it."""
+
+    def __init__(self, address: str, tokenizer_fingerprint: str, events: ReplicaEvents) -> None:
+        self.address = address
+        self.is_available = False
+        self.model_version = ""
+        self.num_free_slots = 0
+        self.refusal = ""  # why the replica can never serve this generator
+        self._fingerprint = tokenizer_fingerprint
+        self._events = events
+        self._placements: dict[int, Placement] = {}
+        self._pending: dict[int, asyncio.Future[Rewards]] = {}
+        self._outgoing: asyncio.Queue[reward_pb2.ScoreRequest] = asyncio.Queue()
+        self._numbers = count(1)
+        self._stub: reward_pb2_grpc.RewardServiceAsyncStub | None = None
+        self._abort: asyncio.Event = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again, until cancelled."""
+        pause = RECONNECT_S[0]
+        while True:
+            async with grpc.aio.insecure_channel(self.address, CHANNEL_OPTIONS) as channel:
+                try:
+                    await self._connect(channel)
+                    pause = RECONNECT_S[0]
+                    await self._serve(channel)
+                except (grpc.aio.AioRpcError, ValueError) as error:
+                    reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
+                    logger.info(
+                        "reward replica lost",
+                        extra={"address": self.address, "reason": str(reason)[:200]},
+                    )
+                finally:
+                    self._lose_all()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RECONNECT_S[1])
+
+    def open(self, session: RewardSession, epoch: int) -> Placement:
+        """Send a session's prefix; `session_opened` or `session_failed` follows."""
+        placement = Placement(session, next(self._numbers), epoch)
+        self._placements[placement.number] = placement
+        session.num_committed = len(session.token_ids)
+        message = reward_pb2.ScoreRequest()
+        message.opens.add(
+            session=placement.number,
+            epoch=epoch,
+            context=pack_context(session.context),
+            token_ids=pack_ids(session.token_ids),
+            tokenizer_fingerprint=self._fingerprint,
+        )
+        self.num_free_slots -= len(session.context.preferences)
+        self._outgoing.put_nowait(message)
+        return placement
+
+    def close(self, placement: Placement) -> None:
+        """Give a session's place back."""
+        if self._placements.pop(placement.number, None) is not None:
+            self._outgoing.put_nowait(reward_pb2.ScoreRequest(closes=[placement.number]))
+
+    def commit(self, placements: list[Placement]) -> None:
+        """Send the last token of each session that does not have it yet."""
+        rows = []
+        for placement in placements:
+            session = placement.session
+            if session.num_committed < len(session.token_ids):
+                step = session.num_committed
+                rows.append((placement.number, placement.epoch, step, session.token_ids[step]))
+                session.num_committed += 1
+        if rows:
+            self._outgoing.put_nowait(reward_pb2.ScoreRequest(commits=pack_commits(rows)))
+
+    async def score(
+        self, rows: list[tuple[Placement, Tensor]], timeout_s: float
+    ) -> list[NDArray[np.float32] | None]:
+        """Return rewards for candidate ids `[K]` of each session; None where it was lost."""
+        batch_id = next(self._numbers)
+        keys = [(p.number, p.epoch, p.session.num_committed) for p, _ in rows]
+        answer: asyncio.Future[Rewards] = asyncio.get_running_loop().create_future()
+        self._pending[batch_id] = answer
+        candidates = pack_candidates(keys, [ids for _, ids in rows])
+        self._outgoing.put_nowait(reward_pb2.ScoreRequest(candidates=candidates, batch_id=batch_id))
+        try:
+            rewards = await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError:
+            logger.warning("reward step timed out", extra={"address": self.address})
+            self._abort.set()
+            self._lose_all()
+            return [None] * len(rows)
+        finally:
+            self._pending.pop(batch_id, None)
+        return [rewards.get(key) for key in keys]
+
+    @property
+    def stub(self) -> reward_pb2_grpc.RewardServiceAsyncStub:
+        """For unary calls; only while the replica is available."""
+        assert self._stub is not None, "replica was never connected"
+        return self._stub
+
+    async def _connect(self, channel: grpc.aio.Channel) -> None:
+        """Learn what the replica serves.
+
+        Raises:
+            ValueError: its tokenizer is another than the generator's.
+        """
+        stub = reward_pb2_grpc.RewardServiceStub(channel)
+        self._stub = stub
+        info = await stub.GetServerInfo(
+            reward_pb2.RewardServiceGetServerInfoRequest(), timeout=INFO_TIMEOUT_S
+        )
+        self.model_version = info.model_version
+        self.num_free_slots = info.load.num_free_slots
+        self.refusal = ""
+        if info.tokenizer_fingerprint != self._fingerprint:
+            self.refusal = (
+                f"tokenizer: reward model {info.model_id} on {self.address} must use the base"
+                f" model's ({self._fingerprint}), has {info.tokenizer_fingerprint}"
+            )
+            raise ValueError(self.refusal)
+
+    async def _serve(self, channel: grpc.aio.Channel) -> None:
+        """Carry messages both ways until the stream, the replica's health or a step fails."""
+        assert self._stub is not None
+        self._outgoing = asyncio.Queue()
+        self._abort = asyncio.Event()
+        stream = self._stub.Score()
+        tasks = [
+            asyncio.create_task(self._write(stream)),
+            asyncio.create_task(self._read(stream)),
+            asyncio.create_task(self._watch(channel)),
+            asyncio.create_task(self._abort.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            stream.cancel()
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, ValueError):
+                    await task
+
+    async def _write(self, stream: "Stream") -> None:
+        while True:
+            await stream.write(await self._outgoing.get())
+
+    async def _read(self, stream: "Stream") -> None:
+        async for response in stream:
+            self._receive(response)
+        raise ValueError("stream was closed by the replica")
+
+    async def _watch(self, channel: grpc.aio.Channel) -> None:
+        """Follow the replica's health; return when it stops serving."""
+        stub = health_pb2_grpc.HealthStub(channel)
+        async for response in stub.Watch(health_pb2.HealthCheckRequest(service="")):
+            if response.status == health_pb2.HealthCheckResponse.SERVING:
+                self.is_available = True
+                self._events.replica_ready(self)
+            elif self.is_available:
+                return
+
+    def _receive(self, response: reward_pb2.ScoreResponse) -> None:
+        """Take one message apart.
+
+        Raises:
+            ValueError: it does not fit the protocol.
+        """
+        if response.HasField("load"):
+            self.num_free_slots = response.load.num_free_slots
+        for opened in response.opened:
+            placement = self._placements.get(opened.session)
+            if placement is not None and placement.epoch == opened.epoch:
+                self._events.session_opened(self, placement)
+        for error in response.row_errors:
+            placement = self._placements.get(error.session)
+            if placement is not None and placement.epoch == error.epoch:
+                del self._placements[error.session]
+                self._events.session_failed(self, placement, error)
+        answer = self._pending.get(response.batch_id)
+        if answer is not None and not answer.done():
+            answer.set_result(unpack_rewards(response.rewards))
+            self._events.batch_timed(response.timings)
+
+    def _lose_all(self) -> None:
+        """Tell everyone who waits for this replica that nothing will come."""
+        self.is_available = False
+        placements, self._placements = list(self._placements.values()), {}
+        for answer in self._pending.values():
+            if not answer.done():
+                answer.set_result({})
+        if placements:
+            self._events.replica_lost(self, placements)
+
+
+Stream = grpc.aio.StreamStreamCall[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]

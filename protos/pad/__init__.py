@@ -1,0 +1,1 @@
+"""Wire contract of PAD serving."""

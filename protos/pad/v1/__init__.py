@@ -1,0 +1,1 @@
+"""The contract between client, generator and reward service, with its generated code."""

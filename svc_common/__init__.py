@@ -1,0 +1,1 @@
+"""What both services use, nothing else."""

@@ -1,0 +1,61 @@
+"""The errors a service raises; `rpc_boundary` alone turns them into gRPC statuses."""
+
+import grpc
+
+
+class ServiceError(Exception):
+    """An error with a status the caller can act on; its text names field, rule and value."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(ServiceError):
+    """A field is missing or out of range, whatever the state of the service."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class ProfileNotFoundError(ServiceError):
+    """The user has no profile."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class ProfileConflictError(ServiceError):
+    """The profile changed since it was read."""
+
+    code = grpc.StatusCode.ABORTED
+
+
+class ModelMismatchError(ServiceError):
+    """Profile, vocabulary or prompt does not fit the loaded model."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class OverloadedError(ServiceError):
+    """The waiting queue is full; nothing was done."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class RewardUnavailableError(ServiceError):
+    """No reward replica answered in time."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class StoreUnavailableError(ServiceError):
+    """The profile store did not answer in time."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class ShuttingDownError(ServiceError):
+    """The service takes no new work because it is stopping."""
+
+    code = grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,1 @@
+"""Running a causal language model step by step."""

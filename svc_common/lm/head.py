@@ -1,0 +1,86 @@
+"""From the last hidden state to logits: of the whole vocabulary, or of a few candidates only."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+PROBE_TOLERANCE = 1e-3  # largest allowed difference to the model's own logits
+
+
+@dataclass(frozen=True)
+class ValueHead:
+    """PAD's linear map on top of the last hidden state: `weight` [D, D], `bias` [D]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Head:
+    """The output layer of a causal LM, with PAD's value head folded in before it.
+
+    Args:
+        model: a transformers causal LM with a linear output layer.
+        value_head: applied to the hidden state first; None leaves it as it is.
+
+    Raises:
+        ValueError: the model's logits are no known function of its last hidden state.
+
+    Source: pad.md 2.2: logits = lm_head(W_v h + b_v), so that K candidates need K rows of lm_head.
+    """
+
+    def __init__(self, model: PreTrainedModel, value_head: ValueHead | None = None) -> None:
+        layer = model.get_output_embeddings()
+        self._weight: Tensor = layer.weight  # [V, D]
+        self._bias: Tensor | None = layer.bias  # [V]
+        config = model.config
+        self._scale = float(getattr(config, "logit_scale", None) or 1.0)
+        self._scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._value_head: ValueHead | None = None
+        self._check(model)
+        self._value_head = value_head
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._weight.shape[0]
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of every token: `[B, D]` -> `[B, V]` float32."""
+        logits = nn.functional.linear(self._valued(hidden), self._weight, self._bias)
+        return self._finish(logits)
+
+    @torch.inference_mode()
+    def candidate_logits(self, hidden: Tensor, candidate_ids: Tensor) -> Tensor:
+        """Return the logits of some tokens: `[B, D]`, `[B, K]` int64 -> `[B, K]` float32."""
+        rows = self._weight[candidate_ids]  # [B, K, D]
+        logits = torch.bmm(rows, self._valued(hidden).unsqueeze(-1)).squeeze(-1)  # [B, K]
+        if self._bias is not None:
+            logits = logits + self._bias[candidate_ids]
+        return self._finish(logits)
+
+    def _valued(self, hidden: Tensor) -> Tensor:
+        head = self._value_head
+        return hidden if head is None else nn.functional.linear(hidden, head.weight, head.bias)
+
+    def _finish(self, logits: Tensor) -> Tensor:
+        logits = logits.float() * self._scale
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    @torch.inference_mode()
+    def _check(self, model: PreTrainedModel) -> None:
+        """Compare with the model's own logits, so that an unknown kind of head is not guessed."""
+        ids = torch.arange(4, device=self._weight.device).unsqueeze(0)  # [1, 4]
+        mine = self.logits(model.base_model(input_ids=ids).last_hidden_state[0])  # [4, V]
+        theirs = model(input_ids=ids).logits[0].float()  # [4, V]
+        worst = (mine - theirs).abs().max().item()
+        limit = PROBE_TOLERANCE * (1 + theirs.abs().max().item())
+        if self._weight.dtype != torch.float32:
+            limit *= 30  # 16-bit logits round at this size
+        if not worst <= limit:
+            kind = type(model).__name__
+            raise ValueError(f"output layer of {kind}: must be linear, is off by {worst:.2g}")

@@ -1,0 +1,106 @@
+"""Load a causal LM from a local folder: safetensors only, no code from the folder, no network."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from svc_common.lm.tokenizer import Tokenizer, load_tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FINGERPRINT_BYTES = 1 << 20  # read from each end of a large file
+
+
+class ModelFolderError(Exception):
+    """A folder does not hold a model that can be served; the text names folder and rule."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer, ready to run.
+
+    `context_length` is the longest sequence it computes exactly as trained.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    context_length: int
+    model_id: str
+    version: str
+
+
+def load_model(
+    model_dir: Path, *, dtype: str, device: str, context_length: int, setting: str
+) -> LoadedModel:
+    """Load the model in `model_dir`.
+
+    Args:
+        model_dir: a transformers model folder.
+        dtype: a key of DTYPES.
+        device: a torch device name.
+        context_length: most tokens of a sequence; the model's own limit if that is less.
+        setting: name of the setting that holds `model_dir`, for messages.
+
+    Raises:
+        ModelFolderError: the folder holds no model of a kind that can be served.
+    """
+    where = f"{setting}={model_dir}"
+    if not (model_dir / "config.json").is_file():
+        raise ModelFolderError(f"{where}: must be a model folder, has no config.json")
+    if not any(model_dir.glob("*.safetensors")):
+        raise ModelFolderError(f"{where}: must hold weights as *.safetensors, has none")
+    try:
+        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            config=config,
+            dtype=DTYPES[dtype],
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+        )
+        tokenizer = load_tokenizer(model_dir)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelFolderError(f"{where}: cannot be loaded: {error}") from error
+    limits = [context_length, getattr(config, "max_position_embeddings", None)]
+    limits.append(_sliding_window(config))
+    return LoadedModel(
+        model=model.eval().to(device).requires_grad_(False),
+        tokenizer=tokenizer,
+        context_length=min(limit for limit in limits if limit),
+        model_id=model_dir.resolve().name,
+        version=fingerprint(model_dir),
+    )
+
+
+def _sliding_window(config: object) -> int | None:
+    """Return the attention window, within which sliding attention equals full attention."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    window: int | None = getattr(config, "sliding_window", None)
+    return window
+
+
+def fingerprint(model_dir: Path) -> str:
+    """Return a hash of a model's configuration and weights.
+
+    Of files above 2 MiB size, beginning and end are hashed: a safetensors file begins with the
+    names, shapes and offsets of its tensors.
+    """
+    digest = hashlib.sha256()
+    names = sorted(p for p in model_dir.iterdir() if p.suffix == ".safetensors")
+    config = json.loads((model_dir / "config.json").read_text())
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for path in names:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_FINGERPRINT_BYTES))
+            if size > _FINGERPRINT_BYTES:
+                file.seek(max(_FINGERPRINT_BYTES, size - _FINGERPRINT_BYTES))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,150 @@
+"""Text to token ids and back, with chat templates, for one model folder."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from svc_common.errors import InvalidRequestError, ModelMismatchError
+from svc_common.preference_prompt import ChatMessage, Prompt
+
+REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
+
+
+class Tokenizer:
+    """A model's tokenizer; `end_of_turn_ids` end an answer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn_ids: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self.end_of_turn_ids = end_of_turn_ids
+        self._control_tokens = tuple(tokenizer.all_special_tokens)
+        self._control_ids = frozenset(tokenizer.all_special_ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers whose ids mean the same tokens."""
+        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Return the ids to write from: raw text as it is, a conversation by the chat template.
+
+        Raises:
+            InvalidRequestError: a message holds a control token, or nothing is left to encode.
+            ModelMismatchError: a conversation, but the model has no chat template.
+        """
+        if isinstance(prompt, str):
+            ids = self._ids(prompt, add_special_tokens=True)
+        else:
+            ids = self._ids(self._render_chat(prompt), add_special_tokens=False)
+        if not ids:
+            raise InvalidRequestError("prompt: must hold at least one token, got 0")
+        return ids
+
+    def check_text(self, field: str, text: str) -> None:
+        """Refuse text that would be read as the model's own turn markers.
+
+        Raises:
+            InvalidRequestError: a control token of the model stands in `text`.
+        """
+        found = next((token for token in self._control_tokens if token in text), None)
+        if found is not None:
+            raise InvalidRequestError(f"{field}: must not hold the control token {found!r}")
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of ids, without control tokens."""
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """Return one token as a person would want to see it, control tokens included."""
+        if token_id in self._control_ids:
+            return str(self._tokenizer.convert_ids_to_tokens(token_id))
+        return self.decode([token_id])
+
+    def _render_chat(self, messages: tuple[ChatMessage, ...]) -> str:
+        if not self._tokenizer.chat_template:
+            raise ModelMismatchError("chat: the loaded model has no chat template; send a prompt")
+        for i, message in enumerate(messages):
+            self.check_text(f"chat.messages[{i}].content", message.content)
+        rendered = self._tokenizer.apply_chat_template(
+            [vars(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+        return str(rendered)
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        return ids
+
+
+def load_tokenizer(model_dir: Path) -> Tokenizer:
+    """Load the tokenizer of a local model folder.
+
+    Raises:
+        OSError: the folder holds no tokenizer.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    if (model_dir / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(model_dir, local_files_only=True).eos_token_id
+        if eos is not None:
+            ends |= {eos} if isinstance(eos, int) else set(eos)
+    return Tokenizer(tokenizer, frozenset(ends))
+
+
+class TextStream:
+    """Turns the tokens of one answer into text, holding back what is not certain yet.
+
+    Held back are an unfinished UTF-8 sequence and the beginning of a stop string. What was once
+    returned stays; the deltas together are the answer's text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._token_ids: list[int] = []
+        self._start = 0  # first token of the window that is decoded again with each new token
+        self._done = 0  # tokens whose text is in `_pending` or was returned
+        self._pending = ""  # text held back as a possible stop string
+        self.is_stopped = False  # a stop string appeared
+
+    def push(self, token_id: int) -> str:
+        """Add a token and return the text that became certain."""
+        self._token_ids.append(token_id)
+        before = self._tokenizer.decode(self._token_ids[self._start : self._done])
+        window = self._tokenizer.decode(self._token_ids[self._start :])
+        if window.endswith(REPLACEMENT) or len(window) <= len(before):
+            return ""
+        self._pending += window[len(before) :]
+        self._start, self._done = self._done, len(self._token_ids)
+        return self._release()
+
+    def finish(self) -> str:
+        """Return what was held back; the answer is over."""
+        if self.is_stopped:
+            return ""
+        before = self._tokenizer.decode(self._token_ids[self._start : self._done])
+        rest = self._tokenizer.decode(self._token_ids[self._start :])[len(before) :]
+        text, self._pending = self._pending + rest, ""
+        return text
+
+    def _release(self) -> str:
+        hits = [at for stop in self._stop if (at := self._pending.find(stop)) >= 0]
+        if hits:
+            self.is_stopped = True
+            text, self._pending = self._pending[: min(hits)], ""
+            return text
+        keep = max((_overlap(self._pending, stop) for stop in self._stop), default=0)
+        cut = len(self._pending) - keep
+        text, self._pending = self._pending[:cut], self._pending[cut:]
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,47 @@
+"""Put a stated preference into a chat prompt the way PersRM was trained to read it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+GUIDELINES = (
+    "[Guidelines] Your task is to generate response by considering the following principle."
+    " [Principles] {preference} [Instruction] {instruction}"
+)
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One turn of a conversation: `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[ChatMessage, ...]
+"""Raw text to continue, or a conversation to answer."""
+
+
+def guide_text(instruction: str, preference: str) -> str:
+    """Return `instruction` behind the guideline that names `preference`.
+
+    Source: pad.md 2.4, the prompt of the released PAD code.
+    """
+    return GUIDELINES.format(preference=preference, instruction=instruction)
+
+
+def add_preference(messages: Sequence[ChatMessage], preference: str) -> list[ChatMessage]:
+    """Return `messages` with the preference stated in the first user message.
+
+    The first one, because what stands before the conversation is then the same for all requests
+    of a user, and its keys and values can be kept.
+
+    Raises:
+        ValueError: no message has the role `user`.
+    """
+    first_user = next((i for i, m in enumerate(messages) if m.role == "user"), None)
+    if first_user is None:
+        raise ValueError("messages: need one with role user, got none")
+    guided = replace(
+        messages[first_user], content=guide_text(messages[first_user].content, preference)
+    )
+    return [*messages[:first_user], guided, *messages[first_user + 1 :]]
