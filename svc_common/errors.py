@@ -31,6 +31,12 @@ class ProfileConflictError(ServiceError):
     code = grpc.StatusCode.ABORTED
 
 
+class ProfileDamagedError(ServiceError):
+    """What the store holds for the user is not a profile."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
 class ModelMismatchError(ServiceError):
     """Profile, vocabulary or prompt does not fit the loaded model."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.guidance import guide, subtract_base
-from generator_svc.decoding.sampling import gumbel_noise, pick
+from generator_svc.decoding.sampling import gumbel_noise, pick, signed
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def choose(candidates: Candidates, rewards: Tensor, params: Rows[RowParams]) -> 
     temperature = torch.tensor([row.temperature for row in params], dtype=torch.float32)  # [B]
     top_p = torch.tensor([row.top_p for row in params], dtype=torch.float32)  # [B]
     base_weight = torch.tensor([row.base_weight for row in params], dtype=torch.float32)  # [B]
-    seeds = torch.tensor([row.seed for row in params], dtype=torch.int64)  # [B]
+    seeds = torch.tensor([signed(row.seed) for row in params], dtype=torch.int64)  # [B]
     steps = torch.tensor([row.step for row in params], dtype=torch.int64)  # [B]
     logprobs = candidates.logprobs
     rewards = subtract_base(rewards, logprobs, base_weight)  # [B, K]

@@ -53,9 +53,9 @@ def _mix(x: Tensor) -> Tensor:
 
     Source: splitmix64, Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, 2014.
     """
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    x = x + signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shift(x, 30)) * signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * signed(0x94D049BB133111EB)
     return x ^ _shift(x, 31)
 
 
@@ -64,5 +64,6 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _signed(x: int) -> int:
+def signed(x: int) -> int:
+    """Return the 64-bit integer with the same bits as `x`, 0 <= x < 2**64, as torch holds it."""
     return x - (1 << 64) if x >= 1 << 63 else x

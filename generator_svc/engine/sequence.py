@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from generator_svc.decoding.candidates import Candidates
@@ -12,6 +12,8 @@ from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
 from svc_common.lm.slots import Row
 from svc_common.lm.tokenizer import TextStream
+
+MAX_SEED = (1 << 64) - 1
 
 
 class FinishReason(Enum):
@@ -39,6 +41,10 @@ class GenerationParams:
     ignores_end_of_turn: bool = False
     reward_context: RewardContext | None = None
     falls_back: bool = False
+
+    def with_seed(self, seed: int) -> "GenerationParams":
+        """Return the same with another seed (wrapping at 64 bits)."""
+        return replace(self, seed=seed & MAX_SEED)
 
     @property
     def is_guided(self) -> bool:

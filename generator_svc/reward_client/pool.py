@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from pad.v1 import reward_pb2
 from torch import Tensor
 
 from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
@@ -20,6 +19,7 @@ from generator_svc.reward_client.discovery import resolve
 from generator_svc.reward_client.errors import unary_errors
 from generator_svc.reward_client.replica import Placement, Replica
 from generator_svc.reward_client.wire import pack_context, pack_ids
+from pad.v1 import reward_pb2
 from svc_common.errors import (
     InvalidRequestError,
     ModelMismatchError,
@@ -96,6 +96,11 @@ class RewardPool:
     @property
     def is_available(self) -> bool:
         return any(replica.is_available for replica in self._replicas.values())
+
+    @property
+    def model_version(self) -> str:
+        """Version of the model of an available replica; empty if there is none."""
+        return next((r.model_version for r in self.replicas if r.is_available), "")
 
     @property
     def num_sessions(self) -> int:

@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
-from pad.v1 import reward_pb2, reward_pb2_grpc
 from torch import Tensor
 
 from generator_svc.engine.scorer import RewardSession
@@ -23,6 +22,7 @@ from generator_svc.reward_client.wire import (
     pack_ids,
     unpack_rewards,
 )
+from pad.v1 import reward_pb2, reward_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Replica:
         return [rewards.get(key) for key in keys]
 
     @property
-    def stub(self) -> reward_pb2_grpc.RewardServiceAsyncStub:
+    def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
         """For unary calls; only while the replica is available."""
         assert self._stub is not None, "replica was never connected"
         return self._stub

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pad.v1 import common_pb2, reward_pb2
 from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext
+from pad.v1 import common_pb2, reward_pb2
 
 REFERENCES = {
     Reference.BACKBONE: common_pb2.REFERENCE_MODE_BACKBONE,

@@ -101,9 +101,14 @@ class SlotRunner:
         back[torch.tensor(order)] = torch.arange(len(order))
         return hidden[back.to(device)]
 
-    def read(self, row: Row) -> list[KeysValues]:
-        """Return a copy of the row's keys and values, one pair a layer."""
-        return self._cache.read(row.index, row.length)
+    def read(self, row: Row, length: int | None = None) -> list[KeysValues]:
+        """Return a copy of the row's first `length` keys and values (all), one pair a layer."""
+        return self._cache.read(row.index, row.length if length is None else length)
+
+    def truncate(self, row: Row, length: int) -> None:
+        """Forget what stands behind the row's first `length` tokens."""
+        assert 0 <= length <= row.length, "row is shorter"
+        row.length = length
 
     @torch.inference_mode()
     def write(self, row: Row, contents: list[KeysValues], length: int) -> None:

@@ -5,6 +5,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from svc_common.errors import InvalidRequestError, ModelMismatchError
@@ -32,7 +33,8 @@ class Tokenizer:
         """Return the ids to write from: raw text as it is, a conversation by the chat template.
 
         Raises:
-            InvalidRequestError: a message holds a control token, or nothing is left to encode.
+            InvalidRequestError: a message holds a control token, the chat template refuses the
+                conversation, or nothing is left to encode.
             ModelMismatchError: a conversation, but the model has no chat template.
         """
         if isinstance(prompt, str):
@@ -71,9 +73,12 @@ class Tokenizer:
             raise ModelMismatchError("chat: the loaded model has no chat template; send a prompt")
         for i, message in enumerate(messages):
             self.check_text(f"chat.messages[{i}].content", message.content)
-        rendered = self._tokenizer.apply_chat_template(
-            [vars(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [vars(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:  # for example roles in an order the model does not know
+            raise InvalidRequestError(f"chat: the model's template refuses it: {error}") from error
         return str(rendered)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:

@@ -1,0 +1,49 @@
+# Every target sets up what it needs. VENV and PYTHON may be overridden.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?= ../shared/data
+
+.PHONY: help setup demo up test check format protos train bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.installed  ## Make the virtual environment with everything in it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup  ## Start both services and Redis, write for five users, stop everything
+	$(BIN)/pad demo
+
+up: setup  ## Run both services and Redis in the foreground
+	$(BIN)/pad up
+
+test: setup  ## Run all tests
+	$(BIN)/pytest
+
+check: setup  ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: setup  ## Generate the code of protos/ again
+	$(BIN)/python protos/generate.py protos
+
+train: setup  ## Train the demo models again from DATA (about 75 minutes on 2 cores)
+	$(BIN)/python -m training.make_demo_models --data $(DATA) --out models
+
+bench: setup  ## Measure tokens/s of plain and guided decoding on the demo models
+	$(BIN)/python -m benchmarks.decode
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Speed: what a guided token costs next to a plain one."""

@@ -1,0 +1,204 @@
+"""Start the generator service: build every object, hand it down, serve until told to stop."""
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import sys
+
+import torch
+
+from generator_svc.encodings import PreferenceEncodings
+from generator_svc.engine.engine import Engine
+from generator_svc.engine.scheduler import Scheduler
+from generator_svc.engine.sequence import GenerationParams, Sequence
+from generator_svc.engine.step_model import StepModel
+from generator_svc.generation import GenerationDefaults, Generator
+from generator_svc.metrics import GeneratorMetrics
+from generator_svc.profile_servicer import ProfileServicer
+from generator_svc.profiles import ProfileStore, StoreOptions, connect
+from generator_svc.request_parsing import RequestLimits
+from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.servicer import GeneratorServicer
+from generator_svc.settings import PREFIX, GeneratorSettings
+from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
+from svc_common.health import Health
+from svc_common.lm.head import Head
+from svc_common.lm.loading import LoadedModel, ModelFolderError, load_model
+from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.runner import SlotRunner
+from svc_common.lm.tokenizer import TextStream, Tokenizer
+from svc_common.logs import configure_logging
+from svc_common.metrics import new_registry
+from svc_common.server import ServerOptions, serve
+from svc_common.settings import SettingsError, load_settings
+
+logger = logging.getLogger(__name__)
+
+GENERATOR_SERVICE = "pad.v1.GeneratorService"
+PROFILE_SERVICE = "pad.v1.ProfileService"
+
+
+def main() -> int:
+    """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    try:
+        settings = load_settings(GeneratorSettings, PREFIX, os.environ)
+        configure_logging(settings.log_level, sys.stderr)
+        torch.set_num_threads(settings.num_torch_threads)
+        loaded = load_model(
+            settings.model_dir,
+            dtype=settings.dtype,
+            device=settings.device,
+            context_length=settings.context_length,
+            setting=f"{PREFIX}MODEL_DIR",
+        )
+        asyncio.run(_run(settings, loaded))
+    except (SettingsError, ModelFolderError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
+    version = importlib.metadata.version("pad-serving")
+    registry = new_registry("generator", version)
+    metrics = GeneratorMetrics(registry)
+    health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
+    thread = ModelThread(settings.num_torch_threads)
+    pool = RewardPool(
+        settings.reward_targets,
+        loaded.tokenizer.fingerprint,
+        PoolLimits(
+            step_timeout_s=settings.reward_step_timeout_s,
+            open_timeout_s=settings.reward_open_timeout_s,
+            resolve_interval_s=settings.reward_resolve_interval_s,
+        ),
+        metrics,
+    )
+    engine = _engine(settings, loaded, thread, pool, metrics)
+    limits = RequestLimits(settings.max_tokens, settings.max_top_k)
+    redis = connect(settings.redis_url, StoreOptions.timeout_s)
+    async with ProfileStore(redis, _store_options(settings), metrics.profile_lookup) as store:
+        generator = Generator(
+            engine,
+            loaded.tokenizer,
+            store,
+            PreferenceEncodings(store, pool),
+            pool,
+            GenerationDefaults(
+                tenant=settings.tenant,
+                beta=settings.default_beta,
+                context_length=loaded.context_length,
+                vocabulary_size=loaded.model.config.vocab_size,
+            ),
+        )
+        info = _server_info(settings, loaded, version)
+        servicer = GeneratorServicer(generator, loaded.tokenizer, pool, limits, info)
+        profiles = ProfileServicer(store, lambda: settings.tenant)
+        options = ServerOptions(
+            settings_prefix=PREFIX,
+            listen=settings.listen,
+            metrics_port=settings.metrics_port,
+            drain_s=settings.drain_s,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        background = [asyncio.create_task(pool.run()), asyncio.create_task(engine.run())]
+        background.append(asyncio.create_task(_serve_when_warm(engine, loaded.tokenizer, health)))
+        for task in background:
+            task.add_done_callback(lambda task: _on_end(task, health))
+        try:
+            await serve(
+                options,
+                health,
+                registry,
+                [
+                    lambda s: generator_pb2_grpc.add_GeneratorServiceServicer_to_server(
+                        servicer, s
+                    ),
+                    lambda s: profile_pb2_grpc.add_ProfileServiceServicer_to_server(profiles, s),
+                ],
+            )
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            thread.close()
+
+
+def _engine(
+    settings: GeneratorSettings,
+    loaded: LoadedModel,
+    thread: ModelThread,
+    pool: RewardPool,
+    metrics: GeneratorMetrics,
+) -> Engine:
+    try:
+        head = Head(loaded.model)
+    except ValueError as error:
+        raise ModelFolderError(f"{PREFIX}MODEL_DIR={settings.model_dir}: {error}") from error
+    runner = SlotRunner(
+        loaded.model.base_model,
+        num_slots=settings.num_slots,
+        context_length=loaded.context_length,
+    )
+    scheduler = Scheduler(
+        num_slots=settings.num_slots,
+        max_waiting=settings.max_waiting,
+        prefill_chunk=settings.prefill_chunk,
+    )
+    return Engine(StepModel(runner, head), thread, scheduler, pool, metrics)
+
+
+def _store_options(settings: GeneratorSettings) -> StoreOptions:
+    return StoreOptions(
+        local_ttl_s=settings.profile_ttl_s,
+        stale_window_s=settings.profile_stale_s,
+        encoding_ttl_s=settings.encoding_ttl_s,
+    )
+
+
+def _server_info(
+    settings: GeneratorSettings, loaded: LoadedModel, version: str
+) -> generator_pb2.GetServerInfoResponse:
+    return generator_pb2.GetServerInfoResponse(
+        model_id=loaded.model_id,
+        model_version=loaded.version,
+        tokenizer_fingerprint=loaded.tokenizer.fingerprint,
+        vocabulary_size=loaded.model.config.vocab_size,
+        context_length=loaded.context_length,
+        max_tokens=settings.max_tokens,
+        max_top_k=min(settings.max_top_k, loaded.model.config.vocab_size),
+        default_beta=settings.default_beta,
+        num_slots=settings.num_slots,
+        software_version=version,
+    )
+
+
+async def _serve_when_warm(engine: Engine, tokenizer: Tokenizer, health: Health) -> None:
+    """Write two tokens, so that the first caller meets no cold model, then take calls."""
+    params = GenerationParams(
+        beta=0.0,
+        top_k=1,
+        temperature=0.0,
+        top_p=1.0,
+        seed=0,
+        max_tokens=2,
+        ignores_end_of_turn=True,
+    )
+    sequence = Sequence("warm-up", [0, 1], params, TextStream(tokenizer), frozenset())
+    engine.submit(sequence)
+    async for _ in sequence.tokens():
+        pass
+    health.set_serving(True)
+
+
+def _on_end(task: asyncio.Task[None], health: Health) -> None:
+    """Take no more calls once a part of the service is broken."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        health.set_serving(False)
+        logger.error("service is broken", exc_info=error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

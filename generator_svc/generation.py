@@ -1,0 +1,271 @@
+"""From a checked request to an answer: profile, prompt, sequences in the engine, summary."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from generator_svc.decoding.strategies import Strategy
+from generator_svc.encodings import PreferenceEncodings
+from generator_svc.engine.engine import Engine
+from generator_svc.engine.scorer import RewardContext
+from generator_svc.engine.sequence import (
+    ChosenToken,
+    FinishReason,
+    GenerationParams,
+    Sequence,
+    Timings,
+)
+from generator_svc.profiles import Preference, ProfileStore
+from generator_svc.request_parsing import GenerationRequest
+from generator_svc.reward_client.pool import RewardPool
+from generator_svc.sample_ranking import rank_samples
+from svc_common.errors import InvalidRequestError
+from svc_common.lm.tokenizer import TextStream, Tokenizer
+from svc_common.preference_prompt import Prompt, add_preference, guide_text
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What the service knows that a request may not say."""
+
+    tenant: str
+    beta: float
+    context_length: int
+    vocabulary_size: int
+
+
+@dataclass(frozen=True)
+class AnswerSummary:
+    """How an answer came about; see Summary in generator.proto."""
+
+    request_id: str
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_tokens: int
+    num_guided_tokens: int
+    num_changed_tokens: int
+    num_fallback_tokens: int
+    strategy: Strategy
+    beta: float
+    seed: int
+    profile_revision: int
+    reward_model_version: str
+    timings: Timings
+    sample_rewards: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request with everything that had to be looked up for it."""
+
+    request_id: str
+    prompt_ids: list[int]
+    params: GenerationParams
+    context: RewardContext | None
+    profile_revision: int
+
+
+class Generator:
+    """Answers requests."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        store: ProfileStore,
+        encodings: PreferenceEncodings,
+        pool: RewardPool,
+        defaults: GenerationDefaults,
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._store = store
+        self._encodings = encodings
+        self._pool = pool
+        self._defaults = defaults
+
+    async def answer(
+        self, request: GenerationRequest, request_id: str
+    ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
+        """Yield the tokens of the answer and, last, its summary.
+
+        Raises:
+            ServiceError: as its subclasses say.
+        """
+        plan = await self._plan(request, request_id)
+        if request.strategy.ranks_samples:
+            async for event in self._answer_best(request, plan):
+                yield event
+            return
+        sequence = self._sequence(request, plan, plan.params)
+        count = _TokenCount()
+        with self._running([sequence]):
+            async for token in sequence.tokens():
+                count.add(token)
+                yield token
+        yield self._summary(request, plan, sequence, count)
+
+    async def _answer_best(
+        self, request: GenerationRequest, plan: _Plan
+    ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
+        """Sample several answers of the base model and yield the one the reward model prefers."""
+        assert plan.context is not None
+        samples = [
+            self._sequence(request, plan, plan.params.with_seed(plan.params.seed + i))
+            for i in range(request.num_samples)
+        ]
+        with self._running(samples):
+            answers = await asyncio.gather(*(_collect(sample) for sample in samples))
+        ranking = await rank_samples(self._pool, plan.context, answers, request.falls_back)
+        count = _TokenCount()
+        for token in answers[ranking.best]:
+            count.add(token)
+            yield token
+        if not ranking.rewards:
+            count.num_fallback = count.num_tokens
+        yield self._summary(
+            request,
+            plan,
+            samples[ranking.best],
+            count,
+            sample_rewards=ranking.rewards,
+            model_version=ranking.model_version,
+        )
+
+    async def _plan(self, request: GenerationRequest, request_id: str) -> _Plan:
+        """Look up profile and encodings, once, and build the prompt."""
+        preferences, profile_beta, revision = await self._preferences(request)
+        chosen_beta = request.beta if request.beta is not None else profile_beta
+        beta = self._defaults.beta if chosen_beta is None else chosen_beta
+        prompt = request.prompt
+        if request.prompts_base:
+            prompt = _with_preferences(prompt, preferences)
+        prompt_ids = self._encode(prompt)
+        context = None
+        if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
+            encoded = await self._encodings.encode(preferences)
+            context = RewardContext(request.prompt, encoded, request.reference)
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        params = GenerationParams(
+            beta=beta,
+            top_k=self._check_top_k(request.top_k),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=seed,
+            max_tokens=request.max_tokens,
+            ignores_end_of_turn=request.ignores_end_of_turn,
+            reward_context=context if request.strategy.guides_steps else None,
+            falls_back=request.falls_back,
+        )
+        return _Plan(request_id, prompt_ids, params, context, revision)
+
+    async def _preferences(
+        self, request: GenerationRequest
+    ) -> tuple[tuple[Preference, ...], float | None, int]:
+        """Return preferences, beta and revision: the request's own, else the profile's."""
+        needs_them = request.strategy.needs_preferences or request.prompts_base
+        for i, preference in enumerate(request.preferences):
+            self._tokenizer.check_text(f"preferences[{i}].text", preference.text)
+        if request.preferences or not needs_them:
+            return request.preferences, None, 0
+        profile = await self._store.load(self._defaults.tenant, request.user_id)
+        return profile.preferences, profile.beta, profile.revision
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        prompt_ids = self._tokenizer.encode_prompt(prompt)
+        most = self._defaults.context_length - 1
+        if len(prompt_ids) > most:
+            field = "prompt" if isinstance(prompt, str) else "chat"
+            raise InvalidRequestError(
+                f"{field}: must have at most {most} tokens, so that one can be written in the"
+                f" context of {self._defaults.context_length}, has {len(prompt_ids)}"
+            )
+        return prompt_ids
+
+    def _check_top_k(self, top_k: int) -> int:
+        if top_k > self._defaults.vocabulary_size:
+            rule = f"must be 1..{self._defaults.vocabulary_size} (the vocabulary)"
+            raise InvalidRequestError(f"top_k: {rule}, got {top_k}")
+        return top_k
+
+    def _sequence(
+        self, request: GenerationRequest, plan: _Plan, params: GenerationParams
+    ) -> Sequence:
+        return Sequence(
+            request_id=plan.request_id,
+            prompt_ids=plan.prompt_ids,
+            params=params,
+            text=TextStream(self._tokenizer, request.stop),
+            end_of_turn_ids=self._tokenizer.end_of_turn_ids,
+        )
+
+    @contextmanager
+    def _running(self, sequences: list[Sequence]) -> Iterator[None]:
+        """Have the engine write the sequences for as long as someone reads them."""
+        try:
+            for sequence in sequences:
+                self._engine.submit(sequence)
+            yield
+        finally:
+            for sequence in sequences:
+                self._engine.cancel(sequence)
+
+    def _summary(
+        self,
+        request: GenerationRequest,
+        plan: _Plan,
+        sequence: Sequence,
+        count: "_TokenCount",
+        *,
+        sample_rewards: tuple[float, ...] = (),
+        model_version: str = "",
+    ) -> AnswerSummary:
+        assert count.finish_reason is not None
+        if sequence.session is not None:
+            model_version = sequence.session.model_version
+        return AnswerSummary(
+            request_id=plan.request_id,
+            finish_reason=count.finish_reason,
+            num_prompt_tokens=len(plan.prompt_ids),
+            num_tokens=count.num_tokens,
+            num_guided_tokens=count.num_guided,
+            num_changed_tokens=count.num_changed,
+            num_fallback_tokens=count.num_fallback
+            or (count.num_tokens - count.num_guided if plan.params.is_guided else 0),
+            strategy=request.strategy,
+            beta=plan.params.beta,
+            seed=sequence.params.seed,
+            profile_revision=plan.profile_revision,
+            reward_model_version=model_version,
+            timings=sequence.timings,
+            sample_rewards=sample_rewards,
+        )
+
+
+@dataclass
+class _TokenCount:
+    num_tokens: int = 0
+    num_guided: int = 0
+    num_changed: int = 0
+    num_fallback: int = 0
+    finish_reason: FinishReason | None = None
+
+    def add(self, token: ChosenToken) -> None:
+        self.num_tokens += 1
+        self.num_guided += token.is_guided
+        self.num_changed += token.is_guided and token.is_changed
+        self.finish_reason = token.finish_reason
+
+
+async def _collect(sequence: Sequence) -> list[ChosenToken]:
+    return [token async for token in sequence.tokens()]
+
+
+def _with_preferences(prompt: Prompt, preferences: tuple[Preference, ...]) -> Prompt:
+    """Return the prompt with all preferences stated in it (weights cannot be said in words)."""
+    text = " ".join(preference.text for preference in preferences)
+    if isinstance(prompt, str):
+        return guide_text(prompt, text)
+    return tuple(add_preference(prompt, text))

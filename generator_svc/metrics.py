@@ -1,0 +1,115 @@
+"""What the generator measures; implements the observers of engine, pool and profile store."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from generator_svc.engine.sequence import ChosenToken, Sequence
+from svc_common.metrics import (
+    BATCH_BUCKETS,
+    FIRST_TOKEN_BUCKETS_S,
+    STEP_BUCKETS_S,
+    TOKEN_BUCKETS_S,
+)
+
+
+class GeneratorMetrics:
+    """All metrics of the generator service, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._step = Histogram(
+            "pad_step_duration_seconds",
+            "One phase of a decode step.",
+            ["phase"],
+            buckets=STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self._rows = Histogram(
+            "pad_step_batch_rows",
+            "Answers that one forward advanced.",
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            "pad_time_to_first_token_seconds",
+            "From the arrival of a request until its first token.",
+            buckets=FIRST_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._inter_token = Histogram(
+            "pad_inter_token_latency_seconds",
+            "Between two tokens of one answer.",
+            buckets=TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._queue = Histogram(
+            "pad_queue_time_seconds",
+            "From the arrival of a request until it has a slot.",
+            buckets=FIRST_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "pad_tokens_total",
+            "Tokens chosen, by how: guided, fallback (no rewards came) or plain.",
+            ["kind"],
+            registry=registry,
+        )
+        self._changed = Counter(
+            "pad_tokens_changed_total",
+            "Guided tokens that differ from the base model's choice.",
+            registry=registry,
+        )
+        self._sessions = Gauge(
+            "pad_sessions", "Answers in the engine.", ["state"], registry=registry
+        )
+        self._free = Gauge("pad_free_slots", "Free rows of the KV cache.", registry=registry)
+        self._failovers = Counter(
+            "pad_reward_failover_total",
+            "Sessions that moved because their replica was lost.",
+            registry=registry,
+        )
+        self._lookups = Counter(
+            "pad_profile_lookups_total",
+            "Profiles looked up, by where they were found.",
+            ["source"],
+            registry=registry,
+        )
+        self._finished = Counter(
+            "pad_answers_total", "Answers that ended, by reason.", ["reason"], registry=registry
+        )
+
+    def phase(self, name: str, seconds: float) -> None:
+        self._step.labels(name).observe(seconds)
+
+    def batch(self, num_rows: int) -> None:
+        self._rows.observe(num_rows)
+
+    def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
+        self._sessions.labels("active").set(num_active)
+        self._sessions.labels("waiting").set(num_waiting)
+        self._free.set(num_free_slots)
+
+    def started(self, queue_s: float) -> None:
+        self._queue.observe(queue_s)
+
+    def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
+        if since_last_s is None:
+            self._first_token.observe(sequence.timings.time_to_first_token_s)
+        else:
+            self._inter_token.observe(since_last_s)
+        is_fallback = sequence.params.is_guided and not token.is_guided
+        kind = "guided" if token.is_guided else "fallback" if is_fallback else "plain"
+        self._tokens.labels(kind).inc()
+        if token.is_guided and token.is_changed:
+            self._changed.inc()
+        if token.finish_reason is not None:
+            self._finished.labels(token.finish_reason.value).inc()
+
+    def failover(self) -> None:
+        self._failovers.inc()
+
+    def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
+        self._step.labels("reward_queue").observe(queue_s)
+        self._step.labels("reward_forward").observe(forward_s)
+        self._step.labels("reward_select").observe(select_s)
+
+    def profile_lookup(self, source: str) -> None:
+        self._lookups.labels(source).inc()

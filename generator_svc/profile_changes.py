@@ -1,0 +1,76 @@
+"""Hears of the profiles that any process changes, so that copies of them can be dropped."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import redis.exceptions as redis_errors
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from generator_svc.profile_format import CHANGES_CHANNEL
+
+logger = logging.getLogger(__name__)
+
+
+class ChangeListener:
+    """Subscribes on a connection of its own, for as long as `run` runs.
+
+    Attributes:
+        is_listening: Set while changes are heard of.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        on_change: Callable[[str], None],
+        on_gap: Callable[[], None],
+        *,
+        idle_s: float = 5.0,
+        reconnect_s: float = 0.5,
+    ) -> None:
+        """Make a listener.
+
+        Args:
+            client: Where to subscribe.
+            on_change: Told the tag of a user whose profile changed.
+            on_gap: Told that changes may have been missed, when listening begins (again).
+            idle_s: After this long without a message the connection is tried.
+            reconnect_s: Pause before a lost connection is made again.
+        """
+        self.is_listening = asyncio.Event()
+        self._client = client
+        self._on_change = on_change
+        self._on_gap = on_gap
+        self._idle_s = idle_s
+        self._reconnect_s = reconnect_s
+
+    async def run(self) -> None:
+        """Listen until cancelled, and reconnect as often as it takes."""
+        while True:
+            try:
+                async with self._client.pubsub() as subscription:
+                    await subscription.subscribe(CHANGES_CHANNEL)
+                    await self._listen(subscription)
+            except (redis_errors.RedisError, OSError) as error:
+                values = {"error": type(error).__name__, "reconnect_s": self._reconnect_s}
+                logger.warning("profile changes not heard", extra=values)
+            finally:
+                self.is_listening.clear()
+            await asyncio.sleep(self._reconnect_s)
+
+    async def _listen(self, subscription: PubSub) -> None:
+        is_tried = False
+        while True:
+            message = await subscription.get_message(timeout=self._idle_s)
+            if message is None:
+                # A peer that vanished sends no end: ask, and expect some answer by the next round.
+                if is_tried:
+                    raise redis_errors.ConnectionError("no answer to a ping")
+                await subscription.ping()
+            elif message["type"] == "subscribe":  # redis-py also reconnects by itself
+                self._on_gap()
+                self.is_listening.set()
+            elif message["type"] == "message":
+                self._on_change(message["data"].decode(errors="replace"))
+            is_tried = message is None

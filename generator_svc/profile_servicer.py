@@ -1,0 +1,121 @@
+"""The profile service: checks requests, calls the store, converts what comes back."""
+
+import base64
+import binascii
+from collections.abc import Callable
+
+import grpc
+
+from generator_svc.profiles import Profile, ProfileStore
+from generator_svc.request_checks import parse_beta, parse_preferences, parse_user_id
+from pad.v1 import profile_pb2 as pb
+from pad.v1 import profile_pb2_grpc as pb_grpc
+from svc_common.errors import InvalidRequestError
+
+_DEFAULT_PAGE_SIZE = 100
+_MAX_PAGE_SIZE = 1000
+# A client reads messages of up to 4 MiB unless it is told otherwise.
+_MAX_PAGE_BYTES = 3 * 1024 * 1024
+
+
+class ProfileServicer(pb_grpc.ProfileServiceServicer):
+    """Serves the profiles of the caller's tenant."""
+
+    def __init__(self, store: ProfileStore, tenant_of_call: Callable[[], str]) -> None:
+        """Make a servicer.
+
+        Args:
+            store: Where profiles are kept.
+            tenant_of_call: Returns the tenant of the RPC that is being served; without colon.
+        """
+        self._store = store
+        self._tenant_of_call = tenant_of_call
+
+    async def PutProfile(
+        self,
+        request: pb.PutProfileRequest,
+        context: grpc.aio.ServicerContext[pb.PutProfileRequest, pb.PutProfileResponse],
+    ) -> pb.PutProfileResponse:
+        has_revision = request.HasField("expected_revision")
+        profile = await self._store.put(
+            self._tenant_of_call(),
+            parse_user_id(request.user_id),
+            parse_preferences(request.preferences),
+            parse_beta(request.beta) if request.HasField("beta") else None,
+            request.expected_revision if has_revision else None,
+        )
+        return pb.PutProfileResponse(profile=_to_message(profile))
+
+    async def GetProfile(
+        self,
+        request: pb.GetProfileRequest,
+        context: grpc.aio.ServicerContext[pb.GetProfileRequest, pb.GetProfileResponse],
+    ) -> pb.GetProfileResponse:
+        user_id = parse_user_id(request.user_id)
+        profile = await self._store.get(self._tenant_of_call(), user_id)
+        return pb.GetProfileResponse(profile=_to_message(profile))
+
+    async def DeleteProfile(
+        self,
+        request: pb.DeleteProfileRequest,
+        context: grpc.aio.ServicerContext[pb.DeleteProfileRequest, pb.DeleteProfileResponse],
+    ) -> pb.DeleteProfileResponse:
+        user_id = parse_user_id(request.user_id)
+        expected = request.expected_revision if request.HasField("expected_revision") else None
+        if expected == 0:
+            raise InvalidRequestError("expected_revision: must be >= 1 or absent, got 0")
+        await self._store.delete(self._tenant_of_call(), user_id, expected)
+        return pb.DeleteProfileResponse()
+
+    async def ListProfiles(
+        self,
+        request: pb.ListProfilesRequest,
+        context: grpc.aio.ServicerContext[pb.ListProfilesRequest, pb.ListProfilesResponse],
+    ) -> pb.ListProfilesResponse:
+        size = request.page_size or _DEFAULT_PAGE_SIZE
+        if size > _MAX_PAGE_SIZE:
+            raise InvalidRequestError(f"page_size: must be 1..{_MAX_PAGE_SIZE}, got {size}")
+        after = _from_token(request.page_token)
+        found = await self._store.list_profiles(self._tenant_of_call(), size + 1, after)
+        page = _fitting([_to_message(profile) for profile in found[:size]])
+        token = _to_token(page[-1].user_id) if len(page) < len(found) else ""
+        return pb.ListProfilesResponse(profiles=page, next_page_token=token)
+
+
+def _to_message(profile: Profile) -> pb.Profile:
+    message = pb.Profile(user_id=profile.user_id, beta=profile.beta, revision=profile.revision)
+    for preference in profile.preferences:
+        message.preferences.add(text=preference.text, weight=preference.weight)
+    message.updated_at.FromMilliseconds(round(profile.updated_at * 1000))
+    return message
+
+
+def _fitting(profiles: list[pb.Profile]) -> list[pb.Profile]:
+    """Return as many of the first profiles as one message can carry; at least one."""
+    num_bytes = 0
+    for place, profile in enumerate(profiles):
+        num_bytes += profile.ByteSize()
+        if num_bytes > _MAX_PAGE_BYTES and place > 0:
+            return profiles[:place]
+    return profiles
+
+
+def _to_token(user_id: str) -> str:
+    return base64.urlsafe_b64encode(user_id.encode()).decode()
+
+
+def _from_token(token: str) -> str:
+    """Return the user id behind which a page begins.
+
+    Raises:
+        InvalidRequestError: It is no token of ours.
+    """
+    if not token:
+        return ""
+    try:
+        return parse_user_id(base64.b64decode(token, altchars=b"-_", validate=True).decode())
+    except (binascii.Error, ValueError, InvalidRequestError) as error:
+        raise InvalidRequestError(
+            "page_token: must be the next_page_token of another page,"
+            f" got {len(token)} other characters"
+        ) from error

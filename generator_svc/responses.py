@@ -1,0 +1,69 @@
+"""From the engine's values to the messages of generator.proto."""
+
+from generator_svc.engine.sequence import ChosenToken, FinishReason
+from generator_svc.generation import AnswerSummary
+from generator_svc.request_parsing import STRATEGY_NAMES
+from pad.v1 import generator_pb2
+from svc_common.lm.tokenizer import Tokenizer
+
+FINISH_REASONS = {
+    FinishReason.END_OF_TURN: generator_pb2.FINISH_REASON_END_OF_TURN,
+    FinishReason.STOP_STRING: generator_pb2.FINISH_REASON_STOP_STRING,
+    FinishReason.LENGTH: generator_pb2.FINISH_REASON_LENGTH,
+}
+STRATEGIES = {name: value for value, name in STRATEGY_NAMES.items()}
+
+
+def token_message(
+    token: ChosenToken, tokenizer: Tokenizer, *, with_candidates: bool
+) -> generator_pb2.Token:
+    """Return a token as callers see it."""
+    message = generator_pb2.Token(
+        index=token.index,
+        text=token.text,
+        token_id=token.token_id,
+        logprob=token.logprob,
+        reward=token.reward,
+        guided=token.is_guided,
+        changed=token.is_guided and token.is_changed,
+        base_token_id=token.base_token_id,
+        base_text=tokenizer.token_text(token.base_token_id),
+    )
+    if with_candidates:
+        rows = zip(
+            token.candidates.token_ids.tolist(),
+            token.candidates.logprobs.tolist(),
+            token.rewards,
+            token.scores,
+            strict=True,
+        )
+        for token_id, logprob, reward, score in rows:
+            message.candidates.add(
+                token_id=token_id,
+                text=tokenizer.token_text(token_id),
+                logprob=logprob,
+                reward=reward,
+                score=score,
+            )
+    return message
+
+
+def summary_message(summary: AnswerSummary) -> generator_pb2.Summary:
+    """Return a summary as callers see it."""
+    timings = generator_pb2.Timings(**vars(summary.timings))
+    return generator_pb2.Summary(
+        request_id=summary.request_id,
+        finish_reason=FINISH_REASONS[summary.finish_reason],
+        num_prompt_tokens=summary.num_prompt_tokens,
+        num_tokens=summary.num_tokens,
+        num_guided_tokens=summary.num_guided_tokens,
+        num_changed_tokens=summary.num_changed_tokens,
+        num_fallback_tokens=summary.num_fallback_tokens,
+        strategy=STRATEGIES[summary.strategy.name],
+        beta=summary.beta,
+        seed=summary.seed,
+        profile_revision=summary.profile_revision,
+        reward_model_version=summary.reward_model_version,
+        timings=timings,
+        sample_rewards=summary.sample_rewards,
+    )

@@ -1,0 +1,77 @@
+"""GeneratorService: messages in, checked; values out, as messages."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from generator_svc.engine.sequence import ChosenToken
+from generator_svc.generation import Generator
+from generator_svc.request_parsing import RequestLimits, parse_request
+from generator_svc.responses import summary_message, token_message
+from generator_svc.reward_client.pool import RewardPool
+from pad.v1 import generator_pb2, generator_pb2_grpc
+from svc_common.lm.tokenizer import Tokenizer
+from svc_common.rpc_boundary import current_request_id
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
+    """Converts at the door; the work is done by `Generator`."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        pool: RewardPool,
+        limits: RequestLimits,
+        info: generator_pb2.GetServerInfoResponse,
+    ) -> None:
+        self._generator = generator
+        self._tokenizer = tokenizer
+        self._pool = pool
+        self._limits = limits
+        self._info = info
+
+    async def Generate(
+        self, request: generator_pb2.GenerateRequest, context: Context
+    ) -> AsyncGenerator[generator_pb2.GenerateResponse, None]:
+        checked = parse_request(request, self._limits)
+        async with aclosing(self._generator.answer(checked, current_request_id())) as events:
+            async for event in events:
+                if isinstance(event, ChosenToken):
+                    token = token_message(
+                        event, self._tokenizer, with_candidates=checked.wants_candidates
+                    )
+                    yield generator_pb2.GenerateResponse(token=token)
+                else:
+                    yield generator_pb2.GenerateResponse(summary=summary_message(event))
+
+    async def Complete(
+        self, request: generator_pb2.CompleteRequest, context: Context
+    ) -> generator_pb2.CompleteResponse:
+        response = generator_pb2.CompleteResponse()
+        async with aclosing(self.Generate(request.generation, context)) as messages:
+            async for message in messages:
+                if message.HasField("token"):
+                    response.tokens.append(message.token)
+                else:
+                    response.summary.CopyFrom(message.summary)
+        response.text = "".join(token.text for token in response.tokens)
+        return response
+
+    async def GetServerInfo(
+        self, request: generator_pb2.GetServerInfoRequest, context: Context
+    ) -> generator_pb2.GetServerInfoResponse:
+        response = generator_pb2.GetServerInfoResponse()
+        response.CopyFrom(self._info)
+        for replica in self._pool.replicas:
+            response.reward_replicas.add(
+                address=replica.address,
+                is_available=replica.is_available,
+                num_free_slots=max(0, replica.num_free_slots),
+                model_version=replica.model_version,
+            )
+        return response

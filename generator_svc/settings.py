@@ -1,0 +1,61 @@
+"""Settings of the generator service, read once from `GENERATOR_*` variables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from svc_common.lm.loading import DTYPES
+from svc_common.logs import LEVELS
+from svc_common.settings import setting
+
+PREFIX = "GENERATOR_"
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """Everything an operator can set; see README for the table made from this."""
+
+    model_dir: Path = setting(help="folder of the base model")
+    reward_targets: tuple[str, ...] = setting(
+        help="reward replicas: host:port (a name may stand for many) or unix:path"
+    )
+    redis_url: str = setting(help="profile store: redis://host:port/db or unix:///path")
+    listen: str = setting("0.0.0.0:50051", help="address of the gRPC server; port 0 for any")
+    metrics_port: int = setting(9101, min=0, max=65535, help="Prometheus endpoint; 0 for any")
+    dtype: str = setting("float32", choices=tuple(DTYPES), help="of weights and KV cache")
+    device: str = setting("cpu", help="torch device, for example cuda:0")
+    num_torch_threads: int = setting(1, min=1, max=256, help="CPU threads of a forward")
+    num_slots: int = setting(32, min=1, max=1024, help="answers written at once")
+    max_waiting: int = setting(256, min=0, max=100_000, help="requests that may wait for a slot")
+    context_length: int = setting(
+        1024, min=16, max=1_000_000, help="most tokens of prompt and answer; at most the model's"
+    )
+    prefill_chunk: int = setting(256, min=1, max=65536, help="prompt tokens read in one step")
+    max_tokens: int = setting(512, min=1, max=1_000_000, help="most tokens a request may ask for")
+    max_top_k: int = setting(100, min=1, max=10_000, help="largest K a request may ask for")
+    default_beta: float = setting(
+        1.0, min=0, max=10, help="guidance strength where neither request nor profile names one"
+    )
+    reward_step_timeout_s: float = setting(
+        5.0, min=0.01, max=600, help="a replica that owes rewards longer than this is given up"
+    )
+    reward_open_timeout_s: float = setting(
+        10.0, min=0.01, max=600, help="a request without a reward session longer than this fails"
+    )
+    reward_resolve_interval_s: float = setting(
+        5.0, min=0.1, max=3600, help="how often reward names are looked up"
+    )
+    profile_ttl_s: float = setting(
+        30.0, min=0, max=3600, help="how long a profile is kept in process"
+    )
+    profile_stale_s: float = setting(
+        600.0, min=0, max=86400, help="how long a kept profile serves while Redis is down"
+    )
+    encoding_ttl_s: float = setting(
+        86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
+    )
+    tenant: str = setting("default", help="under which profiles are kept")
+    drain_s: float = setting(30.0, min=0, max=3600, help="running answers get this to finish")
+    max_message_bytes: int = setting(
+        1 << 20, min=1024, max=64 << 20, help="largest request that is read"
+    )
+    log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

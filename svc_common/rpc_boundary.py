@@ -1,0 +1,176 @@
+"""Where every RPC begins and ends: its request id, its measurements, and errors as statuses."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from svc_common.errors import ServiceError
+from svc_common.metrics import RpcMetrics
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID_KEY = "x-request-id"
+_REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# The caller's timer may end a call a little before ours does; it then arrives as a hang-up.
+_DEADLINE_TOLERANCE_S = 0.02
+
+# Requests and responses are of any message type here.
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Servicer: TypeAlias = Callable[[Any, _Context], Awaitable[Any] | AsyncGenerator[Any, None]]
+_Behaviour: TypeAlias = Callable[[Any, _Context], Awaitable[Any]]
+_Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+_Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[_Found]]
+
+
+def current_request_id() -> str:
+    """Return the id of the RPC that is being served, or an empty string outside of one."""
+    return _REQUEST_ID.get()
+
+
+class RpcBoundary(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of all RPCs of a server, whichever side streams.
+
+    Servicers are coroutines or async generators; they raise `ServiceError` and know no statuses.
+    A generator is closed before its RPC is counted as ended.
+    """
+
+    def __init__(self, metrics: RpcMetrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> _Found:
+        handler = await continuation(handler_call_details)
+        if handler is None:  # gRPC answers UNIMPLEMENTED
+            return None
+        return self._wrap(handler, handler_call_details.method.removeprefix("/"))
+
+    def _wrap(self, handler: _Handler, method: str) -> _Handler:
+        new_handler: Any
+        servicer: Any
+        match handler.request_streaming, handler.response_streaming:
+            case False, False:
+                new_handler, servicer = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+            case False, True:
+                new_handler, servicer = grpc.unary_stream_rpc_method_handler, handler.unary_stream
+            case True, False:
+                new_handler, servicer = grpc.stream_unary_rpc_method_handler, handler.stream_unary
+            case _:
+                new_handler, servicer = grpc.stream_stream_rpc_method_handler, handler.stream_stream
+        wrapped: _Handler = new_handler(
+            self._guard(servicer, method, handler.request_streaming),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+    def _guard(self, servicer: _Servicer, method: str, is_request_streaming: bool) -> _Behaviour:
+        async def run(request: Any, context: _Context) -> Any:
+            _REQUEST_ID.set(_request_id(context))  # in this RPC's own task: nothing to reset
+            context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
+            code = grpc.StatusCode.OK
+            started = time.monotonic()
+            try:
+                response = await _respond(servicer(request, context), context)
+                if is_request_streaming:
+                    # A hang-up ends the requests first and cancels us one turn of the loop later.
+                    await asyncio.sleep(0)
+            except ServiceError as error:
+                code = error.code
+                await _abort(context, code, str(error), error.retry_after_s)
+            except grpc.aio.AbortError:  # from gRPC's own services, such as reflection
+                code = grpc.StatusCode(context.code())
+                raise
+            except asyncio.CancelledError:
+                if not _is_cancelled():
+                    code = grpc.StatusCode.INTERNAL
+                    await _abort_internal(context, method)
+                code = _cancel_code(context)
+                raise  # returning normally leaks native memory, grpc/grpc#43360
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                await _abort_internal(context, method)
+            else:
+                return response
+            finally:
+                self._end(method, code, time.monotonic() - started)
+
+        return run
+
+    def _end(self, method: str, code: grpc.StatusCode, duration_s: float) -> None:
+        self._metrics.observe(method, code.name, duration_s)
+        # Probes come every few seconds for ever.
+        level = logging.DEBUG if method.startswith("grpc.health.") else logging.INFO
+        values = {"method": method, "code": code.name, "duration_s": round(duration_s, 6)}
+        logger.log(level, "rpc ended", extra=values)
+
+
+async def _respond(result: Awaitable[Any] | AsyncGenerator[Any, None], context: _Context) -> Any:
+    """Carry out a servicer's call; a generator's messages are written here.
+
+    Left to gRPC, a cancelled generator would be closed by the garbage collector, some time later.
+    """
+    if not isinstance(result, AsyncGenerator):
+        return await result
+    async with aclosing(result) as messages:
+        async for message in messages:
+            await context.write(message)
+    return None
+
+
+def _request_id(context: _Context) -> str:
+    """Return the caller's request id if it is a short token, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _SANE_REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _is_cancelled() -> bool:
+    """Tell a cancelled RPC from one whose servicer awaited something else that was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _cancel_code(context: _Context) -> grpc.StatusCode:
+    remaining_s: float | None = context.time_remaining()  # None if the call has no deadline
+    if remaining_s is not None and remaining_s <= _DEADLINE_TOLERANCE_S:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return grpc.StatusCode.CANCELLED
+
+
+async def _abort_internal(context: _Context, method: str) -> NoReturn:
+    logger.exception("rpc failed", extra={"method": method})
+    await _abort(context, grpc.StatusCode.INTERNAL, "internal error", None)
+
+
+async def _abort(
+    context: _Context, code: grpc.StatusCode, message: str, retry_after_s: float | None
+) -> NoReturn:
+    """End the RPC with a status, and say when to try again both to programs and to gRPC itself."""
+    trailing_metadata: tuple[tuple[str, str | bytes], ...] = (
+        (REQUEST_ID_KEY, current_request_id()),
+    )
+    if retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(retry_after_s * 1e9))
+        retry_info = any_pb2.Any()
+        retry_info.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        status = status_pb2.Status(code=code.value[0], message=message, details=[retry_info])
+        pushback = ("grpc-retry-pushback-ms", str(round(retry_after_s * 1000)))
+        rich = rpc_status.to_status(status).trailing_metadata
+        trailing_metadata = (*trailing_metadata, pushback, *rich)
+    await context.abort(code, message, trailing_metadata)

@@ -1,0 +1,87 @@
+"""PAD written out as the paper and the released code state it: no cache, no batch, no shortcuts.
+
+Every step runs the full prefix through every model in float32. Forwards are memoised by their
+token ids, as the same prefix recurs over strengths and rules; what is computed does not change.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TEMPLATE = (
+    "[Guidelines] Your task is to generate response by considering the following principle."
+    " [Principles] {preference} [Instruction] {instruction}"
+)
+Chat = list[dict[str, str]]
+
+
+class NaivePad:
+    """Greedy PAD over the base model's K likeliest tokens."""
+
+    def __init__(self, base_dir: Path, theta_dir: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
+        self.base = self._load(base_dir)
+        self.theta = self._load(theta_dir)
+        self._logits = cache(self._forward)
+
+    @staticmethod
+    def _load(folder: Path) -> torch.nn.Module:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        )
+        return model.eval()
+
+    @torch.inference_mode()
+    def _forward(self, name: str, ids: tuple[int, ...]) -> Tensor:
+        model = self.base if name == "base" else self.theta
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+
+    def _ids(self, chat: Chat) -> tuple[int, ...]:
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def generate(
+        self, rule: str, chat: Chat, preference: str, beta: float, k: int, num_tokens: int
+    ) -> tuple[list[int], float]:
+        """Return the tokens, and the smallest gap between best and second score on the way."""
+        plain = self._ids(chat)
+        first = next(i for i, message in enumerate(chat) if message["role"] == "user")
+        guided_chat = [dict(message) for message in chat]
+        guided_chat[first]["content"] = TEMPLATE.format(
+            preference=preference, instruction=chat[first]["content"]
+        )
+        guided = self._ids(guided_chat)
+        answer: list[int] = []
+        gap = float("inf")
+        while len(answer) < num_tokens:
+            tail = tuple(answer)
+            base = self._logits("base", plain + tail)
+            candidates = base.topk(k).indices
+            score = self._score(rule, base, plain + tail, guided + tail, candidates, beta)
+            best = score.topk(2).values
+            gap = min(gap, float(best[0] - best[1]))
+            answer.append(int(candidates[score.argmax()]))
+            if answer[-1] == self.tokenizer.eos_token_id:
+                break
+        return answer, gap
+
+    def _score(
+        self,
+        rule: str,
+        base: Tensor,
+        plain: tuple[int, ...],
+        guided: tuple[int, ...],
+        candidates: Tensor,
+        beta: float,
+    ) -> Tensor:
+        """Source: pad.md 1.4 (equation 13) for `pad`, 6.1 for `pad-released`."""
+        theta = self._logits("theta", guided)
+        if rule == "pad":
+            reference = self._logits("base", plain)  # the demo PersRM's backbone is the base model
+            reward = torch.log_softmax(theta, -1) - torch.log_softmax(reference, -1)
+            return torch.log_softmax(base, -1)[candidates] + beta * reward[candidates]
+        reward = torch.log_softmax(theta[candidates], -1) - torch.log_softmax(base[candidates], -1)
+        return beta * reward + base[candidates]

@@ -1,0 +1,80 @@
+"""A reward pool without a network: a fake whose rewards are a naive full recompute."""
+
+import torch
+from torch import Tensor, nn
+
+from generator_svc.decoding.strategies import Reference
+from generator_svc.engine.scorer import RewardSession, SessionState
+from svc_common.errors import RewardUnavailableError
+from svc_common.lm.tokenizer import Tokenizer
+from svc_common.preference_prompt import add_preference
+
+
+class NaiveScorer:
+    """Implements `engine.scorer.RewardScorer`; opens at once unless `is_available` is False."""
+
+    def __init__(self, theta: nn.Module, backbone: nn.Module, tokenizer: Tokenizer) -> None:
+        self._theta, self._backbone, self._tokenizer = theta, backbone, tokenizer
+        self.is_available = True
+        self.loses_after: int | None = None  # scorings until every session is lost, once
+        self.num_messages = 0  # score messages
+        self.committed: dict[RewardSession, list[int]] = {}
+        self.max_open = 0
+
+    def open(self, session: RewardSession) -> None:
+        if not self.is_available:
+            session.state = SessionState.FAILED
+            session.error = RewardUnavailableError("reward service: away")
+            session.on_change()
+            return
+        self.committed[session] = list(session.token_ids)
+        self.max_open = max(self.max_open, len(self.committed))
+        session.state, session.error = SessionState.OPEN, None
+        session.model_version = "fake"
+        session.on_change()
+
+    def commit(self, rows: list[RewardSession]) -> None:
+        for session in rows:
+            if len(self.committed[session]) < len(session.token_ids):
+                self.committed[session].append(session.token_ids[-1])
+
+    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
+        self.num_messages += 1
+        if self.loses_after is not None and self.num_messages > self.loses_after:
+            self.loses_after = None
+            for session, _ in rows:
+                del self.committed[session]
+                self.open(session)
+            return [None] * len(rows)
+        return [self.naive_rewards(session, ids) for session, ids in rows]
+
+    def close(self, session: RewardSession) -> None:
+        session.state = SessionState.CLOSED
+        self.committed.pop(session, None)
+
+    def naive_rewards(self, session: RewardSession, ids: Tensor) -> Tensor:
+        """Equation 13, or the released rule's theta part, from scratch."""
+        context, answer = session.context, self.committed[session]
+        assert answer == session.token_ids, "rewards were asked for an uncommitted prefix"
+        assert not isinstance(context.prompt, str)
+        total = torch.zeros(ids.shape[0])
+        for preference in context.preferences:
+            guided = tuple(add_preference(context.prompt, preference.text))
+            log_theta = self._logprobs(self._theta, guided, answer, ids)
+            log_reference = torch.zeros_like(log_theta)
+            if context.reference is Reference.BACKBONE:
+                log_reference = self._logprobs(self._backbone, context.prompt, answer, ids)
+            total += preference.weight * (log_theta - log_reference)
+        return total
+
+    def _logprobs(
+        self,
+        model: nn.Module,
+        prompt: tuple,
+        answer: list[int],
+        ids: Tensor,  # type: ignore[type-arg]
+    ) -> Tensor:
+        token_ids = self._tokenizer.encode_prompt(prompt) + answer
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0, -1]
+        return torch.log_softmax(logits[ids], -1)
