@@ -1,0 +1,226 @@
+"""The client for asyncio: each method is one call, made by `requests` and read by `responses`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+from pad.v1 import generator_pb2, profile_pb2
+from pad.v1.generator_pb2_grpc import GeneratorServiceStub
+from pad.v1.profile_pb2_grpc import ProfileServiceStub
+
+from pad_client import requests, responses
+from pad_client.errors import InternalError, RequestCancelledError, error_from_rpc
+from pad_client.types import (
+    Completion,
+    GenerateOptions,
+    Preference,
+    Profile,
+    ServerInfo,
+    Summary,
+    Token,
+)
+
+_RequestT = TypeVar("_RequestT")
+_ResponseT = TypeVar("_ResponseT")
+
+
+class AsyncTokenStream:
+    """The tokens of one answer as they are written, then its summary.
+
+    The RPC is cancelled, and its work on the server freed, by `aclose`, by leaving the
+    `async with` block, by cancelling the task that waits for a token, and when the stream is no
+    longer referenced.
+    """
+
+    def __init__(
+        self,
+        call: grpc.aio.UnaryStreamCall[
+            generator_pb2.GenerateRequest, generator_pb2.GenerateResponse
+        ],
+    ) -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._summary: Summary | None = None
+        self._is_closed = False
+
+    @property
+    def summary(self) -> Summary:
+        """How the answer came about; there once the tokens are exhausted."""
+        if self._summary is None:
+            raise RuntimeError("the summary comes after the last token: read the stream first")
+        return self._summary
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Token:
+        try:
+            while isinstance(response := await self._call.read(), generator_pb2.GenerateResponse):
+                event = responses.read_event(response)
+                if isinstance(event, Token):
+                    return event
+                self._summary = event
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        except asyncio.CancelledError:
+            # gRPC raises it too for a call that was cancelled, not only for a cancelled task.
+            task = asyncio.current_task()
+            if not self._is_closed or (task is not None and task.cancelling()):
+                raise
+            raise RequestCancelledError(
+                "the stream was closed", code=grpc.StatusCode.CANCELLED
+            ) from None
+        if self._summary is None:
+            raise InternalError("the server ended the stream without a summary")
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Cancel the RPC unless it is complete."""
+        self._is_closed = True
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # gRPC's loop keeps the call alive, and it may be touched on the loop's thread alone,
+        # while the collector runs on any.
+        if not self._call.done() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._call.cancel)
+
+
+class AsyncGeneratorClient:
+    """Asks a PAD server for text and keeps its users' profiles; for one event loop.
+
+    Args:
+        target: "host:port", or an open aio channel, which then stays the caller's to close.
+        credentials: for TLS; without them an address is called in the clear.
+        metadata: sent with every call, for example `[("authorization", "Bearer ...")]`.
+        timeout_s: how long a call may take where it does not say itself.
+    """
+
+    def __init__(
+        self,
+        target: str | grpc.aio.Channel,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout_s: float = 60.0,
+    ) -> None:
+        self._timeout_s = requests.check_timeout(timeout_s)
+        self._metadata = tuple(metadata)
+        self._owned: grpc.aio.Channel | None = None
+        if isinstance(target, str):
+            target = self._owned = (
+                grpc.aio.insecure_channel(target, options=requests.CHANNEL_OPTIONS)
+                if credentials is None
+                else grpc.aio.secure_channel(target, credentials, options=requests.CHANNEL_OPTIONS)
+            )
+        self._generator = GeneratorServiceStub(target)
+        self._profiles = ProfileServiceStub(target)
+
+    def generate(
+        self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncTokenStream:
+        """Start an answer and return the stream of its tokens."""
+        return AsyncTokenStream(
+            self._generator.Generate(
+                requests.build_request(**options),
+                timeout=self._deadline(timeout_s),
+                metadata=self._metadata,
+            )
+        )
+
+    async def complete(
+        self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Completion:
+        """Return a whole answer."""
+        request = generator_pb2.CompleteRequest(generation=requests.build_request(**options))
+        return responses.read_completion(
+            await self._call(self._generator.Complete, request, timeout_s)
+        )
+
+    async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """Return what is being served, and its limits."""
+        request = generator_pb2.GetServerInfoRequest()
+        return responses.read_server_info(
+            await self._call(self._generator.GetServerInfo, request, timeout_s)
+        )
+
+    async def put_profile(
+        self,
+        user_id: str,
+        preferences: Sequence[str | Preference],
+        *,
+        beta: float | None = None,
+        expected_revision: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Profile:
+        """Create or replace a profile; `expected_revision` 0 means: only create."""
+        request = requests.put_profile_request(
+            user_id, preferences, beta=beta, expected_revision=expected_revision
+        )
+        response = await self._call(self._profiles.PutProfile, request, timeout_s)
+        return responses.read_profile(response.profile)
+
+    async def get_profile(self, user_id: str, *, timeout_s: float | None = None) -> Profile:
+        """Return the user's profile."""
+        request = profile_pb2.GetProfileRequest(user_id=user_id)
+        response = await self._call(self._profiles.GetProfile, request, timeout_s)
+        return responses.read_profile(response.profile)
+
+    async def delete_profile(
+        self,
+        user_id: str,
+        *,
+        expected_revision: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Erase the user's profile."""
+        request = requests.delete_profile_request(user_id, expected_revision=expected_revision)
+        await self._call(self._profiles.DeleteProfile, request, timeout_s)
+
+    async def list_profiles(
+        self, *, page_size: int = 100, timeout_s: float | None = None
+    ) -> AsyncIterator[Profile]:
+        """Yield all profiles by user id; `timeout_s` holds for each page."""
+        page_token = ""
+        while True:
+            request = requests.list_profiles_request(page_size, page_token)
+            page = await self._call(self._profiles.ListProfiles, request, timeout_s)
+            for profile in page.profiles:
+                yield responses.read_profile(profile)
+            page_token = page.next_page_token
+            if not page_token:
+                return
+
+    async def aclose(self) -> None:
+        """Close the channel if this client opened it; its running calls are cancelled."""
+        if self._owned is not None:
+            await self._owned.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else requests.check_timeout(timeout_s)
+
+    async def _call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_RequestT, _ResponseT]",
+        request: _RequestT,
+        timeout_s: float | None,
+    ) -> _ResponseT:
+        deadline = self._deadline(timeout_s)
+        try:
+            return await method(request, timeout=deadline, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error

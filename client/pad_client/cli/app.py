@@ -1,0 +1,40 @@
+"""All commands together, and errors as one line each."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pad_client.cli.console import report_error
+from pad_client.cli.demo import demo
+from pad_client.cli.generate import generate
+from pad_client.cli.info import info
+from pad_client.cli.profile import profile_app
+from pad_client.cli.up import up
+from pad_client.embedded import StackError
+from pad_client.errors import PadError
+
+
+class _Group(TyperGroup):
+    """Ends with exit code 1 and one clear message where a call or a child process failed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (PadError, StackError) as error:
+            report_error(error)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Text written for a user: guided decoding, profiles, and a server to try them on.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+app.add_typer(profile_app, name="profile")
+app.command()(info)
+app.command()(up)
+app.command()(demo)

@@ -1,0 +1,109 @@
+"""What the commands share: options, consoles, progress, and how an error looks."""
+
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pad_client.embedded import StackError, StartProgress
+from pad_client.errors import PadError
+from pad_client.types import Preference
+
+DEFAULT_SERVER = "127.0.0.1:50051"
+
+ServerOption = Annotated[
+    str,
+    typer.Option("--server", "-s", envvar="PAD_SERVER", metavar="HOST:PORT", help="The generator."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+PreferenceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preference",
+        "-p",
+        metavar="[WEIGHT*]WISH",
+        help='A wish, such as "Be brief."; "2*Be brief." counts twice. May be repeated.',
+    ),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Longest wait.")
+]
+
+_WEIGHTED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*\*\s*(.+)", re.DOTALL)
+_PLAIN_PROGRESS_S = 2.0  # between lines where no spinner can turn
+
+
+def new_console(*, stderr: bool = False) -> Console:
+    """Return a console that leaves texts as they are; it heeds NO_COLOR and pipes by itself."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def report_error(error: PadError | StackError) -> None:
+    """Print what went wrong, and what to do about it, to standard error."""
+    console = new_console(stderr=True)
+    code = f" ({error.code.name})" if isinstance(error, PadError) and error.code else ""
+    console.print(f"pad: {error}{code}", style="red", soft_wrap=True)
+    hint = error.hint
+    if isinstance(error, PadError) and error.retry_after_s is not None:
+        hint = f"try again after {error.retry_after_s:g} s"
+    if hint:
+        console.print(f"hint: {hint}", soft_wrap=True)
+
+
+def parse_preferences(values: list[str] | None) -> list[Preference]:
+    """Return the preferences of `--preference` options."""
+    preferences = []
+    for value in values or ():
+        match = _WEIGHTED.fullmatch(value)
+        if match:
+            preferences.append(Preference(match[2], float(match[1])))
+        else:
+            preferences.append(Preference(value))
+    return preferences
+
+
+@contextmanager
+def shown_start(console: Console) -> Iterator[Callable[[StartProgress], None]]:
+    """Yield what shows how far a start is: a spinner, or a line now and then in a pipe."""
+    if console.is_terminal:
+        with console.status("Starting") as status:
+            yield lambda progress: status.update(_start_text(progress))
+        return
+    shown: tuple[tuple[str, ...], float] = ((), 0.0)
+
+    def show(progress: StartProgress) -> None:
+        nonlocal shown
+        is_due = progress.elapsed_s >= shown[1] + _PLAIN_PROGRESS_S
+        if progress.waiting != shown[0] or is_due:
+            shown = (progress.waiting, progress.elapsed_s)
+            console.print(_start_text(progress), soft_wrap=True)
+
+    yield show
+
+
+def _start_text(progress: StartProgress) -> str:
+    if not progress.waiting:
+        return f"Ready: {', '.join(progress.ready)}"
+    return f"Starting: waiting for {', '.join(progress.waiting)} ({progress.elapsed_s:.0f} s)"
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: with everything it started stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours to handle here
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

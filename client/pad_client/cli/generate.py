@@ -1,0 +1,192 @@
+"""`pad generate`: writes an answer to the screen as it comes."""
+
+import dataclasses
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pad_client.cli.answers import legend, marked_text, summary_line
+from pad_client.cli.chat import build_messages
+from pad_client.cli.console import (
+    DEFAULT_SERVER,
+    JsonOption,
+    PreferenceOption,
+    ServerOption,
+    TimeoutOption,
+    new_console,
+    parse_preferences,
+)
+from pad_client.client import GeneratorClient
+from pad_client.types import (
+    Completion,
+    Detail,
+    FallbackPolicy,
+    GenerateOptions,
+    ReferenceMode,
+    Strategy,
+    Token,
+)
+
+
+def generate(
+    text: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
+    user: Annotated[str, typer.Option("--user", "-u", help="Whose profile guides.")] = "",
+    preference: PreferenceOption = None,
+    chat: Annotated[
+        Path | None,
+        typer.Option(
+            help='Earlier turns: a JSON list of {"role", "content"}; - for standard input.',
+            allow_dash=True,
+        ),
+    ] = None,
+    raw: Annotated[bool, typer.Option(help="Continue TEXT itself, not a conversation.")] = False,
+    beta: Annotated[float | None, typer.Option(help="Guidance strength, 0..10.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Candidates in each step.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Share of probability sampled.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Repeats a sampled answer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens written.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text.")] = None,
+    strategy: Annotated[Strategy | None, typer.Option(help="How tokens are chosen.")] = None,
+    reference: Annotated[
+        ReferenceMode | None, typer.Option(help="What rewards are measured against.")
+    ] = None,
+    fallback: Annotated[
+        FallbackPolicy | None, typer.Option(help="What to do without a reward service.")
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, help="Answers to choose from (best-of-n).")
+    ] = None,
+    compare: Annotated[bool, typer.Option(help="Base and guided answer side by side.")] = False,
+    candidates: Annotated[bool, typer.Option(help="Also list each step's candidates.")] = False,
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = 60.0,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Write text for a user; without --user and --preference it is the base model's own."""
+    options: GenerateOptions = {
+        "user_id": user,
+        "preferences": parse_preferences(preference),
+        "beta": beta,
+        "top_k": top_k,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "stop": stop or (),
+        "strategy": strategy,
+        "reference": reference,
+        "fallback": fallback,
+        "detail": Detail.CANDIDATES if candidates else None,
+        "num_samples": num_samples,
+    }
+    if raw:
+        if text is None or chat is not None:
+            raise typer.BadParameter("takes TEXT and no --chat", param_hint="--raw")
+        options["prompt"] = text
+    else:
+        options["messages"] = build_messages(text, chat)
+    if compare and (strategy is Strategy.BASE or not (user or preference)):
+        raise typer.BadParameter(
+            "needs --user or --preference, and a strategy other than base", param_hint="--compare"
+        )
+    with GeneratorClient(server, timeout_s=timeout) as client:
+        if compare:
+            _compare(client, options, as_json=as_json)
+        elif as_json:
+            _stream_json(client, options)
+        else:
+            _stream_text(client, options)
+
+
+def _stream_text(client: GeneratorClient, options: GenerateOptions) -> None:
+    console, notes = new_console(), new_console(stderr=True)
+    tokens: list[Token] = []
+    with client.generate(**options) as stream:
+        with notes.status("Waiting for the first token"):
+            first = next(stream, None)
+        try:
+            for token in chain([first] if first else [], stream):
+                tokens.append(token)
+                typer.echo(token.text, nl=False)  # flushes, so that each token is seen at once
+        finally:
+            typer.echo()
+    if options.get("detail"):
+        _print_candidates(console, tokens)
+    notes.print(summary_line(stream.summary), style="dim", soft_wrap=True)
+
+
+def _stream_json(client: GeneratorClient, options: GenerateOptions) -> None:
+    with client.generate(**options) as stream:
+        for token in stream:
+            typer.echo(_json_line("token", token))
+    typer.echo(_json_line("summary", stream.summary))
+
+
+def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool) -> None:
+    notes = new_console(stderr=True)
+    with notes.status("Writing the guided answer"):
+        guided = client.complete(**options)
+    base_options: GenerateOptions = {
+        **options,
+        "strategy": Strategy.BASE,
+        # The seed of the first answer, so that sampling is not what makes the difference.
+        "seed": guided.summary.seed,
+    }
+    for guidance in ("user_id", "preferences", "beta", "reference", "fallback", "num_samples"):
+        base_options.pop(guidance, None)  # type: ignore[misc]
+    with notes.status("Writing the base model's answer"):
+        base = client.complete(**base_options)
+    if as_json:
+        typer.echo(_json_line("base", base))
+        typer.echo(_json_line("guided", guided))
+        return
+    _print_comparison(new_console(), base, guided)
+    if options.get("detail"):
+        _print_candidates(new_console(), guided.tokens)
+
+
+def _print_comparison(console: Console, base: Completion, guided: Completion) -> None:
+    table = Table(expand=True)
+    table.add_column("base model", ratio=1)
+    table.add_column("with preferences", ratio=1)
+    table.add_row(base.text.strip(), marked_text(guided.tokens, console), end_section=True)
+    table.add_row(summary_line(base.summary), summary_line(guided.summary), style="dim")
+    console.print(table)
+    console.print(legend(console))
+
+
+def _print_candidates(console: Console, tokens: tuple[Token, ...] | list[Token]) -> None:
+    table = Table("step", "candidate", "", title="candidates", title_justify="left")
+    for heading in ("log p", "reward", "score"):
+        table.add_column(heading, justify="right")
+    for token in tokens:
+        for number, each in enumerate(token.candidates):
+            table.add_row(
+                str(token.index) if number == 0 else "",
+                repr(each.text),
+                _candidate_note(token, each.token_id),
+                f"{each.logprob:.3f}",
+                f"{each.reward:+.3f}",
+                f"{each.score:.3f}",
+                end_section=number == len(token.candidates) - 1,
+            )
+    console.print(table)
+
+
+def _candidate_note(token: Token, token_id: int) -> str:
+    notes = []
+    if token_id == token.token_id:
+        notes.append("chosen")
+    if token_id == token.base_token_id and token.changed:
+        notes.append("base model's choice")
+    return ", ".join(notes)
+
+
+def _json_line(kind: str, value: Any) -> str:
+    return json.dumps({"type": kind, **dataclasses.asdict(value)}, ensure_ascii=False)

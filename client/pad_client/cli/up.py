@@ -1,0 +1,99 @@
+"""`pad up`: a whole server on this machine, in the foreground."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pad_client.cli.console import (
+    DEFAULT_SERVER,
+    new_console,
+    shown_start,
+    sigterm_as_interrupt,
+)
+from pad_client.embedded import EmbeddedStack, StackOptions, default_models_dir
+
+_POLL_S = 0.5
+
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--models",
+        metavar="DIR",
+        help="Folder with demo-base/ and demo-persrm/; default: models/ of the checkout.",
+    ),
+]
+ReplicasOption = Annotated[
+    int, typer.Option("--reward-replicas", min=1, help="Reward services to start.")
+]
+StartTimeoutOption = Annotated[
+    float, typer.Option("--start-timeout", min=1, metavar="SECONDS", help="Longest start.")
+]
+
+
+def up(
+    models: ModelsOption = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where the generator listens; 0: any free one.")
+    ] = int(DEFAULT_SERVER.rpartition(":")[2]),
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Its metrics; default: any free one.")
+    ] = None,
+    reward_replicas: ReplicasOption = 1,
+    start_timeout: StartTimeoutOption = 180.0,
+) -> None:
+    """Run generator, reward service and store on this machine until Ctrl-C."""
+    options = StackOptions(
+        models_dir=models or default_models_dir(),
+        num_reward_replicas=reward_replicas,
+        generator_port=port or None,
+        generator_metrics_port=metrics_port,
+        start_timeout_s=start_timeout,
+    )
+    try:
+        with started(options) as stack:
+            print_services(stack)
+            _print_example(stack.address)
+            while True:
+                stack.check()
+                time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped; nothing is left running.")
+
+
+@contextmanager
+def started(options: StackOptions) -> Iterator[EmbeddedStack]:
+    """Yield a running stack, its start shown; Ctrl-C and SIGTERM end it in good order."""
+    notes = new_console(stderr=True)
+    with sigterm_as_interrupt():
+        with shown_start(notes) as on_progress:
+            stack = EmbeddedStack(options, on_progress)
+            stack.start()
+        try:
+            yield stack
+        finally:
+            with notes.status("Stopping"):
+                stack.stop()
+
+
+def print_services(stack: EmbeddedStack) -> None:
+    """Print what runs where."""
+    table = Table("service", "address", "pid")
+    for name, pid in stack.pids.items():
+        table.add_row(name, stack.addresses[name], str(pid))
+    new_console().print(table)
+
+
+def _print_example(address: str) -> None:
+    server = "" if address == DEFAULT_SERVER else f" --server {address}"
+    new_console().print(
+        "Try, in another terminal:\n"
+        f'  pad profile put alice --preference "Be brief."{server}\n'
+        f'  pad generate --user alice --compare "Can you find me a hotel in Paris?"{server}\n'
+        "Ctrl-C stops all of it.",
+        soft_wrap=True,
+    )

@@ -1,0 +1,161 @@
+"""What the stack runs: the options, and from them each child's command and environment."""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pad_client.embedded.child import ChildSpec
+from pad_client.embedded.errors import StackError
+from pad_client.embedded.probes import answers_ping, is_serving, reaches_replicas
+
+BASE_MODEL = "demo-base"
+REWARD_MODEL = "demo-persrm"
+_HOST = "127.0.0.1"
+_MAX_SOCKET_PATH_BYTES = 107  # what Linux allows, less the final zero
+# One torch thread each: with several, services on one machine take each other's cores. gRPC must
+# not go through a proxy to reach its neighbour.
+_CHILD_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "no_grpc_proxy": _HOST,
+}
+
+
+def default_models_dir() -> Path:
+    """Return `models/` of the checkout this package lies in; it may not exist."""
+    return Path(__file__).resolve().parents[3] / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What to start; ports that are None are chosen among the free ones."""
+
+    models_dir: Path = field(default_factory=default_models_dir)
+    num_reward_replicas: int = 1
+    generator_port: int | None = None
+    generator_metrics_port: int | None = None
+    reward_ports: Sequence[int] = ()  # one a replica; fewer: the rest is chosen
+    reward_metrics_ports: Sequence[int] = ()
+    start_timeout_s: float = 180.0  # until all are ready; two models are loaded on one machine
+    stop_grace_s: float = 10.0  # between asking a child to stop and killing it
+    generator_environment: Mapping[str, str] = field(default_factory=dict)
+    reward_environment: Mapping[str, str] = field(default_factory=dict)
+    # Cores by child: "redis", "reward-0", "reward-1", ..., "generator"; absent: not pinned.
+    cpus: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    generator_command: Sequence[str] = (sys.executable, "-m", "generator_svc")
+    reward_command: Sequence[str] = (sys.executable, "-m", "reward_svc")
+
+
+def check_models(options: StackOptions) -> None:
+    """Raise `StackError` if a model is missing."""
+    for model in (BASE_MODEL, REWARD_MODEL):
+        path = options.models_dir / model
+        if not path.is_dir() or not any(path.iterdir()):
+            raise StackError(
+                f"no model in {path}",
+                hint=f"name the folder that holds {BASE_MODEL}/ and {REWARD_MODEL}/: --models DIR",
+            )
+
+
+def redis_spec(options: StackOptions, binary: Path, directory: Path) -> ChildSpec:
+    """Return the store: on a unix socket alone, nothing written to disk."""
+    path = directory / "redis.sock"
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise StackError(
+            f"the path of the Redis socket is too long: {path}",
+            hint="set TMPDIR to a shorter path",
+        )
+    settings = {
+        "--port": "0",  # no TCP
+        "--unixsocket": str(path),
+        "--unixsocketperm": "700",
+        "--save": "",
+        "--appendonly": "no",
+        "--dir": str(directory),
+    }
+    return ChildSpec(
+        name="redis",
+        command=[str(binary), *(word for pair in settings.items() for word in pair)],
+        address=f"unix://{path}",
+        is_ready=lambda: answers_ping(path),
+        environment=os.environ,
+        cpus=options.cpus.get("redis", ()),
+    )
+
+
+def service_specs(options: StackOptions, redis_url: str) -> tuple[ChildSpec, list[ChildSpec]]:
+    """Return the generator and its reward replicas."""
+    num_replicas = options.num_reward_replicas
+    ports = _fill_ports(
+        [
+            options.generator_port,
+            options.generator_metrics_port,
+            *_pad(options.reward_ports, num_replicas),
+            *_pad(options.reward_metrics_ports, num_replicas),
+        ]
+    )
+    address, *rewards = (f"{_HOST}:{port}" for port in (ports[0], *ports[2 : 2 + num_replicas]))
+    generator = ChildSpec(
+        name="generator",
+        command=options.generator_command,
+        address=address,
+        is_ready=lambda: is_serving(address) and reaches_replicas(address, num_replicas),
+        environment={
+            **os.environ,
+            **_CHILD_ENVIRONMENT,
+            **options.generator_environment,
+            "GENERATOR_LISTEN": address,
+            "GENERATOR_METRICS_PORT": str(ports[1]),
+            "GENERATOR_MODEL_DIR": str(options.models_dir / BASE_MODEL),
+            "GENERATOR_REWARD_TARGETS": ",".join(rewards),
+            "GENERATOR_REDIS_URL": redis_url,
+        },
+        cpus=options.cpus.get("generator", ()),
+    )
+    return generator, [
+        _reward_spec(options, index, rewards[index], ports[2 + num_replicas + index])
+        for index in range(num_replicas)
+    ]
+
+
+def _reward_spec(options: StackOptions, index: int, address: str, metrics_port: int) -> ChildSpec:
+    return ChildSpec(
+        name=f"reward-{index}",
+        command=options.reward_command,
+        address=address,
+        is_ready=lambda: is_serving(address),
+        environment={
+            **os.environ,
+            **_CHILD_ENVIRONMENT,
+            **options.reward_environment,
+            "REWARD_LISTEN": address,
+            "REWARD_METRICS_PORT": str(metrics_port),
+            "REWARD_MODEL_DIR": str(options.models_dir / REWARD_MODEL),
+            "REWARD_BACKBONE_DIR": str(options.models_dir / BASE_MODEL),
+        },
+        cpus=options.cpus.get(f"reward-{index}", ()),
+    )
+
+
+def _pad(ports: Sequence[int], count: int) -> list[int | None]:
+    if len(ports) > count:
+        raise StackError(f"reward ports: {len(ports)} given for {count} replicas")
+    return [*ports, *[None] * (count - len(ports))]
+
+
+def _fill_ports(wanted: Sequence[int | None]) -> list[int]:
+    """Return the ports with a free one in place of each None."""
+    with ExitStack() as held:  # all at once, so that no port is found twice
+        ports = []
+        for port in wanted:
+            if port is None:
+                probe = held.enter_context(socket.socket())
+                probe.bind((_HOST, 0))
+                port = probe.getsockname()[1]
+            ports.append(port)
+        return ports

@@ -1,0 +1,153 @@
+"""What callers ask for, turned into the messages of the contract; both clients share it."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pad.v1 import common_pb2, generator_pb2, profile_pb2
+
+from pad_client.enums import enum_number
+from pad_client.errors import InvalidRequestError
+from pad_client.types import (
+    Detail,
+    FallbackPolicy,
+    Message,
+    Preference,
+    ReferenceMode,
+    Strategy,
+)
+
+# A whole answer with all candidates passes gRPC's own limit of 4 MiB; calls go straight to the
+# server, so that a proxy meant for the web does not swallow those to this machine.
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Return a call's timeout; no call goes without a deadline."""
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise InvalidRequestError(f"timeout_s: must be finite and > 0, got {timeout_s}")
+    return timeout_s
+
+
+def build_request(
+    *,
+    prompt: str | None = None,
+    messages: Sequence[Message] | None = None,
+    user_id: str = "",
+    preferences: Sequence[str | Preference] = (),
+    beta: float | None = None,
+    top_k: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    max_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    strategy: Strategy | str | None = None,
+    reference: ReferenceMode | str | None = None,
+    fallback: FallbackPolicy | str | None = None,
+    detail: Detail | str | None = None,
+    num_samples: int | None = None,
+    preference_in_base_prompt: bool = False,
+    ignore_end_of_turn: bool = False,
+) -> generator_pb2.GenerateRequest:
+    """Return the request for `GenerateOptions`.
+
+    Raises:
+        InvalidRequestError: what the wire cannot carry; the server checks everything else.
+    """
+    if (prompt is None) == (messages is None):
+        raise InvalidRequestError("prompt, messages: exactly one must be given")
+    if isinstance(stop, str):
+        raise InvalidRequestError("stop: must be a list of strings, got one string")
+    request = generator_pb2.GenerateRequest(
+        user_id=user_id,
+        preferences=_write_preferences(preferences),
+        stop=stop,
+        preference_in_base_prompt=preference_in_base_prompt,
+        ignore_end_of_turn=ignore_end_of_turn,
+    )
+    if prompt is not None:
+        request.prompt = prompt
+    if messages is not None:
+        request.chat.CopyFrom(_write_chat(messages))
+    for name, value in (
+        ("beta", beta),
+        ("top_k", top_k),
+        ("temperature", temperature),
+        ("top_p", top_p),
+        ("seed", seed),
+        ("max_tokens", max_tokens),
+        ("num_samples", num_samples),
+    ):
+        if value is not None:
+            _set(request, name, value)
+    for name, choice, enum in (
+        ("strategy", strategy, Strategy),
+        ("reference", reference, ReferenceMode),
+        ("fallback", fallback, FallbackPolicy),
+        ("detail", detail, Detail),
+    ):
+        if choice is not None:
+            wire_enum = request.DESCRIPTOR.fields_by_name[name].enum_type
+            assert wire_enum is not None  # the fields above are enums in the contract
+            _set(request, name, enum_number(name, enum, choice, wire_enum))
+    return request
+
+
+def put_profile_request(
+    user_id: str,
+    preferences: Sequence[str | Preference],
+    *,
+    beta: float | None,
+    expected_revision: int | None,
+) -> profile_pb2.PutProfileRequest:
+    """Return the request that creates or replaces a profile."""
+    request = profile_pb2.PutProfileRequest(
+        user_id=user_id, preferences=_write_preferences(preferences), beta=beta
+    )
+    if expected_revision is not None:
+        _set(request, "expected_revision", expected_revision)
+    return request
+
+
+def delete_profile_request(
+    user_id: str, *, expected_revision: int | None
+) -> profile_pb2.DeleteProfileRequest:
+    """Return the request that erases a profile."""
+    request = profile_pb2.DeleteProfileRequest(user_id=user_id)
+    if expected_revision is not None:
+        _set(request, "expected_revision", expected_revision)
+    return request
+
+
+def list_profiles_request(page_size: int, page_token: str) -> profile_pb2.ListProfilesRequest:
+    """Return the request for one page of profiles."""
+    request = profile_pb2.ListProfilesRequest(page_token=page_token)
+    _set(request, "page_size", page_size)
+    return request
+
+
+def _write_chat(messages: Iterable[Message]) -> common_pb2.Chat:
+    return common_pb2.Chat(
+        messages=[common_pb2.ChatMessage(role=each.role, content=each.content) for each in messages]
+    )
+
+
+def _write_preferences(preferences: Sequence[str | Preference]) -> list[common_pb2.Preference]:
+    if isinstance(preferences, str):
+        raise InvalidRequestError("preferences: must be a list, got one string")
+    return [
+        common_pb2.Preference(text=each)
+        if isinstance(each, str)
+        else common_pb2.Preference(text=each.text, weight=each.weight)
+        for each in preferences
+    ]
+
+
+def _set(request: object, name: str, value: float) -> None:
+    try:
+        setattr(request, name, value)
+    except ValueError as error:
+        raise InvalidRequestError(f"{name}: out of the field's range, got {value}") from error

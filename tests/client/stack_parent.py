@@ -1,0 +1,18 @@
+"""Starts an embedded stack of fakes, says what it started, and waits to be killed."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from pad_client.embedded import EmbeddedStack
+
+from tests.client.stack_options import fake_options
+
+if __name__ == "__main__":
+    with EmbeddedStack(fake_options(Path(sys.argv[1]))) as stack:
+        assert stack._guard is not None
+        pids = {**stack.pids, "guard": stack._guard._process.pid}
+        sys.stdout.write(json.dumps({"pids": pids, "directory": str(stack.directory)}) + "\n")
+        sys.stdout.flush()
+        signal.pause()
