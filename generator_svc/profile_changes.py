@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from generator_svc.profile_format import CHANGES_CHANNEL
+from generator_svc.redis_calls import raise_lost_cancel
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class ChangeListener:
     async def run(self) -> None:
         """Listen until cancelled, and reconnect as often as it takes."""
         while True:
+            raise_lost_cancel()
             try:
                 async with self._client.pubsub() as subscription:
                     await subscription.subscribe(CHANGES_CHANNEL)
@@ -62,6 +64,7 @@ class ChangeListener:
     async def _listen(self, subscription: PubSub) -> None:
         is_tried = False
         while True:
+            raise_lost_cancel()
             message = await subscription.get_message(timeout=self._idle_s)
             if message is None:
                 # A peer that vanished sends no end: ask, and expect some answer by the next round.

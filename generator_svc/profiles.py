@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -99,8 +99,7 @@ class ProfileStore:
     async def __aexit__(self, *_: object) -> None:
         if self._listening is not None:
             self._listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listening
+            await asyncio.wait((self._listening,))
         await self._redis.aclose()
 
     async def load(self, tenant: str, user_id: str) -> Profile:

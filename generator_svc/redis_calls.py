@@ -44,6 +44,7 @@ async def answering(timeout_s: float) -> AsyncIterator[None]:
     Raises:
         StoreUnavailableError: The body did not get its answers within `timeout_s`.
     """
+    num_cancels = _num_cancels()
     try:
         async with asyncio.timeout(timeout_s):
             yield
@@ -52,3 +53,19 @@ async def answering(timeout_s: float) -> AsyncIterator[None]:
             f"profile store: must answer within {timeout_s} s, got {type(error).__name__}",
             retry_after_s=1.0,
         ) from error
+    raise_lost_cancel(num_cancels)
+
+
+def raise_lost_cancel(num_cancels_before: int = 0) -> None:
+    """Cancel the running task if it was asked to end and redis-py did not notice.
+
+    redis-py sends through `asyncio.wait_for`. Until Python 3.12 that may return as if nothing had
+    happened when the send ends and the cancellation comes in the same turn (python/cpython#86296).
+    """
+    if _num_cancels() > num_cancels_before:
+        raise asyncio.CancelledError
+
+
+def _num_cancels() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

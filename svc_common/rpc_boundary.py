@@ -8,14 +8,16 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from svc_common.errors import ServiceError
+from svc_common.errors import InvalidRequestError, ServiceError
 from svc_common.metrics import RpcMetrics
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
                 new_handler, servicer = grpc.stream_stream_rpc_method_handler, handler.stream_stream
         wrapped: _Handler = new_handler(
             self._guard(servicer, method, handler.request_streaming),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_deserializer(handler),
             response_serializer=handler.response_serializer,
         )
         return wrapped
@@ -84,7 +86,7 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             started = time.monotonic()
             try:
-                response = await _respond(servicer(request, context), context)
+                response = await _respond(servicer, request, context)
                 if is_request_streaming:
                     # A hang-up ends the requests first and cancels us one turn of the loop later.
                     await asyncio.sleep(0)
@@ -118,11 +120,37 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         logger.log(level, "rpc ended", extra=values)
 
 
-async def _respond(result: Awaitable[Any] | AsyncGenerator[Any, None], context: _Context) -> Any:
+@dataclass(frozen=True)
+class _Malformed:
+    """Stands for a request that could not be read; gRPC itself would call that our bug."""
+
+    rule: str
+
+
+def _deserializer(handler: _Handler) -> Callable[[bytes], Any] | None:
+    """Return the handler's deserializer, which gives `_Malformed` for what it cannot read."""
+    deserialize = handler.request_deserializer
+    if deserialize is None or handler.request_streaming:
+        return deserialize
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            rule = "must be a message of this method, with texts in UTF-8"
+            return _Malformed(f"request: {rule}, got {len(data)} bytes that are not")
+
+    return read
+
+
+async def _respond(servicer: _Servicer, request: Any, context: _Context) -> Any:
     """Carry out a servicer's call; a generator's messages are written here.
 
     Left to gRPC, a cancelled generator would be closed by the garbage collector, some time later.
     """
+    if isinstance(request, _Malformed):
+        raise InvalidRequestError(request.rule)
+    result = servicer(request, context)
     if not isinstance(result, AsyncGenerator):
         return await result
     async with aclosing(result) as messages:

@@ -6,10 +6,10 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
+
 from pad.v1 import generator_pb2, profile_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
-
 from pad_client import requests, responses
 from pad_client.errors import InternalError, RequestCancelledError, error_from_rpc
 from pad_client.types import (

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, Self, TypeVar, Unpack
 
 import grpc
+
 from pad.v1 import generator_pb2, profile_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
-
 from pad_client import requests, responses
 from pad_client.errors import InternalError, error_from_rpc
 from pad_client.types import (

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 from pad.v1 import common_pb2, generator_pb2, profile_pb2
-
 from pad_client.enums import enum_number
 from pad_client.errors import InvalidRequestError
 from pad_client.types import (

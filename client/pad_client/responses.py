@@ -3,7 +3,6 @@
 from datetime import UTC
 
 from pad.v1 import generator_pb2, profile_pb2
-
 from pad_client.enums import enum_member
 from pad_client.errors import InternalError
 from pad_client.types import (

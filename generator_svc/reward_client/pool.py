@@ -5,6 +5,7 @@ again with the tokens written so far, and the answer goes on with the same candi
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -30,7 +31,7 @@ from svc_common.errors import (
 
 logger = logging.getLogger(__name__)
 
-MAX_OPENINGS = 5  # of one session; more means that something is wrong with it
+MAX_FAILURES = 5  # of one session without a reward in between: something is wrong with it
 RETRY_AFTER_S = 1.0
 _FATAL = {
     reward_pb2.ROW_ERROR_REASON_INVALID: InvalidRequestError,
@@ -53,7 +54,8 @@ class _Case:
 
     session: RewardSession
     deadline: float  # when an opening must be done
-    num_openings: int = 0
+    epoch: int = 0  # openings so far
+    num_failures: int = 0  # lost places since its last reward
     replica: Replica | None = None
     placement: Placement | None = None
     avoid: set[str] = field(default_factory=set)  # addresses that had no room
@@ -119,13 +121,11 @@ class RewardPool:
 
     async def wait_available(self, timeout_s: float) -> bool:
         """Wait until a session can be opened; say whether it came to that."""
-        deadline = time.monotonic() + timeout_s
-        while not self.is_available and (left := deadline - time.monotonic()) > 0:
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                break
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.is_available:
+                    self._changed.clear()
+                    await self._changed.wait()
         return self.is_available
 
     # -- engine.scorer.RewardScorer ------------------------------------------------------------
@@ -154,22 +154,23 @@ class RewardPool:
                 for replica, cases in groups.items()
             )
         )
-        found = {
-            case.session: rewards
-            for cases, answer in zip(groups.values(), answers, strict=True)
-            for case, rewards in zip(cases, answer, strict=True)
-        }
-        return [
-            None if (rewards := found.get(session)) is None else torch.from_numpy(rewards.copy())
-            for session, _ in rows
-        ]
+        found: dict[RewardSession, Tensor] = {}
+        for cases, answer in zip(groups.values(), answers, strict=True):
+            for case, rewards in zip(cases, answer, strict=True):
+                if rewards is not None:
+                    case.num_failures = 0
+                    found[case.session] = torch.from_numpy(rewards.copy())
+                elif case.session.state is SessionState.OPEN:  # answered, but not for this row
+                    self._forget(case)
+                    self._reopen(case.session)
+        return [found.get(session) for session, _ in rows]
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state."""
         session.state = SessionState.CLOSED
         case = self._cases.pop(session, None)
-        if case is not None and case.replica is not None and case.placement is not None:
-            case.replica.close(case.placement)
+        if case is not None:
+            self._forget(case)
 
     # -- whole answers and encodings ------------------------------------------------------------
 
@@ -238,7 +239,7 @@ class RewardPool:
             case = self._cases.get(placement.session)
             if case is not None:
                 case.avoid.add(replica.address)
-                case.num_openings -= 1  # a full replica says nothing about the session
+                case.num_failures -= 1  # a full replica says nothing about the session
         self._reopen(placement.session)
 
     def batch_timed(self, timings: reward_pb2.StepTimings) -> None:
@@ -258,13 +259,13 @@ class RewardPool:
         """Open a session on a replica with room, or leave it until there is one."""
         if not any(r.is_available and r.address not in case.avoid for r in self.replicas):
             return
-        if case.num_openings >= MAX_OPENINGS:
-            lost = f"reward service: session was lost {case.num_openings} times, giving up"
+        if case.num_failures >= MAX_FAILURES:
+            lost = f"reward service: session was lost {case.num_failures} times, giving up"
             self._fail(case.session, RewardUnavailableError(lost, retry_after_s=RETRY_AFTER_S))
             return
-        case.num_openings += 1
+        case.epoch += 1
         case.replica = self._best(case.avoid)
-        case.placement = case.replica.open(case.session, epoch=case.num_openings)
+        case.placement = case.replica.open(case.session, case.epoch)
 
     def _best(self, avoid: set[str]) -> Replica:
         """Choose by the power of two choices: the freer of two random replicas."""
@@ -280,9 +281,16 @@ class RewardPool:
         if session.state is SessionState.OPEN:
             self._observer.failover()
             case.deadline = time.monotonic() + self._limits.open_timeout_s
+        case.num_failures += 1
         case.replica = case.placement = None
         self._set_state(session, SessionState.OPENING)
         self._place(case)
+
+    @staticmethod
+    def _forget(case: _Case) -> None:
+        """Have its replica, if it has one, free a session's rows."""
+        if case.replica is not None and case.placement is not None:
+            case.replica.close(case.placement)
 
     def _fail(self, session: RewardSession, error: ServiceError) -> None:
         self._cases.pop(session, None)
@@ -318,8 +326,7 @@ class RewardPool:
                         case.avoid.clear()
                         self._place(case)
                     continue
-                if case.replica is not None and case.placement is not None:
-                    case.replica.close(case.placement)
+                self._forget(case)
                 full = OverloadedError(
                     "reward service: all replicas are full", retry_after_s=RETRY_AFTER_S
                 )

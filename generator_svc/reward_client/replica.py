@@ -1,7 +1,6 @@
 """One reward replica: its channel, its one stream, and the sessions that live on it."""
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass
 from itertools import count
@@ -153,7 +152,8 @@ class Replica:
         candidates = pack_candidates(keys, [ids for _, ids in rows])
         self._outgoing.put_nowait(reward_pb2.ScoreRequest(candidates=candidates, batch_id=batch_id))
         try:
-            rewards = await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                rewards = await answer
         except TimeoutError:
             logger.warning("reward step timed out", extra={"address": self.address})
             self._abort.set()
@@ -210,9 +210,7 @@ class Replica:
             stream.cancel()
             for task in tasks:
                 task.cancel()
-            for task in tasks:
-                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, ValueError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, stream: "Stream") -> None:
         while True:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from svc_common.lm.tokenizer import Tokenizer, load_tokenizer
 
@@ -48,6 +49,7 @@ def load_model(
         ModelFolderError: the folder holds no model of a kind that can be served.
     """
     where = f"{setting}={model_dir}"
+    disable_progress_bar()  # stderr holds JSON lines
     if not (model_dir / "config.json").is_file():
         raise ModelFolderError(f"{where}: must be a model folder, has no config.json")
     if not any(model_dir.glob("*.safetensors")):

@@ -28,6 +28,7 @@ class ChildSpec:
     is_ready: Callable[[], bool]
     environment: Mapping[str, str]
     cpus: Sequence[int] = ()
+    metrics_address: str = ""  # empty: it has none
 
 
 class Guard:

@@ -116,6 +116,7 @@ def service_specs(options: StackOptions, redis_url: str) -> tuple[ChildSpec, lis
             "GENERATOR_REDIS_URL": redis_url,
         },
         cpus=options.cpus.get("generator", ()),
+        metrics_address=f"{_HOST}:{ports[1]}",
     )
     return generator, [
         _reward_spec(options, index, rewards[index], ports[2 + num_replicas + index])
@@ -139,6 +140,7 @@ def _reward_spec(options: StackOptions, index: int, address: str, metrics_port: 
             "REWARD_BACKBONE_DIR": str(options.models_dir / BASE_MODEL),
         },
         cpus=options.cpus.get(f"reward-{index}", ()),
+        metrics_address=f"{_HOST}:{metrics_port}",
     )
 
 

@@ -56,6 +56,12 @@ class EmbeddedStack:
         return {name: child.spec.address for name, child in self._children.items()}
 
     @property
+    def metrics_addresses(self) -> dict[str, str]:
+        """Where each service's Prometheus endpoint listens, by the child's name."""
+        specs = (child.spec for child in self._children.values())
+        return {spec.name: spec.metrics_address for spec in specs if spec.metrics_address}
+
+    @property
     def pids(self) -> dict[str, int]:
         """The process number of each child, by its name."""
         return {name: child.pid for name, child in self._children.items()}
@@ -90,6 +96,10 @@ class EmbeddedStack:
     def kill(self, name: str) -> None:
         """Kill one child, as a fault would, and leave it dead."""
         self._children[name].kill()
+
+    def terminate(self, name: str) -> None:
+        """Ask one child to stop, and do not wait for it."""
+        self._children[name].terminate()
 
     def restart(self, name: str) -> None:
         """Start a child again at its old address, and wait until it is ready."""

@@ -1,0 +1,47 @@
+"""Write the settings tables of README.md anew from the settings: `python docs/update_readme.py`."""
+
+import sys
+from pathlib import Path
+
+from generator_svc.settings import PREFIX as GENERATOR_PREFIX
+from generator_svc.settings import GeneratorSettings
+from reward_svc.settings import PREFIX as REWARD_PREFIX
+from reward_svc.settings import RewardSettings
+from svc_common.settings import settings_table
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+TABLES = {
+    "settings:generator": (GeneratorSettings, GENERATOR_PREFIX),
+    "settings:reward": (RewardSettings, REWARD_PREFIX),
+}
+
+
+def with_tables(text: str) -> str:
+    """Return `text` with the current tables between their markers.
+
+    Raises:
+        ValueError: A marker is missing, stands twice, or ends before it begins.
+    """
+    for name, (settings, prefix) in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(f"{README.name}: must hold {begin} and then {end}, once each")
+        before, rest = text.split(begin)
+        after = rest.split(end)[1]
+        text = f"{before}{begin}\n{settings_table(settings, prefix)}{end}{after}"
+    return text
+
+
+def main() -> int:
+    """Return the exit status: 1 where README.md lacks a marker."""
+    try:
+        text = with_tables(README.read_text(encoding="utf-8"))
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    README.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

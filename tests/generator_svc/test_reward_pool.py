@@ -1,0 +1,229 @@
+"""The pool of reward replicas: placement, one message a step, and every way to lose a replica."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from generator_svc.decoding.strategies import Reference
+from generator_svc.engine.scorer import (
+    EncodedPreference,
+    RewardContext,
+    RewardSession,
+    SessionState,
+)
+from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from pad.v1 import reward_pb2
+from svc_common.errors import (
+    InvalidRequestError,
+    ModelMismatchError,
+    OverloadedError,
+    RewardUnavailableError,
+)
+from svc_common.preference_prompt import ChatMessage
+from tests.generator_svc.fake_replica import FINGERPRINT, FakeReplica, running_replica
+
+CONTEXT = RewardContext(
+    (ChatMessage("user", "hi"),), (EncodedPreference("be brief", 1.0),), Reference.BACKBONE
+)
+LIMITS = PoolLimits(step_timeout_s=0.5, open_timeout_s=1.5, resolve_interval_s=0.2)
+IDS = torch.tensor([5, 6, 7])
+
+
+@dataclass
+class Listener:
+    failovers: int = 0
+    batches: list[float] = field(default_factory=list)
+
+    def failover(self) -> None:
+        self.failovers += 1
+
+    def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
+        self.batches.append(forward_s)
+
+
+@dataclass
+class Harness:
+    pool: RewardPool
+    replicas: list[FakeReplica]
+    listener: Listener
+    changed: asyncio.Event
+
+    def session(self, *token_ids: int) -> RewardSession:
+        session = RewardSession(CONTEXT, list(token_ids), self.changed.set)
+        self.pool.open(session)
+        return session
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self.changed.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), 0.05)
+
+    async def open(self, *token_ids: int) -> RewardSession:
+        session = self.session(*token_ids)
+        await self.until(lambda: session.state is not SessionState.OPENING)
+        return session
+
+    async def reward(self, session: RewardSession) -> float | None:
+        (rewards,) = await self.pool.score([(session, IDS)])
+        return None if rewards is None else float(rewards[0])
+
+
+@asynccontextmanager
+async def running_pool(
+    *replicas: FakeReplica, extra: tuple[str, ...] = ()
+) -> AsyncIterator[Harness]:
+    async with AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(running_replica(r)) for r in replicas]
+        targets = tuple(f"127.0.0.1:{port}" for port in ports) + extra
+        listener = Listener()
+        pool = RewardPool(targets, FINGERPRINT, LIMITS, listener)
+        task = asyncio.create_task(pool.run())
+        try:
+            yield Harness(pool, list(replicas), listener, asyncio.Event())
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_a_session_is_opened_committed_and_scored_in_order() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        session = await harness.open()
+        assert await harness.reward(session) == 0
+        session.token_ids.append(9)
+        harness.pool.commit([session])
+        assert await harness.reward(session) == 1
+        harness.pool.close(session)
+        await harness.until(lambda: not harness.replicas[0].committed)
+        assert harness.replicas[0].log == ["open 0", "score 1", "commit 1", "score 1", "close"]
+        assert harness.pool.num_sessions == 0
+
+
+async def test_all_rows_of_a_step_travel_in_one_message_a_replica() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        sessions = [await harness.open() for _ in range(5)]
+        harness.replicas[0].log.clear()
+        for session in sessions:
+            session.token_ids.append(1)
+        harness.pool.commit(sessions)
+        rewards = await harness.pool.score([(session, IDS) for session in sessions])
+        assert [float(r[0]) for r in rewards if r is not None] == [1.0] * 5
+        assert harness.replicas[0].log == ["commit 5", "score 5"]
+
+
+async def test_sessions_spread_over_replicas() -> None:
+    async with running_pool(FakeReplica(), FakeReplica()) as harness:
+        await harness.until(lambda: all(r.is_available for r in harness.pool.replicas))
+        for _ in range(8):
+            await harness.open()
+        assert all(len(replica.committed) >= 2 for replica in harness.replicas)
+
+
+async def test_a_session_whose_replica_hangs_up_goes_on_elsewhere_with_its_tokens() -> None:
+    async with running_pool(FakeReplica(), FakeReplica()) as harness:
+        await harness.until(lambda: len([r for r in harness.pool.replicas if r.is_available]) == 2)
+        session = await harness.open(1, 2, 3)
+        (home,) = [replica for replica in harness.replicas if replica.committed]
+        home.hang_up.set()
+        await harness.until(lambda: harness.listener.failovers == 1)
+        await harness.until(lambda: session.state is SessionState.OPEN)
+        assert await harness.reward(session) == 3
+
+
+async def test_a_replica_that_owes_rewards_too_long_is_given_up() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        session = await harness.open(4)
+        harness.replicas[0].is_silent = True
+        assert await harness.reward(session) is None
+        harness.replicas[0].is_silent = False
+        await harness.until(lambda: session.state is SessionState.OPEN)
+        assert await harness.reward(session) == 1
+        assert harness.replicas[0].num_streams == 2
+
+
+async def test_rewards_of_another_step_are_never_applied() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        session = await harness.open()
+        harness.replicas[0].shifts_steps = 1
+        assert await harness.reward(session) is None
+        assert session.state is SessionState.OPENING  # not asked again and again
+        harness.replicas[0].shifts_steps = 0
+        await harness.until(lambda: session.state is SessionState.OPEN)
+        assert await harness.reward(session) == 0
+
+
+async def test_a_row_error_opens_the_session_again_and_gives_up_in_the_end() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        harness.replicas[0].refuses_opens = reward_pb2.ROW_ERROR_REASON_INTERNAL
+        session = await harness.open()
+        assert session.state is SessionState.FAILED
+        assert isinstance(session.error, RewardUnavailableError)
+        assert harness.replicas[0].log.count("open 0") == 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        (reward_pb2.ROW_ERROR_REASON_INVALID, InvalidRequestError),
+        (reward_pb2.ROW_ERROR_REASON_TOKENIZER_MISMATCH, ModelMismatchError),
+    ],
+)
+async def test_what_can_never_succeed_fails_at_once_with_its_reason(
+    reason: int, error: type[Exception]
+) -> None:
+    async with running_pool(FakeReplica()) as harness:
+        harness.replicas[0].refuses_opens = reason
+        session = await harness.open()
+        assert isinstance(session.error, error)
+        assert "must be shorter" in str(session.error)
+        assert len(harness.replicas[0].log) == 1
+
+
+async def test_a_full_replica_sends_sessions_to_one_with_room_or_fails_as_overloaded() -> None:
+    full = FakeReplica()
+    full.refuses_opens = reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS
+    async with running_pool(full, FakeReplica()) as harness:
+        await harness.until(lambda: len([r for r in harness.pool.replicas if r.is_available]) == 2)
+        for _ in range(6):
+            assert (await harness.open()).state is SessionState.OPEN
+        harness.replicas[1].refuses_opens = reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS
+        session = await harness.open()
+        assert isinstance(session.error, OverloadedError)
+
+
+async def test_another_tokenizer_is_refused_by_name() -> None:
+    other = FakeReplica()
+    other.fingerprint = "another"
+    async with running_pool(other) as harness:
+        session = await harness.open()
+        assert isinstance(session.error, ModelMismatchError)
+        assert "another" in str(session.error)
+
+
+async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found() -> None:
+    async with running_pool(extra=("no-such-host.invalid:1",)) as harness:
+        session = await harness.open()
+        assert isinstance(session.error, RewardUnavailableError)
+        with pytest.raises(RewardUnavailableError):
+            await harness.pool.encode_preference("x", 0.2)
+    replica = FakeReplica()
+    async with running_replica(replica) as port:
+        pass  # now a port that is free, most likely
+    async with running_pool(extra=(f"127.0.0.1:{port}",)) as harness:
+        session = harness.session()
+        async with running_replica(replica, port):
+            await harness.until(lambda: session.state is SessionState.OPEN)
+            assert await harness.pool.encode_preference("x", 1.0) == ("v1", b"enc")
+
+
+async def test_statuses_of_unary_calls_become_our_errors() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        await harness.open()
+        with pytest.raises(InvalidRequestError, match="too long"):
+            await harness.pool.score_sequences(CONTEXT, [[1]], 1.0)
