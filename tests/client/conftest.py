@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from pad_client import AsyncGeneratorClient, GeneratorClient, Profile, Summary, Token, TokenStream
 
+from pad_client import AsyncGeneratorClient, GeneratorClient, Profile, Summary, Token, TokenStream
 from tests.client.fake_server import FakeServer, add_to_server
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+
 from pad.v1 import common_pb2, generator_pb2, profile_pb2
 from pad.v1.generator_pb2_grpc import (
     GeneratorServiceServicer,

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from pad_client.embedded import EmbeddedStack
-
 from tests.client.stack_options import fake_options
 
 if __name__ == "__main__":

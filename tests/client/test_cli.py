@@ -13,6 +13,9 @@ from typing import Any
 
 import grpc
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
 from pad.v1 import common_pb2, generator_pb2
 from pad_client import GeneratorClient, Summary, Timings, Token
 from pad_client.cli import demo_script
@@ -22,9 +25,6 @@ from pad_client.cli.attributes import Attributes, count_attributes
 from pad_client.cli.console import shown_start
 from pad_client.cli.demo import show_demo
 from pad_client.embedded import StartProgress, specs
-from rich.console import Console
-from typer.testing import CliRunner, Result
-
 from tests.client.fake_server import BASE_TOKENS, GUIDED_TOKENS, Failure, FakeServer, preference
 from tests.client.stack_options import ROOT, SERVICE, fake_options
 

@@ -8,8 +8,9 @@ from typing import Any, get_type_hints
 
 import grpc
 import grpc.aio
-import pad_client
 import pytest
+
+import pad_client
 from pad.v1 import common_pb2, generator_pb2
 from pad_client import (
     AsyncGeneratorClient,
@@ -27,7 +28,6 @@ from pad_client import (
 from pad_client.enums import enum_member
 from pad_client.errors import error_from_status
 from pad_client.requests import build_request
-
 from tests.client.fake_server import BASE_TOKENS, GUIDED_TOKENS, Failure, FakeServer
 
 STATUSES = [

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from pad_client import GeneratorClient
 from pad_client.embedded import (
     EmbeddedStack,
@@ -21,7 +22,6 @@ from pad_client.embedded import (
     default_models_dir,
     find_redis_server,
 )
-
 from tests.client.fake_server import GUIDED_TOKENS
 from tests.client.stack_options import ROOT, fake_options
 
