@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -56,17 +57,21 @@ def load_model(
         raise ModelFolderError(f"{where}: must hold weights as *.safetensors, has none")
     try:
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             model_dir,
             config=config,
             dtype=DTYPES[dtype],
             local_files_only=True,
             use_safetensors=True,
             attn_implementation="sdpa",
+            output_loading_info=True,
         )
         tokenizer = load_tokenizer(model_dir)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelFolderError(f"{where}: cannot be loaded: {error}") from error
+    lacking = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
+    if lacking:  # transformers would go on with random numbers in their place
+        raise ModelFolderError(f"{where}: must hold all weights, {len(lacking)} lack: {lacking[0]}")
     limits = [context_length, getattr(config, "max_position_embeddings", None)]
     limits.append(_sliding_window(config))
     return LoadedModel(
