@@ -2,9 +2,10 @@
 
 import asyncio
 import importlib.metadata
-import logging
 import os
 import sys
+from collections.abc import Coroutine
+from functools import partial
 
 import torch
 
@@ -32,8 +33,6 @@ from svc_common.logs import configure_logging
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
 from svc_common.settings import SettingsError, load_settings
-
-logger = logging.getLogger(__name__)
 
 GENERATOR_SERVICE = "pad.v1.GeneratorService"
 PROFILE_SERVICE = "pad.v1.ProfileService"
@@ -91,6 +90,7 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
                 context_length=loaded.context_length,
                 vocabulary_size=loaded.model.config.vocab_size,
             ),
+            metrics.profile_lookup,
         )
         info = _server_info(settings, loaded, version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, pool, limits, info)
@@ -102,27 +102,39 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             drain_s=settings.drain_s,
             max_message_bytes=settings.max_message_bytes,
         )
-        background = [asyncio.create_task(pool.run()), asyncio.create_task(engine.run())]
-        background.append(asyncio.create_task(_serve_when_warm(engine, loaded.tokenizer, health)))
-        for task in background:
-            task.add_done_callback(lambda task: _on_end(task, health))
+        add_servicers = [
+            partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
+            partial(profile_pb2_grpc.add_ProfileServiceServicer_to_server, profiles),
+        ]
+        server = asyncio.create_task(serve(options, health, registry, add_servicers))
+        parts = [asyncio.create_task(pool.run()), asyncio.create_task(engine.run())]
         try:
-            await serve(
-                options,
-                health,
-                registry,
-                [
-                    lambda s: generator_pb2_grpc.add_GeneratorServiceServicer_to_server(
-                        servicer, s
-                    ),
-                    lambda s: profile_pb2_grpc.add_ProfileServiceServicer_to_server(profiles, s),
-                ],
+            await _until_first_ends(
+                [server, *parts], _serve_when_warm(engine, loaded.tokenizer, health)
             )
         finally:
-            for task in background:
+            for task in (server, *parts):
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await asyncio.gather(server, *parts, return_exceptions=True)
             thread.close()
+
+
+async def _until_first_ends(
+    tasks: list[asyncio.Task[None]], warm_up: Coroutine[None, None, None]
+) -> None:
+    """Wait until the server has drained, or a part is broken: then its error ends the process."""
+    warming = asyncio.create_task(warm_up)
+    try:
+        await asyncio.wait([*tasks, warming], return_when=asyncio.FIRST_COMPLETED)
+        if warming.done():
+            warming.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
 
 
 def _engine(
@@ -190,14 +202,6 @@ async def _serve_when_warm(engine: Engine, tokenizer: Tokenizer, health: Health)
     async for _ in sequence.tokens():
         pass
     health.set_serving(True)
-
-
-def _on_end(task: asyncio.Task[None], health: Health) -> None:
-    """Take no more calls once a part of the service is broken."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        health.set_serving(False)
-        logger.error("service is broken", exc_info=error)
 
 
 if __name__ == "__main__":

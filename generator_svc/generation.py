@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
-from generator_svc.profiles import Preference, ProfileStore
+from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.reward_client.pool import RewardPool
 from generator_svc.sample_ranking import rank_samples
@@ -78,6 +78,7 @@ class Generator:
         encodings: PreferenceEncodings,
         pool: RewardPool,
         defaults: GenerationDefaults,
+        on_lookup: Callable[[LookupSource], None],
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -85,6 +86,7 @@ class Generator:
         self._encodings = encodings
         self._pool = pool
         self._defaults = defaults
+        self._on_lookup = on_lookup
 
     async def answer(
         self, request: GenerationRequest, request_id: str
@@ -168,6 +170,8 @@ class Generator:
         needs_them = request.strategy.needs_preferences or request.prompts_base
         for i, preference in enumerate(request.preferences):
             self._tokenizer.check_text(f"preferences[{i}].text", preference.text)
+        if request.preferences:
+            self._on_lookup("inline")
         if request.preferences or not needs_them:
             return request.preferences, None, 0
         profile = await self._store.load(self._defaults.tenant, request.user_id)
