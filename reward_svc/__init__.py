@@ -1,0 +1,1 @@
+"""The reward service: says how well each candidate token suits a user's stated preferences."""

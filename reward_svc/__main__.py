@@ -1,0 +1,104 @@
+"""Starts the reward service: builds every object and hands it down."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from pad.v1 import reward_pb2, reward_pb2_grpc
+from reward_svc.batcher import Batcher
+from reward_svc.encoder import PreferenceEncoder
+from reward_svc.metrics import RewardMetrics
+from reward_svc.model import PersRM, load_pers_rm
+from reward_svc.servicer import RewardServicer
+from reward_svc.sessions import SessionCache
+from reward_svc.settings import PREFIX, RewardSettings
+from reward_svc.warm_up import warm_up
+from svc_common.health import Health
+from svc_common.lm.loading import ModelFolderError
+from svc_common.lm.model_thread import ModelThread
+from svc_common.logs import configure_logging
+from svc_common.metrics import new_registry
+from svc_common.server import ServerOptions, serve
+from svc_common.settings import SettingsError, load_settings
+
+
+def main() -> int:
+    """Run the service until it is stopped; return the process's exit code."""
+    try:
+        settings = load_settings(RewardSettings, PREFIX, os.environ)
+        configure_logging(settings.log_level, sys.stderr)
+        model = load_pers_rm(settings)
+        asyncio.run(run(settings, model))
+    except (SettingsError, ModelFolderError, ValueError) as error:
+        print(f"reward_svc: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+async def run(settings: RewardSettings, model: PersRM) -> None:
+    """Serve `model` until SIGTERM."""
+    software_version = version("pad-serving")
+    registry = new_registry("reward", software_version)
+    metrics = RewardMetrics(registry)
+    thread = ModelThread(settings.num_torch_threads)
+    cache = SessionCache(
+        model,
+        num_slots=settings.num_slots,
+        prefill_chunk=settings.prefill_chunk,
+        max_prefix_tokens=settings.max_prefix_cache_tokens,
+        metrics=metrics,
+    )
+    batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)
+    encoder = PreferenceEncoder(cache, batcher)
+    servicer = RewardServicer(cache, batcher, encoder, software_version)
+    health = Health([reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name])
+    options = ServerOptions(
+        settings_prefix=PREFIX,
+        listen=settings.listen,
+        metrics_port=settings.metrics_port,
+        drain_s=settings.drain_s,
+        max_message_bytes=settings.max_message_bytes,
+    )
+
+    async def serve_when_warm() -> None:
+        await warm_up(batcher, model)
+        health.set_serving(True)
+        add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
+        await serve(options, health, registry, [add_servicer])
+
+    try:
+        await until_first(serve_when_warm(), batcher.run(), drain_with(health, batcher))
+    finally:
+        thread.close()
+
+
+async def drain_with(health: Health, batcher: Batcher) -> None:
+    """Let streams end when the process is to stop."""
+    await health.draining.wait()
+    batcher.intake.drain()
+
+
+async def until_first(
+    service: Coroutine[Any, Any, None], *helpers: Coroutine[Any, Any, None]
+) -> None:
+    """Run all until `service` ends, or until one of its helpers fails, which ends it."""
+    main_task = asyncio.create_task(service)
+    tasks = [main_task, *map(asyncio.create_task, helpers)]
+    try:
+        while not main_task.done():
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            tasks = [task for task in tasks if not task.done()]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What the reward model reads: one prompt a preference, and one without any for the reference."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from svc_common.lm.tokenizer import Tokenizer
+from svc_common.preference_prompt import ChatMessage, Prompt, add_preference, guide_text
+
+# Row groups: which weights a row runs.
+THETA = 0
+REFERENCE = 1
+
+
+class Reference(Enum):
+    """What a reward is measured against."""
+
+    BACKBONE = 1
+    BASE = 2
+
+
+@dataclass(frozen=True)
+class WeightedPreference:
+    """A preference; `encoding` holds the ids its prompt should begin with, or nothing."""
+
+    text: str
+    weight: float
+    encoding: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class RewardContext:
+    """What a session scores: answers to this prompt under these preferences."""
+
+    prompt: Prompt
+    preferences: tuple[WeightedPreference, ...]
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class RowPrompt:
+    """The prompt of one row of the KV cache.
+
+    The reward is the sum over a session's rows of `weight` times their log-probabilities. The first
+    `prefix_length` tokens, always fewer than all, do not depend on the instruction.
+    """
+
+    group: int
+    weight: float
+    token_ids: tuple[int, ...]
+    prefix_length: int
+
+
+def row_prompts(context: RewardContext, tokenizer: Tokenizer) -> tuple[RowPrompt, ...]:
+    """Return the prompts of a session: one a preference, then the reference's, if it has one.
+
+    Raises:
+        InvalidRequestError: A text holds a control token.
+        ModelMismatchError: A conversation, but the model has no chat template.
+    """
+    rows = []
+    for i, preference in enumerate(context.preferences):
+        # A raw prompt may hold control tokens: its caller renders it. A preference never may.
+        tokenizer.check_text(f"preferences[{i}].text", preference.text)
+        rows.append(_row(context.prompt, preference, tokenizer))
+    if context.reference is Reference.BACKBONE:
+        token_ids = tuple(tokenizer.encode_prompt(context.prompt))
+        weight = -sum(preference.weight for preference in context.preferences)
+        prefix_length = _prefix_length(token_ids, context.prompt, None, tokenizer)
+        rows.append(RowPrompt(REFERENCE, weight, token_ids, prefix_length))
+    return tuple(rows)
+
+
+def _row(prompt: Prompt, preference: WeightedPreference, tokenizer: Tokenizer) -> RowPrompt:
+    token_ids = tuple(tokenizer.encode_prompt(_guided(prompt, preference.text)))
+    encoding = preference.encoding
+    if encoding and token_ids[: len(encoding)] == encoding:
+        prefix_length = min(len(encoding), len(token_ids) - 1)
+    else:
+        prefix_length = _prefix_length(token_ids, prompt, preference.text, tokenizer)
+    return RowPrompt(THETA, preference.weight, token_ids, prefix_length)
+
+
+def _prefix_length(
+    token_ids: Sequence[int], prompt: Prompt, preference: str | None, tokenizer: Tokenizer
+) -> int:
+    """Count the first tokens that the prompt shares with one that has no instruction."""
+    if isinstance(prompt, str) and preference is None:
+        return 0
+    empty = tokenizer.encode_prompt(_guided(_without_instruction(prompt), preference))
+    return min(common_length(token_ids, empty), len(token_ids) - 1)
+
+
+def _guided(prompt: Prompt, preference: str | None) -> Prompt:
+    if preference is None:
+        return prompt
+    if isinstance(prompt, str):
+        return guide_text(prompt, preference)
+    return tuple(add_preference(prompt, preference))
+
+
+def _without_instruction(prompt: Prompt) -> Prompt:
+    if isinstance(prompt, str):
+        return ""
+    first_user = next(i for i, message in enumerate(prompt) if message.role == "user")
+    return (*prompt[:first_user], replace(prompt[first_user], content=""))
+
+
+def encode_preference(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the token ids of a chat prompt with this preference, up to the instruction.
+
+    Raises:
+        InvalidRequestError: The text holds a control token.
+        ModelMismatchError: The model has no chat template.
+    """
+    tokenizer.check_text("preference.text", text)
+    empty, probe = (
+        tokenizer.encode_prompt((ChatMessage("user", guide_text(instruction, text)),))
+        for instruction in ("", "x")  # the last space may be merged with what follows
+    )
+    return tuple(empty[: common_length(empty, probe)])
+
+
+def common_length(one: Sequence[int], two: Sequence[int]) -> int:
+    """Return how many items two sequences share from their beginning."""
+    pairs = enumerate(zip(one, two, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))

@@ -1,0 +1,169 @@
+"""The RewardService: converts at the door and leaves the work to the batcher."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+
+from pad.v1 import common_pb2, reward_pb2, reward_pb2_grpc
+from reward_svc import wire
+from reward_svc.batcher import Batcher
+from reward_svc.encoder import PreferenceEncoder
+from reward_svc.messages import Answer, Message, Opening, Reason, RowFault
+from reward_svc.prompts import RowPrompt, row_prompts
+from reward_svc.sequences import score_answers
+from reward_svc.sessions import SessionCache
+from reward_svc.stream import Stream
+from svc_common.errors import InvalidRequestError, ModelMismatchError
+
+MAX_SEQUENCES = 16
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
+    """Serves one reward model."""
+
+    def __init__(
+        self,
+        cache: SessionCache,
+        batcher: Batcher,
+        encoder: PreferenceEncoder,
+        software_version: str,
+    ) -> None:
+        self._cache = cache
+        self._model = cache.model
+        self._batcher = batcher
+        self._encoder = encoder
+        self._software_version = software_version
+
+    async def Score(
+        self, request_iterator: AsyncIterator[reward_pb2.ScoreRequest], context: _Context
+    ) -> AsyncGenerator[reward_pb2.ScoreResponse, None]:
+        stream = self._batcher.intake.open_stream()
+        reader = asyncio.create_task(self._read(request_iterator, stream))
+        try:
+            while (answer := await stream.next_answer()) is not None:
+                yield wire.response(answer, self._batcher.load)
+            if reader.done():
+                reader.result()
+        finally:
+            self._batcher.intake.end_stream(stream)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[reward_pb2.ScoreRequest], stream: Stream) -> None:
+        """Hand over the stream's messages; an error in one ends the stream."""
+        try:
+            async for request in requests:
+                await self._batcher.intake.submit(stream, self._message(request, stream))
+            self._batcher.intake.half_close(stream)
+        except BaseException:
+            stream.finish()
+            raise
+
+    def _message(self, request: reward_pb2.ScoreRequest, stream: Stream) -> Message:
+        """Convert a message; what cannot be opened is answered here.
+
+        Raises:
+            InvalidRequestError: The arrays do not fit together.
+        """
+        openings = []
+        for opening in request.opens:
+            opened = self._opening(opening)
+            if isinstance(opened, RowFault):
+                stream.send(Answer(faults=[opened]))
+            else:
+                openings.append(opened)
+        asked = None
+        if request.HasField("candidates"):
+            size = self._model.vocabulary_size
+            asked = wire.candidates(request.candidates, request.batch_id, size)
+        return Message(
+            closes=tuple(request.closes),
+            openings=tuple(openings),
+            commits=wire.commits(request.commits),
+            candidates=asked,
+        )
+
+    def _opening(self, message: reward_pb2.SessionOpen) -> Opening | RowFault:
+        """Return a session to open, or why it cannot be opened here."""
+        try:
+            self._check_tokenizer(message.tokenizer_fingerprint)
+        except ModelMismatchError as error:
+            reason = Reason.TOKENIZER_MISMATCH
+            return RowFault(message.session, message.epoch, 0, reason, str(error))
+        try:
+            prompts = self._prompts(message.context)
+            token_ids = wire.token_ids("token_ids", message.token_ids, self._model.vocabulary_size)
+            longest = max(len(prompt.token_ids) for prompt in prompts)
+            self._model.check_length("context", longest + len(token_ids))
+            self._check_rows(len(prompts))
+        except (InvalidRequestError, ModelMismatchError) as error:
+            return RowFault(message.session, message.epoch, 0, Reason.INVALID, str(error))
+        return Opening(message.session, message.epoch, prompts, token_ids)
+
+    def _check_rows(self, num_rows: int) -> None:
+        if num_rows > self._cache.num_slots:
+            raise InvalidRequestError(
+                f"preferences: must fit in {self._cache.num_slots} rows, need {num_rows}"
+            )
+
+    def _check_tokenizer(self, fingerprint: str) -> None:
+        mine = self._model.tokenizer.fingerprint
+        if fingerprint != mine:
+            raise ModelMismatchError(
+                f"tokenizer_fingerprint: must be the reward model's {mine}, got {fingerprint!r}"
+            )
+
+    def _prompts(self, message: reward_pb2.RewardContext) -> tuple[RowPrompt, ...]:
+        context = wire.context(message, has_reference=self._model.has_reference)
+        return row_prompts(context, self._model.tokenizer)
+
+    async def ScoreSequences(
+        self, request: reward_pb2.ScoreSequencesRequest, context: _Context
+    ) -> reward_pb2.ScoreSequencesResponse:
+        self._check_tokenizer(request.tokenizer_fingerprint)
+        if not 1 <= len(request.sequences) <= MAX_SEQUENCES:
+            got = len(request.sequences)
+            raise InvalidRequestError(f"sequences: must be 1..{MAX_SEQUENCES}, got {got}")
+        answers = [
+            wire.token_ids(f"sequences[{i}]", data, self._model.vocabulary_size)
+            for i, data in enumerate(request.sequences)
+        ]
+        prompts = self._prompts(request.context)
+        longest = max(len(prompt.token_ids) for prompt in prompts)
+        for i, answer in enumerate(answers):
+            self._model.check_length(f"sequences[{i}]", longest + len(answer))
+        rewards = await self._batcher.call(score_answers(self._cache, prompts, answers))
+        return reward_pb2.ScoreSequencesResponse(rewards=rewards)
+
+    async def EncodePreference(
+        self, request: reward_pb2.EncodePreferenceRequest, context: _Context
+    ) -> reward_pb2.EncodePreferenceResponse:
+        preference = wire.preference("preference", request.preference, b"")
+        token_ids = await self._encoder.encode(preference.text)
+        return reward_pb2.EncodePreferenceResponse(
+            encoding=wire.pack(token_ids),
+            conditioning=reward_pb2.CONDITIONING_PROMPT,
+            model_version=self._model.version,
+        )
+
+    async def GetServerInfo(
+        self, request: reward_pb2.RewardServiceGetServerInfoRequest, context: _Context
+    ) -> reward_pb2.RewardServiceGetServerInfoResponse:
+        references = [common_pb2.REFERENCE_MODE_BASE]
+        if self._model.has_reference:
+            references.insert(0, common_pb2.REFERENCE_MODE_BACKBONE)
+        return reward_pb2.RewardServiceGetServerInfoResponse(
+            model_id=self._model.model_id,
+            model_version=self._model.version,
+            tokenizer_fingerprint=self._model.tokenizer.fingerprint,
+            vocabulary_size=self._model.vocabulary_size,
+            context_length=self._model.context_length,
+            conditionings=[reward_pb2.CONDITIONING_PROMPT],
+            references=references,
+            num_slots=self._cache.num_slots,
+            load=wire.load_message(self._batcher.load),
+            software_version=self._software_version,
+        )

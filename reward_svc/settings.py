@@ -1,0 +1,60 @@
+"""Settings of the reward service, read once from `REWARD_*`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from svc_common.lm.loading import DTYPES
+from svc_common.logs import LEVELS
+from svc_common.settings import setting
+
+PREFIX = "REWARD_"
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What an operator can choose; fields without a default must be set."""
+
+    model_dir: Path = setting(help="Folder of the reward model")
+    backbone_dir: str = setting(
+        "",
+        help="Folder of the reward model's frozen backbone, the reference of the paper's rule;"
+        " empty: only REFERENCE_MODE_BASE is offered",
+    )
+    value_head: str = setting(
+        "auto",
+        choices=("auto", "required", "stage1"),
+        help="Whether the model folder must hold a value head: `auto` asks for one unless the"
+        ' folder\'s pad_config.json says {"stage": 1}; `stage1` runs without',
+    )
+    listen: str = setting("0.0.0.0:50052", help="host:port of the gRPC server; port 0: any free")
+    metrics_port: int = setting(
+        9102, min=0, max=65535, help="Port of the Prometheus endpoint; 0: any free"
+    )
+    dtype: str = setting("float32", choices=tuple(DTYPES), help="Number format of the weights")
+    device: str = setting("cpu", help="torch device, for example cpu or cuda:0")
+    num_torch_threads: int = setting(1, min=1, max=256, help="CPU threads of a forward")
+    num_slots: int = setting(
+        64,
+        min=2,
+        max=4096,
+        help="Rows of the KV cache; a session takes one a preference and one for the reference",
+    )
+    context_length: int = setting(
+        1024, min=16, help="Most tokens of prompt and answer together; the model's limit if less"
+    )
+    prefill_chunk: int = setting(
+        256, min=1, help="Tokens of a new session that are run between two steps of running ones"
+    )
+    max_prefix_cache_tokens: int = setting(
+        32768, min=0, help="Tokens of preference prefixes whose keys and values are kept; 0: none"
+    )
+    max_waiting_sessions: int = setting(
+        64, min=1, help="Sessions and whole-answer requests that may wait for their prefill"
+    )
+    drain_s: float = setting(
+        30.0, min=0.0, help="Seconds that running sessions get to finish after SIGTERM"
+    )
+    log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
+    max_message_bytes: int = setting(
+        16 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
+    )

@@ -1,0 +1,39 @@
+"""One session from open to close, so that the first user does not wait for what is made lazily."""
+
+import time
+
+import numpy as np
+
+from reward_svc.batcher import Batcher
+from reward_svc.messages import CandidateBatch, CandidateRow, Commit, Message, Opening
+from reward_svc.model import PersRM
+from reward_svc.prompts import REFERENCE, THETA, RowPrompt
+
+NUM_TOKENS = 8
+
+
+async def warm_up(batcher: Batcher, model: PersRM) -> None:
+    """Open a session, commit a token and score candidates, the way a generator does.
+
+    Raises:
+        RuntimeError: the model cannot do it.
+    """
+    token_ids = tuple(range(NUM_TOKENS))
+    prompts = [RowPrompt(THETA, 1.0, token_ids, 0)]
+    if model.has_reference:
+        prompts.append(RowPrompt(REFERENCE, -1.0, token_ids, 0))
+    stream = batcher.intake.open_stream()
+    try:
+        asked = CandidateRow(0, 0, 1, np.arange(2, dtype=np.uint32))
+        message = Message(
+            openings=(Opening(0, 0, tuple(prompts), ()),),
+            commits=(Commit(0, 0, 0, 0),),
+            candidates=CandidateBatch(1, (asked,), time.perf_counter()),
+        )
+        await batcher.intake.submit(stream, message)
+        for _ in range(2):  # opened, scored
+            answer = await stream.next_answer()
+            if answer is None or answer.faults:
+                raise RuntimeError("warm-up: the model cannot score, see the log")
+    finally:
+        batcher.intake.end_stream(stream)

@@ -1,0 +1,190 @@
+"""A reward replica of tiny random models without gRPC, and a generator that speaks to it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from prometheus_client import CollectorRegistry
+from torch import Tensor
+
+from reward_svc.batcher import Batcher
+from reward_svc.messages import (
+    Answer,
+    CandidateBatch,
+    CandidateRow,
+    Commit,
+    Message,
+    Opened,
+    Opening,
+    RowFault,
+)
+from reward_svc.metrics import RewardMetrics
+from reward_svc.model import PersRM
+from reward_svc.prompts import Reference, RewardContext, WeightedPreference, row_prompts
+from reward_svc.sessions import SessionCache
+from reward_svc.settings import RewardSettings
+from svc_common.lm.model_thread import ModelThread
+from svc_common.preference_prompt import ChatMessage, Prompt
+from tests.reward_svc.oracle import REFERENCE_SEED, THETA_SEED
+from tests.tiny_model import VOCABULARY_SIZE, save_tiny_model
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+CHAT: Prompt = (ChatMessage("user", "Tell me of the sea."),)
+
+
+def save_folders(folder: Path, architecture: str = "llama") -> RewardSettings:
+    """Write theta (stage 1) and its backbone, and return settings that name them."""
+    theta = save_tiny_model(folder / "theta", architecture, THETA_SEED)
+    backbone = save_tiny_model(folder / "backbone", architecture, REFERENCE_SEED)
+    return RewardSettings(
+        model_dir=theta, backbone_dir=str(backbone), value_head="stage1", context_length=256
+    )
+
+
+def context(
+    *texts_and_weights: tuple[str, float],
+    prompt: Prompt = CHAT,
+    reference: Reference = Reference.BACKBONE,
+) -> RewardContext:
+    preferences = tuple(WeightedPreference(text, weight) for text, weight in texts_and_weights)
+    return RewardContext(prompt, preferences, reference)
+
+
+BRIEF = context(("Be brief.", 1.0))
+
+
+@dataclass
+class Generator:
+    """Speaks to a batcher the way a generator does, message by message."""
+
+    batcher: Batcher
+    model: PersRM
+    answers: list[Answer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stream = self.batcher.intake.open_stream()
+        self._batch_id = 0
+
+    async def send(self, **parts: object) -> None:
+        await self.batcher.intake.submit(self.stream, Message(**parts))  # type: ignore[arg-type]
+
+    async def next_answer(self) -> Answer:
+        answer = await self.stream.next_answer()
+        assert answer is not None
+        return answer
+
+    def opening(
+        self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0
+    ) -> Opening:
+        prompts = row_prompts(what, self.model.tokenizer)
+        return Opening(number, epoch, prompts, tuple(written))
+
+    async def open(
+        self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0
+    ) -> Opened:
+        await self.send(openings=(self.opening(number, what, written, epoch),))
+        answer = await self.next_answer()
+        assert not answer.faults, answer.faults
+        return answer.opened[0]
+
+    async def commit(self, *commits: tuple[int, int, int], epoch: int = 0) -> None:
+        """Commit (session, step, token id) each."""
+        rows = tuple(Commit(number, epoch, step, token) for number, step, token in commits)
+        await self.send(commits=rows)
+
+    async def score(
+        self, *asked: tuple[int, int, Sequence[int]], epoch: int = 0
+    ) -> list[Tensor | RowFault]:
+        """Score (session, step, candidates) each; errors of rows stand in their place."""
+        await self.ask(*asked, epoch=epoch)
+        answer = await self.next_answer()
+        assert answer.batch_id == self._batch_id
+        assert answer.scored is not None
+        results: dict[tuple[int, int], Tensor | RowFault] = {
+            (row.session, row.step): torch.tensor(row.rewards) for row in answer.scored
+        }
+        results |= {(fault.session, fault.step): fault for fault in answer.faults}
+        assert len(results) == len(asked)
+        return [results[number, step] for number, step, _ in asked]
+
+    async def ask(self, *asked: tuple[int, int, Sequence[int]], epoch: int = 0) -> None:
+        self._batch_id += 1
+        rows = tuple(
+            CandidateRow(number, epoch, step, np.array(ids, np.uint32))
+            for number, step, ids in asked
+        )
+        await self.send(candidates=CandidateBatch(self._batch_id, rows, time.perf_counter()))
+
+    async def close(self, *numbers: int) -> None:
+        await self.send(closes=numbers)
+
+
+@dataclass
+class Replica:
+    """A running batcher and what it is made of."""
+
+    model: PersRM
+    cache: SessionCache
+    batcher: Batcher
+    registry: CollectorRegistry
+
+    def generator(self) -> Generator:
+        return Generator(self.batcher, self.model)
+
+    async def settle(self) -> None:
+        """Return when everything that was handed over before has been carried out.
+
+        The first empty batch is answered at the begin of a turn, the second in a later one.
+        """
+        other = self.generator()
+        for _ in range(2):
+            await other.ask()
+            await other.next_answer()
+        self.batcher.intake.end_stream(other.stream)
+
+    def sample(self, name: str, **labels: str) -> float:
+        value = self.registry.get_sample_value(name, labels)
+        assert value is not None, name
+        return value
+
+
+@asynccontextmanager
+async def running_replica(
+    model: PersRM,
+    *,
+    num_slots: int = 16,
+    prefill_chunk: int = 32,
+    max_prefix_tokens: int = 4096,
+    max_waiting_sessions: int = 16,
+) -> AsyncIterator[Replica]:
+    registry = CollectorRegistry()
+    metrics = RewardMetrics(registry)
+    cache = SessionCache(
+        model,
+        num_slots=num_slots,
+        prefill_chunk=prefill_chunk,
+        max_prefix_tokens=max_prefix_tokens,
+        metrics=metrics,
+    )
+    thread = ModelThread(1)
+    batcher = Batcher(cache, thread, metrics, max_waiting_sessions=max_waiting_sessions)
+    loop_task = asyncio.create_task(batcher.run())
+    try:
+        async with asyncio.timeout(60):
+            yield Replica(model, cache, batcher, registry)
+    finally:
+        loop_task.cancel()
+        results = await asyncio.gather(loop_task, return_exceptions=True)
+        thread.close()
+        assert isinstance(results[0], asyncio.CancelledError), results
+
+
+def random_candidates(rng: np.random.Generator, most: int = 12) -> list[int]:
+    count = int(rng.integers(1, most + 1))
+    ids: list[int] = rng.choice(VOCABULARY_SIZE, count, replace=False).tolist()
+    return ids
