@@ -4,7 +4,6 @@ import asyncio
 import importlib.metadata
 import os
 import sys
-from collections.abc import Coroutine
 from functools import partial
 
 import torch
@@ -24,6 +23,7 @@ from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
 from svc_common.health import Health
+from svc_common.lifetime import until_first
 from svc_common.lm.head import Head
 from svc_common.lm.loading import LoadedModel, ModelFolderError, load_model
 from svc_common.lm.model_thread import ModelThread
@@ -106,35 +106,15 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
             partial(profile_pb2_grpc.add_ProfileServiceServicer_to_server, profiles),
         ]
-        server = asyncio.create_task(serve(options, health, registry, add_servicers))
-        parts = [asyncio.create_task(pool.run()), asyncio.create_task(engine.run())]
         try:
-            await _until_first_ends(
-                [server, *parts], _serve_when_warm(engine, loaded.tokenizer, health)
+            await until_first(
+                serve(options, health, registry, add_servicers),
+                pool.run(),
+                engine.run(),
+                _serve_when_warm(engine, loaded.tokenizer, health),
             )
         finally:
-            for task in (server, *parts):
-                task.cancel()
-            await asyncio.gather(server, *parts, return_exceptions=True)
             thread.close()
-
-
-async def _until_first_ends(
-    tasks: list[asyncio.Task[None]], warm_up: Coroutine[None, None, None]
-) -> None:
-    """Wait until the server has drained, or a part is broken: then its error ends the process."""
-    warming = asyncio.create_task(warm_up)
-    try:
-        await asyncio.wait([*tasks, warming], return_when=asyncio.FIRST_COMPLETED)
-        if warming.done():
-            warming.result()
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task.done():
-                task.result()
-    finally:
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
 
 
 def _engine(

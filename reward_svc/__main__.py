@@ -3,10 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
 from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from reward_svc.batcher import Batcher
@@ -18,6 +16,7 @@ from reward_svc.sessions import SessionCache
 from reward_svc.settings import PREFIX, RewardSettings
 from reward_svc.warm_up import warm_up
 from svc_common.health import Health
+from svc_common.lifetime import until_first
 from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.model_thread import ModelThread
 from svc_common.logs import configure_logging
@@ -33,8 +32,8 @@ def main() -> int:
         configure_logging(settings.log_level, sys.stderr)
         model = load_pers_rm(settings)
         asyncio.run(run(settings, model))
-    except (SettingsError, ModelFolderError, ValueError) as error:
-        print(f"reward_svc: {error}", file=sys.stderr)  # noqa: T201
+    except (SettingsError, ModelFolderError) as error:
+        sys.stderr.write(f"{error}\n")
         return 2
     return 0
 
@@ -80,24 +79,6 @@ async def drain_with(health: Health, batcher: Batcher) -> None:
     """Let streams end when the process is to stop."""
     await health.draining.wait()
     batcher.intake.drain()
-
-
-async def until_first(
-    service: Coroutine[Any, Any, None], *helpers: Coroutine[Any, Any, None]
-) -> None:
-    """Run all until `service` ends, or until one of its helpers fails, which ends it."""
-    main_task = asyncio.create_task(service)
-    tasks = [main_task, *map(asyncio.create_task, helpers)]
-    try:
-        while not main_task.done():
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            tasks = [task for task in tasks if not task.done()]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -204,6 +204,7 @@ class Batcher:
     def _announce(self, session: Session) -> None:
         """Tell the generator that a session is ready."""
         session.stream.num_unanswered -= 1
+        longest = max(len(prompt.token_ids) for prompt in session.opening.prompts)
         session.stream.send(
             Answer(
                 opened=[
@@ -212,6 +213,7 @@ class Batcher:
                         epoch=session.opening.epoch,
                         num_prompt_tokens=sum(len(p.token_ids) for p in session.opening.prompts),
                         num_cached_tokens=session.num_cached_tokens,
+                        max_answer_tokens=self._cache.model.context_length - longest,
                     )
                 ]
             )

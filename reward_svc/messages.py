@@ -89,6 +89,7 @@ class Opened:
     epoch: int
     num_prompt_tokens: int
     num_cached_tokens: int
+    max_answer_tokens: int
 
 
 @dataclass

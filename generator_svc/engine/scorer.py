@@ -57,6 +57,7 @@ class RewardSession:
     num_committed: int = 0  # answer tokens that its replica has
     error: Exception | None = None
     model_version: str = ""
+    max_answer_tokens: int | None = None  # then the reward model's context is full
 
 
 class RewardScorer(Protocol):

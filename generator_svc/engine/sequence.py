@@ -168,10 +168,10 @@ class Sequence:
             return FinishReason.END_OF_TURN
         if self.text.is_stopped:
             return FinishReason.STOP_STRING
-        num_tokens = len(self.prompt_ids) + len(self.token_ids)
-        if len(self.token_ids) >= self.params.max_tokens or num_tokens >= context_length:
-            return FinishReason.LENGTH
-        return None
+        limits = [self.params.max_tokens, context_length - len(self.prompt_ids)]
+        if self.session is not None and self.session.max_answer_tokens is not None:
+            limits.append(self.session.max_answer_tokens)
+        return FinishReason.LENGTH if len(self.token_ids) >= min(limits) else None
 
     def _time_token(self) -> None:
         now = time.perf_counter()

@@ -223,8 +223,11 @@ class RewardPool:
         for placement in placements:
             self._reopen(placement.session)
 
-    def session_opened(self, replica: Replica, placement: Placement) -> None:
+    def session_opened(
+        self, replica: Replica, placement: Placement, opened: reward_pb2.SessionOpened
+    ) -> None:
         session = placement.session
+        session.max_answer_tokens = opened.max_answer_tokens
         session.model_version = replica.model_version
         self._set_state(session, SessionState.OPEN)
 

@@ -57,7 +57,9 @@ class ReplicaEvents(Protocol):
     def replica_lost(self, replica: "Replica", placements: list[Placement]) -> None:
         """Its stream ended; these sessions have no place any more."""
 
-    def session_opened(self, replica: "Replica", placement: Placement) -> None:
+    def session_opened(
+        self, replica: "Replica", placement: Placement, opened: reward_pb2.SessionOpened
+    ) -> None:
         """A session can be scored."""
 
     def session_failed(
@@ -242,7 +244,7 @@ class Replica:
         for opened in response.opened:
             placement = self._placements.get(opened.session)
             if placement is not None and placement.epoch == opened.epoch:
-                self._events.session_opened(self, placement)
+                self._events.session_opened(self, placement, opened)
         for error in response.row_errors:
             placement = self._placements.get(error.session)
             if placement is not None and placement.epoch == error.epoch:

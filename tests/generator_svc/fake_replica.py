@@ -97,7 +97,7 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
             )
             return response
         self.committed[message.session] = unpack(message.token_ids)
-        response.opened.add(session=message.session, epoch=message.epoch)
+        response.opened.add(session=message.session, epoch=message.epoch, max_answer_tokens=100)
         return response
 
     def _score(self, request: reward_pb2.ScoreRequest) -> reward_pb2.ScoreResponse:

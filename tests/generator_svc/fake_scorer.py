@@ -20,6 +20,7 @@ class NaiveScorer:
         self.num_messages = 0  # score messages
         self.committed: dict[RewardSession, list[int]] = {}
         self.max_open = 0
+        self.max_answer_tokens = 10_000
 
     def open(self, session: RewardSession) -> None:
         if not self.is_available:
@@ -31,6 +32,7 @@ class NaiveScorer:
         self.max_open = max(self.max_open, len(self.committed))
         session.state, session.error = SessionState.OPEN, None
         session.model_version = "fake"
+        session.max_answer_tokens = self.max_answer_tokens
         session.on_change()
 
     def commit(self, rows: list[RewardSession]) -> None:

@@ -216,6 +216,14 @@ async def test_answers_end_by_end_of_turn_stop_string_length_and_full_context() 
         assert all(ids(answer).index(END) == len(answer) - 1 for answer in ends)
 
 
+async def test_an_answer_ends_when_the_reward_models_context_is_full() -> None:
+    async with running_engine() as harness:
+        harness.scorer.max_answer_tokens = 5
+        answer = await harness.write("long", guided("long", "wish"))
+        assert len(answer) == 5
+        assert answer[-1].finish_reason is FinishReason.LENGTH
+
+
 async def test_a_full_queue_refuses_at_once() -> None:
     async with running_engine(num_slots=1, max_waiting=1) as harness:
         first = harness.sequence("a", replace(BASE, max_tokens=100))

@@ -44,7 +44,7 @@ def test_a_bad_setting_stops_the_start_with_one_line(
     set_environment(monkeypatch, **variables)
     assert main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"reward_svc: {message}")
+    assert line.startswith(message)
 
 
 async def test_the_process_serves_and_lets_a_session_finish_after_sigterm(

@@ -320,6 +320,7 @@ class SessionOpened(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_ANSWER_TOKENS_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     """Session number."""
     epoch: _builtins.int
@@ -328,6 +329,8 @@ class SessionOpened(_message.Message):
     """Tokens of the reward prompts, all preferences and the reference together."""
     num_cached_tokens: _builtins.int
     """Of these, tokens whose keys and values were in the preference cache."""
+    max_answer_tokens: _builtins.int
+    """Tokens the answer may have before the reward model's context is full."""
     def __init__(
         self,
         *,
@@ -335,10 +338,11 @@ class SessionOpened(_message.Message):
         epoch: _builtins.int = ...,
         num_prompt_tokens: _builtins.int = ...,
         num_cached_tokens: _builtins.int = ...,
+        max_answer_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "num_cached_tokens", b"num_cached_tokens", "num_prompt_tokens", b"num_prompt_tokens", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "max_answer_tokens", b"max_answer_tokens", "num_cached_tokens", b"num_cached_tokens", "num_prompt_tokens", b"num_prompt_tokens", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

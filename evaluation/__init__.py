@@ -1,0 +1,1 @@
+"""Quality: does guidance move the text the way the user asked?"""

@@ -1,0 +1,142 @@
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import grpc
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from generator_svc.metrics import GeneratorMetrics
+from reward_svc.metrics import RewardMetrics
+from svc_common.metrics import RpcMetrics
+from tests.deploy.stack import MAIN, ROOT, default_metrics_port, load_compose, mounts
+
+SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
+
+
+@pytest.fixture
+def services():
+    return load_compose(MAIN)["services"]
+
+
+def alerts():
+    (group,) = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"]
+    return group["rules"]
+
+
+def metric_labels():
+    """Return the label names of each time series the services offer."""
+    found = {"up": set()}  # made by Prometheus itself
+    for metrics in (GeneratorMetrics, RewardMetrics, RpcMetrics):
+        registry = CollectorRegistry()
+        metrics(registry)
+        for name, collector in registry._names_to_collectors.items():
+            (family,) = collector.describe()
+            bounds = ["le"] if name.endswith("_bucket") else []
+            if name in {family.name + suffix for suffix in SUFFIXES[family.type]}:
+                found[name] = {*collector._labelnames, *bounds}
+    return found
+
+
+def selectors(expression):
+    """Return the metrics of a PromQL expression, each with its label matchers."""
+    bare = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)|\[\w+\]", "", expression)
+    found = re.finditer(r"\b([a-z_:][\w:]*)\b(?!\s*\()(\{[^}]*\})?", bare)
+    matcher = re.compile(r'(\w+)\s*[!=~]+\s*"([^"]*)"')
+    return [(match[1], matcher.findall(match[2] or "")) for match in found]
+
+
+def targets(config):
+    """Return the hosts and ports that Prometheus reads, by job."""
+    found = {}
+    for job in config["scrape_configs"]:
+        places = [place for group in job.get("static_configs", []) for place in group["targets"]]
+        for group in job.get("dns_sd_configs", []):
+            assert group["type"] == "A"
+            places += [f"{name}:{group['port']}" for name in group["names"]]
+        found[job["job_name"]] = places
+    return found
+
+
+def test_every_service_is_read_where_it_offers_its_metrics(config, services):
+    assert targets(config) == {
+        name: [f"{name}:{default_metrics_port(name)}"] for name in ("generator", "reward")
+    }
+    reachable = set(services["prometheus"]["networks"])
+    assert all(reachable & set(services[name]["networks"]) for name in targets(config))
+
+
+def test_every_reward_replica_is_found(config):
+    """A static target would be read through one address: that of any replica."""
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "reward"]
+    assert "dns_sd_configs" in job
+    assert "static_configs" not in job
+
+
+def test_rules_lie_beside_the_configuration_here_and_in_the_container(config, services):
+    inside = dict(mounts(services["prometheus"]))
+    names = ["prometheus.yml", *config["rule_files"]]
+    for name in names:
+        assert inside[f"./deploy/{name}"] == f"/etc/prometheus/{name}"
+    assert names == ["prometheus.yml", "alerts.yml"]
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_alert_asks_for_metrics_and_labels_that_exist(rule):
+    known = metric_labels()
+    used = selectors(rule["expr"])
+    assert used
+    for name, matchers in used:
+        assert name in known, name
+        assert {label for label, _ in matchers} <= known[name] | {"job", "instance"}
+    grouped = re.findall(r"\bby\s*\(([^)]*)\)", rule["expr"])
+    labels = {label.strip() for group in grouped for label in group.split(",")}
+    assert labels <= set().union(*(known[name] for name, _ in used)) | {"job"}
+
+
+def test_alerts_match_label_values_that_occur(config):
+    known = {
+        "code": {code.name for code in grpc.StatusCode},
+        "job": set(targets(config)),
+        "kind": token_kinds(),
+        "method": {"pad.v1.GeneratorService/Generate"},
+    }
+    for rule in alerts():
+        for _, matchers in selectors(rule["expr"]):
+            for label, pattern in matchers:
+                for part in pattern.split("|"):
+                    assert any(re.fullmatch(part, value) for value in known[label]), part
+
+
+def token_kinds():
+    registry = CollectorRegistry()
+    metrics = GeneratorMetrics(registry)
+    for is_guided, is_wanted in [(True, True), (False, True), (False, False)]:
+        token = SimpleNamespace(is_guided=is_guided, is_changed=False, finish_reason=None)
+        sequence = SimpleNamespace(params=SimpleNamespace(is_guided=is_wanted))
+        metrics.token(token, sequence, 0.1)
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    return {sample.labels["kind"] for sample in samples if "kind" in sample.labels}
+
+
+def test_alerts_have_names_of_their_own_and_say_what_is_wrong():
+    names = [rule["alert"] for rule in alerts()]
+    assert len(names) == len(set(names))
+    assert all(rule["labels"]["severity"] in ("page", "ticket") for rule in alerts())
+    assert all(rule["annotations"]["summary"] for rule in alerts())
+
+
+def test_prometheus_itself_accepts_the_files():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("needs promtool")
+    command = [promtool, "check", "config", ROOT / "deploy/prometheus.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
