@@ -24,8 +24,7 @@ from generator_svc.settings import PREFIX, GeneratorSettings
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
 from svc_common.health import Health
 from svc_common.lifetime import until_first
-from svc_common.lm.head import Head
-from svc_common.lm.loading import LoadedModel, ModelFolderError, load_model
+from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream, Tokenizer
@@ -44,6 +43,7 @@ def main() -> int:
         settings = load_settings(GeneratorSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
         torch.set_num_threads(settings.num_torch_threads)
+        check_device(f"{PREFIX}DEVICE", settings.device)
         loaded = load_model(
             settings.model_dir,
             dtype=settings.dtype,
@@ -124,10 +124,6 @@ def _engine(
     pool: RewardPool,
     metrics: GeneratorMetrics,
 ) -> Engine:
-    try:
-        head = Head(loaded.model)
-    except ValueError as error:
-        raise ModelFolderError(f"{PREFIX}MODEL_DIR={settings.model_dir}: {error}") from error
     runner = SlotRunner(
         loaded.model.base_model,
         num_slots=settings.num_slots,
@@ -138,7 +134,7 @@ def _engine(
         max_waiting=settings.max_waiting,
         prefill_chunk=settings.prefill_chunk,
     )
-    return Engine(StepModel(runner, head), thread, scheduler, pool, metrics)
+    return Engine(StepModel(runner, loaded.head()), thread, scheduler, pool, metrics)
 
 
 def _store_options(settings: GeneratorSettings) -> StoreOptions:

@@ -11,11 +11,10 @@ from reward_svc.settings import RewardSettings
 from reward_svc.value_head import file_digest, load_value_head, value_head_path
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.head import Head, ValueHead
-from svc_common.lm.loading import DTYPES, LoadedModel, ModelFolderError, load_model
+from svc_common.lm.loading import DTYPES, LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.paired import WeightSplit, pair_weights
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import Tokenizer
-from svc_common.settings import SettingsError
 
 # Say where a model came from or how it is used, not what it computes.
 _NEUTRAL_CONFIG = frozenset(
@@ -74,7 +73,7 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
         ModelFolderError: A folder does not hold what is needed, or the two do not belong together.
         SettingsError: The device is not there.
     """
-    _check_device(settings.device)
+    check_device("REWARD_DEVICE", settings.device)
     loaded = _load(settings, settings.model_dir, "REWARD_MODEL_DIR")
     config = loaded.model.config
     value_head = load_value_head(settings.model_dir, config.hidden_size, settings.value_head)
@@ -83,13 +82,13 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
         value_head = ValueHead(
             value_head.weight.to(device, dtype), value_head.bias.to(device, dtype)
         )
-    heads = [_head(loaded, value_head, "REWARD_MODEL_DIR", settings.model_dir)]
+    heads = [loaded.head(value_head)]
     split, context_length = None, loaded.context_length
     if settings.backbone_dir:
         backbone_dir = Path(settings.backbone_dir)
         reference = _load(settings, backbone_dir, "REWARD_BACKBONE_DIR")
         _check_pair(loaded, reference, backbone_dir)
-        heads.append(_head(reference, None, "REWARD_BACKBONE_DIR", backbone_dir))
+        heads.append(reference.head())
         context_length = min(context_length, reference.context_length)
         split = _pair(loaded, reference, backbone_dir)
     return PersRM(
@@ -104,14 +103,6 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
     )
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        rule = "must be a torch device of this machine"
-        raise SettingsError(f"REWARD_DEVICE: {rule}, got {device!r}") from error
-
-
 def _load(settings: RewardSettings, folder: Path, setting: str) -> LoadedModel:
     return load_model(
         folder,
@@ -120,13 +111,6 @@ def _load(settings: RewardSettings, folder: Path, setting: str) -> LoadedModel:
         context_length=settings.context_length,
         setting=setting,
     )
-
-
-def _head(loaded: LoadedModel, value_head: ValueHead | None, setting: str, folder: Path) -> Head:
-    try:
-        return Head(loaded.model, value_head)
-    except ValueError as error:
-        raise ModelFolderError(f"{setting}={folder}: {error}") from error
 
 
 def _check_pair(loaded: LoadedModel, reference: LoadedModel, backbone_dir: Path) -> None:

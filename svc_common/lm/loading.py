@@ -10,7 +10,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from svc_common.lm.head import Head, ValueHead
 from svc_common.lm.tokenizer import Tokenizer, load_tokenizer
+from svc_common.settings import SettingsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FINGERPRINT_BYTES = 1 << 20  # read from each end of a large file
@@ -32,6 +34,18 @@ class LoadedModel:
     context_length: int
     model_id: str
     version: str
+    where: str  # setting and folder, for messages
+
+    def head(self, value_head: ValueHead | None = None) -> Head:
+        """Return the model's output layer.
+
+        Raises:
+            ModelFolderError: it is of a kind that cannot be served.
+        """
+        try:
+            return Head(self.model, value_head)
+        except ValueError as error:
+            raise ModelFolderError(f"{self.where}: {error}") from error
 
 
 def load_model(
@@ -80,7 +94,21 @@ def load_model(
         context_length=min(limit for limit in limits if limit),
         model_id=model_dir.resolve().name,
         version=fingerprint(model_dir),
+        where=where,
     )
+
+
+def check_device(setting: str, device: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        SettingsError: torch cannot allocate there.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        rule = "must be a torch device of this machine"
+        raise SettingsError(f"{setting}: {rule}, got {device!r}") from error
 
 
 def _sliding_window(config: object) -> int | None:
