@@ -39,7 +39,7 @@ class GeneratorSettings:
         5.0, min=0.01, max=600, help="a replica that owes rewards longer than this is given up"
     )
     reward_open_timeout_s: float = setting(
-        10.0, min=0.01, max=600, help="a request without a reward session longer than this fails"
+        5.0, min=0.01, max=600, help="a request without a reward session longer than this fails"
     )
     reward_resolve_interval_s: float = setting(
         5.0, min=0.1, max=3600, help="how often reward names are looked up"

@@ -38,7 +38,7 @@ REWARD = {"REWARD_MODEL_DIR": "models/demo-persrm", "REWARD_LISTEN": "127.0.0.1:
             {"REWARD_MODEL_DIR": "/nowhere"},
             ["REWARD_MODEL_DIR=/nowhere", "config.json"],
         ),
-        ("reward_svc", {"REWARD_NUM_SLOTS": "1"}, ["REWARD_NUM_SLOTS", ">= 2", "1"]),
+        ("reward_svc", {"REWARD_NUM_SLOTS": "1"}, ["REWARD_NUM_SLOTS", "2..4096", "got 1"]),
         ("reward_svc", {"REWARD_MODEL_DIR": "models/demo-base"}, ["value_head", "stage1"]),
     ],
 )
@@ -110,7 +110,11 @@ def test_no_prompt_profile_or_answer_is_logged(
 
 @pytest.mark.slow
 def test_a_killed_replica_changes_nothing_but_time(models_dir: Path) -> None:
-    options = StackOptions(models_dir=models_dir, num_reward_replicas=2)
+    options = StackOptions(
+        models_dir=models_dir,
+        num_reward_replicas=2,
+        generator_environment={"GENERATOR_REWARD_OPEN_TIMEOUT_S": "2"},
+    )
     jobs = [
         {
             "messages": [Message("user", f"Find me a restaurant for {i} people.")],
