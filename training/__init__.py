@@ -1,0 +1,1 @@
+"""Training of the bundled demo models: tokenizer, base model, personalised reward model."""

@@ -1,0 +1,36 @@
+"""Make both demo models from the data folder: tokenizer, base, reward model, check, cards."""
+
+import argparse
+from pathlib import Path
+
+from training.base_lm import train_base
+from training.cli import add_folders, run_command, show
+from training.config import DemoConfig
+from training.data import require_data
+from training.model_card import write_cards
+from training.persrm import train_persrm
+from training.quick_check import report, run_check
+from training.saving import forget_metrics
+from training.tokenizer import make_tokenizer
+
+
+def make_demo_models(data: Path, out: Path, config: DemoConfig) -> None:
+    """Run every step; the same settings give the same models on the same kind of machine."""
+    require_data(data)
+    forget_metrics([out / "demo-base", out / "demo-persrm"])
+    make_tokenizer(data, out, config.tokenizer, config.model)
+    train_base(data, out / "demo-base", config)
+    train_persrm(data, out, config)
+    show(report(run_check(data, out, config.check), num_texts=3))
+    write_cards(out, config)
+
+
+def main() -> None:
+    """Parse the folders and run."""
+    parser = add_folders(argparse.ArgumentParser(description=__doc__))
+    args = parser.parse_args()
+    run_command(lambda: make_demo_models(args.data, args.out, DemoConfig()))
+
+
+if __name__ == "__main__":
+    main()
