@@ -41,6 +41,7 @@ protos: setup  ## Generate the code of protos/ again
 
 train: setup  ## Train the demo models again from DATA (about 75 minutes on 2 cores)
 	$(BIN)/python -m training.make_demo_models --data $(DATA) --out models
+	$(BIN)/python -m evaluation.quick_check --data $(DATA) --out models
 
 bench: setup  ## Measure tokens/s of plain and guided decoding on the demo models
 	$(BIN)/python -m benchmarks.decode

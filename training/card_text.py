@@ -36,9 +36,11 @@ replies were ranked by counted attributes (words, exclamation marks and the like
 COMMANDS = """## How it was made
 
     python -m training.make_demo_models --data <data folder> --out models
+    python -m evaluation.quick_check --data <data folder> --out models
 
-or step by step, with the same options: `python -m training.tokenizer`, `training.base_lm`,
-`training.persrm`, `training.quick_check`, `training.model_card`. Settings: `training/config.py`.
+The first runs `training.tokenizer`, `training.base_lm`, `training.persrm` and
+`training.model_card`, which are commands too, with the same options. All settings:
+`training/config.py`.
 """
 DATA = """## Data
 

@@ -88,16 +88,6 @@ class PersRMConfig:
 
 
 @dataclass(frozen=True)
-class CheckConfig:
-    """Quick check of guided replies."""
-
-    num_prompts: int = 40  # spread over the evaluation prompts
-    num_candidates: int = 10  # K
-    betas: tuple[float, ...] = (1.0, 1.5)  # guidance strengths compared with the base model
-    max_new_tokens: int = 80
-
-
-@dataclass(frozen=True)
 class DemoConfig:
     """All settings of `make_demo_models`."""
 
@@ -105,4 +95,3 @@ class DemoConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     persrm: PersRMConfig = field(default_factory=PersRMConfig)
-    check: CheckConfig = field(default_factory=CheckConfig)

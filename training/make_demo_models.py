@@ -1,15 +1,14 @@
-"""Make both demo models from the data folder: tokenizer, base, reward model, check, cards."""
+"""Make both demo models from the data folder: tokenizer, base, reward model, cards."""
 
 import argparse
 from pathlib import Path
 
 from training.base_lm import train_base
-from training.cli import add_folders, run_command, show
+from training.cli import add_folders, run_command
 from training.config import DemoConfig
 from training.data import require_data
 from training.model_card import write_cards
 from training.persrm import train_persrm
-from training.quick_check import report, run_check
 from training.saving import forget_metrics
 from training.tokenizer import make_tokenizer
 
@@ -21,7 +20,6 @@ def make_demo_models(data: Path, out: Path, config: DemoConfig) -> None:
     make_tokenizer(data, out, config.tokenizer, config.model)
     train_base(data, out / "demo-base", config)
     train_persrm(data, out, config)
-    show(report(run_check(data, out, config.check), num_texts=3))
     write_cards(out, config)
 
 

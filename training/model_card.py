@@ -56,21 +56,29 @@ def persrm_card(metrics: dict[str, Any], config: DemoConfig) -> str:
         ("the same, phrasings never trained on", metrics["pair_accuracy_unseen_phrases"]),
         ("control: preferences shuffled", metrics["pair_accuracy_shuffled_preference"]),
     ]
-    check = metrics["check"]
     dimensions = list(metrics["pair_accuracy_by_dimension"].items())
     parts = [
         card_text.HEADER + card_text.PERSRM_INTRODUCTION,
         "## Figures\n",
         table(("measure", "value"), rows),
         table(("preference", "validation pairs ranked right"), dimensions),
-        f"Greedy replies to {metrics['check_num_prompts']} validation prompts,"
-        f" {metrics['check_num_candidates']} candidates a token, means per reply:\n",
-        table(list(check[0]), [list(row.values()) for row in check]),
+        *_check_parts(metrics),
         card_text.COMMANDS,
         card_text.DATA.format(use=card_text.PERSRM_USE),
         card_text.PERSRM_LIMITS,
     ]
     return "\n".join(parts)
+
+
+def _check_parts(metrics: dict[str, Any]) -> list[str]:
+    """Return the table of guided replies, once `evaluation.quick_check` has counted them."""
+    if "check" not in metrics:
+        return []
+    return [
+        f"Greedy replies to {metrics['check_num_prompts']} validation prompts,"
+        f" {metrics['check_num_candidates']} candidates a token, means per reply:\n",
+        table(list(metrics["check"][0]), [list(row.values()) for row in metrics["check"]]),
+    ]
 
 
 def write_cards(out: Path, config: DemoConfig) -> None:

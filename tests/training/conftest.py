@@ -11,7 +11,6 @@ import torch
 
 from training.config import (
     BaseConfig,
-    CheckConfig,
     DemoConfig,
     LoopConfig,
     ModelConfig,
@@ -113,5 +112,4 @@ def tiny() -> DemoConfig:
         ModelConfig(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24),
         replace(BaseConfig(), loop=_loop(3)),
         replace(PersRMConfig(), reading=_loop(3), probe_layer=1, loop=_loop(3)),
-        CheckConfig(num_prompts=2, betas=(1.0,), max_new_tokens=4),
     )

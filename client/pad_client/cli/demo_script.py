@@ -23,11 +23,9 @@ class DemoPrompt:
 DEMO_USERS = (
     DemoUser("alice", (Preference("Be brief."),)),
     DemoUser("ben", (Preference("Be friendly and chat with me a little."),)),
-    DemoUser("carla", (Preference("Use exclamation marks and energy!"),)),
-    DemoUser("dev", (Preference("Please be formal and polite."),)),
-    DemoUser(
-        "eve", (Preference("Keep it casual and relaxed."), Preference("Ask me questions.", 0.5))
-    ),
+    DemoUser("carla", (Preference("I love exclamation marks!"),)),
+    DemoUser("dev", (Preference("Be formal and polite."),)),
+    DemoUser("eve", (Preference("Talk casually."), Preference("Ask me questions.", 0.5))),
 )
 
 DEMO_PROMPTS = (
@@ -38,5 +36,6 @@ DEMO_PROMPTS = (
             Message("user", "Italian, please."),
         )
     ),
-    DemoPrompt((Message("user", "Can you find me a hotel in Paris for three nights?"),)),
+    DemoPrompt((Message("user", "What is the weather like in Seattle today?"),)),
+    DemoPrompt((Message("user", "Thanks a lot, that is all I need."),)),
 )

@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.attributes import summarise
-from training.guided import Guidance, choose, guided_replies
+from evaluation.attributes import summarise
+from evaluation.guided import Guidance, choose, guided_replies
 
 PROMPTS = [([1, 5, 6], [1, 5, 9, 9, 6]), ([1, 3], [1, 7, 3, 3]), ([1, 8, 8, 8, 8], [1, 8])]
 

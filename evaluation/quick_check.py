@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from evaluation.attributes import summarise
+from evaluation.guided import Guidance, guided_replies
 from svc_common.preference_prompt import ChatMessage, add_preference
-from training.attributes import summarise
 from training.cli import add_folders, run_command, show
-from training.config import CheckConfig
+from training.config import DemoConfig
 from training.data import read_prompts, require_data
 from training.encoding import ChatEncoder
-from training.guided import Guidance, guided_replies
+from training.model_card import write_cards
 from training.saving import load_model, update_metrics
 from training.tokenizer import load_tokenizer
 
@@ -33,6 +34,16 @@ PREFERENCES = {
     "questions:telling": "Don't ask me questions.",
 }
 BASE = "base"
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """What is tried."""
+
+    num_prompts: int = 40  # spread over the evaluation prompts
+    num_candidates: int = 10  # K
+    betas: tuple[float, ...] = (1.0, 1.5)  # guidance strengths compared with the base model
+    max_new_tokens: int = 80
 
 
 @dataclass(frozen=True)
@@ -119,12 +130,18 @@ def report(results: Sequence[Checked], num_texts: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check_and_report(data: Path, out: Path, config: CheckConfig, num_texts: int) -> None:
+    """Run the check, print it, and bring the model cards up to date."""
+    show(report(run_check(data, out, config), num_texts))
+    write_cards(out, DemoConfig())
+
+
 def main() -> None:
-    """Run this step alone."""
+    """Parse the folders and run."""
     parser = add_folders(argparse.ArgumentParser(description=__doc__))
     parser.add_argument("--texts", type=int, default=3, help="prompts whose replies are printed")
     args = parser.parse_args()
-    run_command(lambda: show(report(run_check(args.data, args.out, CheckConfig()), args.texts)))
+    run_command(lambda: check_and_report(args.data, args.out, CheckConfig(), args.texts))
 
 
 if __name__ == "__main__":

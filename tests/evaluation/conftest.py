@@ -1,0 +1,5 @@
+"""The tiny data folder and settings of the training tests."""
+
+from tests.training.conftest import data, tiny
+
+__all__ = ["data", "tiny"]
