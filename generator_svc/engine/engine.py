@@ -125,6 +125,7 @@ class Engine:
         """Commit the last tokens at the reward service and run them ourselves, both at once."""
         sessions = [s.session for s in batch.decodes if s.session is not None]
         self._scorer.commit([s for s in sessions if s.state is SessionState.OPEN])
+        await asyncio.sleep(0)  # the commit leaves before our forward takes the interpreter
         started = time.perf_counter()
         await self._thread.run(self._model.run, batch)
         seconds = time.perf_counter() - started
