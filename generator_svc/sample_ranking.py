@@ -29,7 +29,7 @@ async def rank_samples(
 ) -> Ranking:
     """Score whole answers; with `falls_back` the first one wins while no replica answers.
 
-    Source: pad.md 1.4, Best-of-k: keep the response that PersRM scores highest.
+    Source: arXiv 2410.04070, section 4.3, Best-of-k: keep the one that PersRM scores highest.
 
     Raises:
         RewardUnavailableError: no replica answered, and the request does not fall back.

@@ -14,7 +14,7 @@ def candidate_logprobs(logits: Tensor, num_candidates: Tensor) -> Tensor:
     Returns:
         `[R, K]` float32; 0 behind a row's candidates.
 
-    Source: pad.md 6.1 / arXiv 2410.04070, released code: log_softmax over the base's top K.
+    Source: PAD's released code, inference/PAD.py: log_softmax over the base's top K.
     """
     places = torch.arange(logits.shape[1], device=logits.device)
     is_padding = places >= num_candidates.unsqueeze(1)  # [R, K]
@@ -37,7 +37,7 @@ def weighted_sum(logprobs: Tensor, weights: Tensor, owners: Tensor, places: Tens
     Returns:
         `[B, K]` float32.
 
-    Source: pad.md 1.4, 6.1 / arXiv 2410.04070 eq. 13.
+    Source: arXiv 2410.04070, equation 13.
     """
     num_sessions, num_places = int(owners.max()) + 1, int(places.max()) + 1
     # One place a row, then a sum in a fixed order: index_add_ adds in any order on a GPU.
@@ -53,7 +53,7 @@ def sequence_logprob(logits: Tensor, token_ids: Tensor) -> float:
         logits: `[T, V]` float32, at the position before each token.
         token_ids: `[T]` int64.
 
-    Source: pad.md 1.3 / arXiv 2410.04070 eq. 8: the reward of an answer is the sum of its tokens'.
+    Source: arXiv 2410.04070, equation 8: the reward of an answer is the sum of its tokens'.
     """
     chosen = logits.gather(1, token_ids.unsqueeze(1)).squeeze(1)  # [T]
     return float((chosen - logits.logsumexp(-1)).double().sum())

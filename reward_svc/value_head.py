@@ -29,8 +29,8 @@ def load_value_head(model_dir: Path, hidden_size: int, policy: str) -> ValueHead
     Raises:
         ModelFolderError: A head is missing, broken, or there though the folder says there is none.
 
-    Source: pad.md 2.2, 2.3: the released loader keeps an identity head in silence if the file is
-    missing; here that is an error.
+    Source: PAD's released code, model/loader.py, which goes on with an identity head, in silence,
+    where the file is missing; here that is an error.
     """
     if policy == "stage1":
         return None

@@ -24,7 +24,7 @@ Prompt = str | tuple[ChatMessage, ...]
 def guide_text(instruction: str, preference: str) -> str:
     """Return `instruction` behind the guideline that names `preference`.
 
-    Source: pad.md 2.4, the prompt of the released PAD code.
+    Source: arXiv 2410.04070, appendix A, and the scripts of PAD's released code.
     """
     return GUIDELINES.format(preference=preference, instruction=instruction)
 

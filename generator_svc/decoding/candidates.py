@@ -23,7 +23,7 @@ class Candidates:
 def top_candidates(logits: Tensor, num_candidates: int) -> Candidates:
     """Return the most likely tokens of each row of `[B, V]` logits, on the CPU.
 
-    Source: pad.md 1.4: tokens are chosen over the k tokens that pi_LM ranks highest.
+    Source: arXiv 2410.04070, section 4: over the k tokens that pi_LM ranks highest.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)  # [B, V]
     best = logprobs.topk(num_candidates, dim=-1)  # [B, K]

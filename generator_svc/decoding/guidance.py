@@ -25,7 +25,7 @@ def subtract_base(theta_logprobs: Tensor, logprobs: Tensor, weight: Tensor) -> T
         logprobs: `[B, K]` float32, ln p_base; -inf where a row has fewer candidates.
         weight: `[B]` float32, sum_j w_j of a row; 0 for rows with another reference.
 
-    Source: pad.md 6.1, the released code: both sides normalised over the candidates.
+    Source: PAD's released code, inference/PAD.py: both sides normalised over the candidates.
     """
     valid = logprobs > -torch.inf
     base = torch.log_softmax(logprobs, dim=-1).masked_fill(~valid, 0.0)  # [B, K]

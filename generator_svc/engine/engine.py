@@ -1,7 +1,7 @@
 """Continuous batching with a reward at every token: the loop that writes all answers.
 
 Only this loop changes scheduler and KV-cache state; RPC handlers submit, await their own tokens,
-and mark a sequence cancelled. One step, for all sequences at once (DESIGN.md, section 4):
+and mark a sequence cancelled. One step, for all sequences at once:
 
 1. the tokens chosen last go to the reward replicas (commit; nothing is awaited),
 2. the base model's forward runs at the same time on the model thread,

@@ -27,7 +27,8 @@ class Head:
     Raises:
         ValueError: the model's logits are no known function of its last hidden state.
 
-    Source: pad.md 2.2: logits = lm_head(W_v h + b_v), so that K candidates need K rows of lm_head.
+    Source: PAD's released code, model/modeling_value_head.py: logits = lm_head(W_v h + b_v).
+    So K candidates need K rows of lm_head.
     """
 
     def __init__(self, model: PreTrainedModel, value_head: ValueHead | None = None) -> None:

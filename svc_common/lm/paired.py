@@ -1,7 +1,7 @@
 """Two sets of weights of one architecture in one forward: what a row meets depends on its group.
 
-A reward needs the trained model and its frozen reference for the same tokens. Two forwards cost
-2.4 x a plain step where one batched forward costs 1.5 x (measured, docs/decisions.md).
+A reward needs the trained model and its frozen reference for the same tokens; one forward for both
+pays attention, cache and dispatch once (figures in docs/decisions.md).
 """
 
 from dataclasses import dataclass

@@ -77,7 +77,7 @@ class NaivePad:
         candidates: Tensor,
         beta: float,
     ) -> Tensor:
-        """Source: pad.md 1.4 (equation 13) for `pad`, 6.1 for `pad-released`."""
+        """Source: arXiv 2410.04070, equation 13; PAD's released code, inference/PAD.py."""
         theta = self._logits("theta", guided)
         if rule == "pad":
             reference = self._logits("base", plain)  # the demo PersRM's backbone is the base model

@@ -39,7 +39,7 @@ def test_guidance_follows_equation_13() -> None:
 
 
 def test_released_rule_equals_logit_interpolation() -> None:
-    """Source: pad.md 6.1: score = (1 - beta) l + beta r + const for one preference of weight 1."""
+    """score = (1 - beta) l + beta r + const, for one preference of weight 1."""
     candidates = random_candidates(4)
     theta = torch.log_softmax(torch.randn(4, K), -1)
     beta = torch.tensor([0.5, 0.8, 1.0, 1.5])
