@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
+# Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
+TORCH_INDEX_URL ?=
 
 .PHONY: help setup demo up test check format protos train bench clean
 
@@ -14,7 +16,9 @@ setup: $(VENV)/.installed  ## Make the virtual environment with everything in it
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --no-deps -c constraints.txt \
+		$(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: setup  ## Start both services and Redis, write for five users, stop everything

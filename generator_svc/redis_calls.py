@@ -50,7 +50,7 @@ async def answering(timeout_s: float) -> AsyncIterator[None]:
             yield
     except _UNAVAILABLE as error:
         raise StoreUnavailableError(
-            f"profile store: must answer within {timeout_s} s, got {type(error).__name__}",
+            f"profile store: was not reached, or took over {timeout_s} s ({type(error).__name__})",
             retry_after_s=1.0,
         ) from error
     raise_lost_cancel(num_cancels)

@@ -16,7 +16,7 @@ class Reason(Enum):
     OUT_OF_STEP = 2
     NO_FREE_SLOTS = 3
     INVALID = 4
-    TOKENIZER_MISMATCH = 5
+    MODEL_MISMATCH = 5
     INTERNAL = 6
 
 

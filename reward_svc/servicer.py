@@ -90,17 +90,15 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         """Return a session to open, or why it cannot be opened here."""
         try:
             self._check_tokenizer(message.tokenizer_fingerprint)
-        except ModelMismatchError as error:
-            reason = Reason.TOKENIZER_MISMATCH
-            return RowFault(message.session, message.epoch, 0, reason, str(error))
-        try:
             prompts = self._prompts(message.context)
             token_ids = wire.token_ids("token_ids", message.token_ids, self._model.vocabulary_size)
             longest = max(len(prompt.token_ids) for prompt in prompts)
             self._model.check_length("context", longest + len(token_ids))
             self._check_rows(len(prompts))
-        except (InvalidRequestError, ModelMismatchError) as error:
+        except InvalidRequestError as error:
             return RowFault(message.session, message.epoch, 0, Reason.INVALID, str(error))
+        except ModelMismatchError as error:
+            return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
         return Opening(message.session, message.epoch, prompts, token_ids)
 
     def _check_rows(self, num_rows: int) -> None:

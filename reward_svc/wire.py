@@ -19,7 +19,7 @@ from reward_svc.messages import (
     ScoredRow,
 )
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference
-from svc_common.errors import InvalidRequestError
+from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
 
 MAX_PREFERENCES = 8
@@ -80,6 +80,7 @@ def context(message: reward_pb2.RewardContext, *, has_reference: bool) -> Reward
 
     Raises:
         InvalidRequestError: A field is missing or out of range.
+        ModelMismatchError: The reference's model is not loaded here.
     """
     count = len(message.preferences)
     if not 1 <= count <= MAX_PREFERENCES:
@@ -88,11 +89,21 @@ def context(message: reward_pb2.RewardContext, *, has_reference: bool) -> Reward
         preference(f"preferences[{i}]", encoded.preference, encoded.encoding)
         for i, encoded in enumerate(message.preferences)
     )
-    offered = [Reference.BACKBONE, Reference.BASE] if has_reference else [Reference.BASE]
-    if message.reference not in [reference.value for reference in offered]:
-        names = " | ".join(f"REFERENCE_MODE_{reference.name}" for reference in offered)
-        raise InvalidRequestError(f"reference: must be {names} here, got {message.reference}")
-    return RewardContext(_prompt(message), preferences, Reference(message.reference))
+    return RewardContext(_prompt(message), preferences, _reference(message, has_reference))
+
+
+def _reference(message: reward_pb2.RewardContext, has_reference: bool) -> Reference:
+    names = {reference.value: reference for reference in Reference}
+    reference = names.get(message.reference)
+    if reference is None:
+        known = " | ".join(f"REFERENCE_MODE_{one.name}" for one in Reference)
+        raise InvalidRequestError(f"reference: must be {known}, got {message.reference}")
+    if reference is Reference.BACKBONE and not has_reference:
+        raise ModelMismatchError(
+            "reference: the reward service has no backbone loaded (REWARD_BACKBONE_DIR is not set),"
+            " so strategy pad-released or reference base must be used, got backbone"
+        )
+    return reference
 
 
 def _prompt(message: reward_pb2.RewardContext) -> Prompt:

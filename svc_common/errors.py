@@ -2,15 +2,19 @@
 
 import grpc
 
+RETRY_AFTER_S = 1.0  # where nothing better is known
+
 
 class ServiceError(Exception):
     """An error with a status the caller can act on; its text names field, rule and value."""
 
     code = grpc.StatusCode.INTERNAL
+    retry_after_s: float | None = None  # when the same call may succeed
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class InvalidRequestError(ServiceError):
@@ -44,24 +48,28 @@ class ModelMismatchError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The waiting queue is full; nothing was done."""
+    """A queue or the model's rows are full; nothing was done. It always says when to come back."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = RETRY_AFTER_S
 
 
 class RewardUnavailableError(ServiceError):
     """No reward replica answered in time."""
 
     code = grpc.StatusCode.UNAVAILABLE
+    retry_after_s = RETRY_AFTER_S
 
 
 class StoreUnavailableError(ServiceError):
     """The profile store did not answer in time."""
 
     code = grpc.StatusCode.UNAVAILABLE
+    retry_after_s = RETRY_AFTER_S
 
 
 class ShuttingDownError(ServiceError):
     """The service takes no new work because it is stopping."""
 
     code = grpc.StatusCode.UNAVAILABLE
+    retry_after_s = RETRY_AFTER_S

@@ -7,8 +7,6 @@ from generator_svc.engine.sequence import Sequence
 from svc_common.errors import OverloadedError
 from svc_common.lm.slots import Row
 
-RETRY_AFTER_S = 1.0
-
 
 @dataclass
 class Batch:
@@ -57,8 +55,7 @@ class Scheduler:
         if len(self._waiting) >= self._max_waiting:
             raise OverloadedError(
                 f"queue: must hold fewer than {self._max_waiting} requests, holds"
-                f" {len(self._waiting)}",
-                retry_after_s=RETRY_AFTER_S,
+                f" {len(self._waiting)}"
             )
         self._waiting.append(sequence)
 

@@ -21,7 +21,6 @@ _ERRORS: dict[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: RewardUnavailableError,
     grpc.StatusCode.CANCELLED: RewardUnavailableError,
 }
-RETRY_AFTER_S = 1.0
 
 
 @contextmanager
@@ -33,6 +32,4 @@ def unary_errors() -> Iterator[None]:
         kind = _ERRORS.get(error.code())
         if kind is None:
             raise
-        retries = kind in (OverloadedError, RewardUnavailableError)
-        message = f"reward service: {error.details()}"
-        raise kind(message, retry_after_s=RETRY_AFTER_S if retries else None) from error
+        raise kind(f"reward service: {error.details()}") from error

@@ -32,10 +32,9 @@ from svc_common.errors import (
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 5  # of one session without a reward in between: something is wrong with it
-RETRY_AFTER_S = 1.0
 _FATAL = {
     reward_pb2.ROW_ERROR_REASON_INVALID: InvalidRequestError,
-    reward_pb2.ROW_ERROR_REASON_TOKENIZER_MISMATCH: ModelMismatchError,
+    reward_pb2.ROW_ERROR_REASON_MODEL_MISMATCH: ModelMismatchError,
 }
 
 
@@ -90,6 +89,7 @@ class RewardPool:
         self._cases: dict[RewardSession, _Case] = {}
         self._random = random.Random()
         self._changed = asyncio.Event()
+        self._last_available = time.monotonic()
 
     @property
     def replicas(self) -> list[Replica]:
@@ -98,6 +98,12 @@ class RewardPool:
     @property
     def is_available(self) -> bool:
         return any(replica.is_available for replica in self._replicas.values())
+
+    @property
+    def _is_long_gone(self) -> bool:
+        """Whether no replica has been there for so long that waiting for one is of no use."""
+        gone_s = time.monotonic() - self._last_available
+        return not self.is_available and gone_s > self._limits.open_timeout_s
 
     @property
     def model_version(self) -> str:
@@ -134,7 +140,10 @@ class RewardPool:
         """Begin to open a session."""
         case = _Case(session, deadline=time.monotonic() + self._limits.open_timeout_s)
         self._cases[session] = case
-        self._place(case)
+        if self._is_long_gone:
+            self._fail(session, self._unavailable())
+        else:
+            self._place(case)
 
     def commit(self, rows: list[RewardSession]) -> None:
         """Send the last tokens, one message a replica."""
@@ -206,7 +215,8 @@ class RewardPool:
         return response.model_version, response.encoding
 
     async def _any_replica(self, timeout_s: float) -> Replica:
-        if not await self.wait_available(min(timeout_s, self._limits.open_timeout_s)):
+        wait_s = 0.0 if self._is_long_gone else min(timeout_s, self._limits.open_timeout_s)
+        if not await self.wait_available(wait_s):
             raise self._unavailable()
         return self._best(set())
 
@@ -264,7 +274,7 @@ class RewardPool:
             return
         if case.num_failures >= MAX_FAILURES:
             lost = f"reward service: session was lost {case.num_failures} times, giving up"
-            self._fail(case.session, RewardUnavailableError(lost, retry_after_s=RETRY_AFTER_S))
+            self._fail(case.session, RewardUnavailableError(lost))
             return
         case.epoch += 1
         case.replica = self._best(case.avoid)
@@ -310,8 +320,7 @@ class RewardPool:
         if refusals and len(refusals) == len(self.replicas):
             return ModelMismatchError(refusals[0])
         return RewardUnavailableError(
-            f"reward service: none of {len(self.replicas)} replicas is available",
-            retry_after_s=RETRY_AFTER_S,
+            f"reward service: none of {len(self.replicas)} replicas is available"
         )
 
     # -- time --------------------------------------------------------------------------------------
@@ -321,6 +330,8 @@ class RewardPool:
         while True:
             await asyncio.sleep(min(0.1, self._limits.open_timeout_s / 4))
             now = time.monotonic()
+            if self.is_available:
+                self._last_available = now
             for case in list(self._cases.values()):
                 if case.session.state is not SessionState.OPENING:
                     continue
@@ -330,9 +341,7 @@ class RewardPool:
                         self._place(case)
                     continue
                 self._forget(case)
-                full = OverloadedError(
-                    "reward service: all replicas are full", retry_after_s=RETRY_AFTER_S
-                )
+                full = OverloadedError("reward service: all replicas are full")
                 self._fail(case.session, full if self.is_available else self._unavailable())
 
     async def _resolve_forever(self) -> None:

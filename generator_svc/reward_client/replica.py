@@ -101,7 +101,7 @@ class Replica:
                 except (grpc.aio.AioRpcError, ValueError) as error:
                     reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
                     logger.info(
-                        "reward replica lost",
+                        "reward replica lost" if self.is_available else "reward replica not reached",
                         extra={"address": self.address, "reason": str(reason)[:200]},
                     )
                 finally:

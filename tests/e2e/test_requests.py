@@ -1,10 +1,11 @@
 """What a product backend can ask, and what it is told when it asks wrongly."""
 
 import math
-import struct
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ from pad_client import (
 )
 from pad_client.embedded import EmbeddedStack
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 CHAT = [Message("user", "Can you find me a hotel in Paris for three nights?")]
 
 
@@ -217,5 +219,13 @@ def test_server_info_describes_what_is_served(client: GeneratorClient) -> None:
     info = client.server_info()
     assert info.model_id == "demo-base"
     assert [replica.is_available for replica in info.reward_replicas] == [True]
-    assert len(struct.pack("Q", info.vocabulary_size)) == 8
+    assert info.vocabulary_size == 4096
     assert info.max_top_k == 100
+
+
+def test_the_readmes_python_example_runs_as_it_stands(
+    stack: EmbeddedStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    exec(example.replace("127.0.0.1:50051", stack.address), {})
+    assert re.search(r"\d+ tokens changed by the profile", capsys.readouterr().out)

@@ -171,7 +171,7 @@ async def test_a_row_error_opens_the_session_again_and_gives_up_in_the_end() -> 
     ("reason", "error"),
     [
         (reward_pb2.ROW_ERROR_REASON_INVALID, InvalidRequestError),
-        (reward_pb2.ROW_ERROR_REASON_TOKENIZER_MISMATCH, ModelMismatchError),
+        (reward_pb2.ROW_ERROR_REASON_MODEL_MISMATCH, ModelMismatchError),
     ],
 )
 async def test_what_can_never_succeed_fails_at_once_with_its_reason(
@@ -210,8 +210,11 @@ async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found
     async with running_pool(extra=("no-such-host.invalid:1",)) as harness:
         session = await harness.open()
         assert isinstance(session.error, RewardUnavailableError)
+        assert session.error.retry_after_s
+        # Nobody waits again for what has been away that long.
+        assert harness.session().state is SessionState.FAILED
         with pytest.raises(RewardUnavailableError):
-            await harness.pool.encode_preference("x", 0.2)
+            await harness.pool.encode_preference("x", 100)
     replica = FakeReplica()
     async with running_replica(replica) as port:
         pass  # now a port that is free, most likely

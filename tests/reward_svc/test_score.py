@@ -146,7 +146,7 @@ async def test_another_tokenizer_is_refused(model: PersRM) -> None:
         call = service.stub.Score()
         await call.write(reward_pb2.ScoreRequest(opens=[opening]))
         (error,) = (await call.read()).row_errors
-        assert error.reason == reward_pb2.ROW_ERROR_REASON_TOKENIZER_MISMATCH
+        assert error.reason == reward_pb2.ROW_ERROR_REASON_MODEL_MISMATCH
         assert "tokenizer_fingerprint: must be the reward model's" in error.message
         call.cancel()
         request = reward_pb2.ScoreSequencesRequest(context=context_message(BRIEF), sequences=[b""])
@@ -165,8 +165,8 @@ async def test_a_replica_without_backbone_refuses_the_reference_it_has_not(
         opens = [service.open(1, BRIEF), service.open(2, base)]
         await call.write(reward_pb2.ScoreRequest(opens=opens))
         (error,) = (await call.read()).row_errors
-        assert error.reason == reward_pb2.ROW_ERROR_REASON_INVALID
-        assert error.message == "reference: must be REFERENCE_MODE_BASE here, got 1"
+        assert error.reason == reward_pb2.ROW_ERROR_REASON_MODEL_MISMATCH
+        assert "REWARD_BACKBONE_DIR is not set" in error.message
         assert (await call.read()).opened[0].session == 2
         call.cancel()
         info = await service.stub.GetServerInfo(reward_pb2.RewardServiceGetServerInfoRequest())

@@ -60,8 +60,8 @@ class _RowErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowErr
     """No free rows: open it elsewhere or later."""
     ROW_ERROR_REASON_INVALID: _RowErrorReason.ValueType  # 4
     """The request can never succeed here; see message."""
-    ROW_ERROR_REASON_TOKENIZER_MISMATCH: _RowErrorReason.ValueType  # 5
-    """Tokenizers differ."""
+    ROW_ERROR_REASON_MODEL_MISMATCH: _RowErrorReason.ValueType  # 5
+    """The loaded model does not fit the request (tokenizer, reference); see message."""
     ROW_ERROR_REASON_INTERNAL: _RowErrorReason.ValueType  # 6
     """The replica failed; its log says why. Open it again."""
 
@@ -78,8 +78,8 @@ ROW_ERROR_REASON_NO_FREE_SLOTS: RowErrorReason.ValueType  # 3
 """No free rows: open it elsewhere or later."""
 ROW_ERROR_REASON_INVALID: RowErrorReason.ValueType  # 4
 """The request can never succeed here; see message."""
-ROW_ERROR_REASON_TOKENIZER_MISMATCH: RowErrorReason.ValueType  # 5
-"""Tokenizers differ."""
+ROW_ERROR_REASON_MODEL_MISMATCH: RowErrorReason.ValueType  # 5
+"""The loaded model does not fit the request (tokenizer, reference); see message."""
 ROW_ERROR_REASON_INTERNAL: RowErrorReason.ValueType  # 6
 """The replica failed; its log says why. Open it again."""
 Global___RowErrorReason: _TypeAlias = RowErrorReason  # noqa: Y015
