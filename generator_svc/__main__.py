@@ -18,6 +18,7 @@ from generator_svc.metrics import GeneratorMetrics
 from generator_svc.profile_servicer import ProfileServicer
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
 from generator_svc.request_parsing import RequestLimits
+from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.reward_client.pool import PoolLimits, RewardPool
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
@@ -74,6 +75,7 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
         ),
         metrics,
     )
+    calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
     engine = _engine(settings, loaded, thread, pool, metrics)
     limits = RequestLimits(settings.max_tokens, settings.max_top_k)
     redis = connect(settings.redis_url, StoreOptions.timeout_s)
@@ -82,8 +84,8 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             engine,
             loaded.tokenizer,
             store,
-            PreferenceEncodings(store, pool),
-            pool,
+            PreferenceEncodings(store, calls),
+            calls,
             GenerationDefaults(
                 tenant=settings.tenant,
                 beta=settings.default_beta,
@@ -93,7 +95,7 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             metrics.profile_lookup,
         )
         info = _server_info(settings, loaded, version)
-        servicer = GeneratorServicer(generator, loaded.tokenizer, pool, limits, info)
+        servicer = GeneratorServicer(generator, loaded.tokenizer, pool.fleet, limits, info)
         profiles = ProfileServicer(store, lambda: settings.tenant)
         options = ServerOptions(
             settings_prefix=PREFIX,

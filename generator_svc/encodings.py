@@ -5,7 +5,7 @@ import logging
 
 from generator_svc.engine.scorer import EncodedPreference
 from generator_svc.profiles import Preference, ProfileStore
-from generator_svc.reward_client.pool import RewardPool
+from generator_svc.reward_client.calls import RewardCalls
 from svc_common.errors import RewardUnavailableError, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -16,9 +16,9 @@ TIMEOUT_S = 10.0
 class PreferenceEncodings:
     """Finds what the reward model needs to know of each preference, once per model version."""
 
-    def __init__(self, store: ProfileStore, pool: RewardPool) -> None:
+    def __init__(self, store: ProfileStore, calls: RewardCalls) -> None:
         self._store = store
-        self._pool = pool
+        self._calls = calls
 
     async def encode(self, preferences: tuple[Preference, ...]) -> tuple[EncodedPreference, ...]:
         """Return the preferences with their encodings.
@@ -26,7 +26,7 @@ class PreferenceEncodings:
         An encoding spares work and is never needed: while store or reward service is away, the
         preference goes without, and the session finds out by itself.
         """
-        version = self._pool.model_version
+        version = self._calls.model_version
         texts = [preference.text for preference in preferences]
         kept = await self._read(version, texts) if version else {}
         missing = [text for text in texts if text not in kept] if version else []
@@ -46,7 +46,7 @@ class PreferenceEncodings:
         """Ask the reward service, and keep what came from the version we asked for."""
         try:
             answers = await asyncio.gather(
-                *(self._pool.encode_preference(text, TIMEOUT_S) for text in texts)
+                *(self._calls.encode_preference(text, TIMEOUT_S) for text in texts)
             )
         except RewardUnavailableError:
             return {}

@@ -19,7 +19,7 @@ from generator_svc.engine.sequence import (
 )
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
-from generator_svc.reward_client.pool import RewardPool
+from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.sample_ranking import rank_samples
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
@@ -76,7 +76,7 @@ class Generator:
         tokenizer: Tokenizer,
         store: ProfileStore,
         encodings: PreferenceEncodings,
-        pool: RewardPool,
+        calls: RewardCalls,
         defaults: GenerationDefaults,
         on_lookup: Callable[[LookupSource], None],
     ) -> None:
@@ -84,7 +84,7 @@ class Generator:
         self._tokenizer = tokenizer
         self._store = store
         self._encodings = encodings
-        self._pool = pool
+        self._calls = calls
         self._defaults = defaults
         self._on_lookup = on_lookup
 
@@ -120,7 +120,7 @@ class Generator:
         ]
         with self._running(samples):
             answers = await asyncio.gather(*(_collect(sample) for sample in samples))
-        ranking = await rank_samples(self._pool, plan.context, answers, request.falls_back)
+        ranking = await rank_samples(self._calls, plan.context, answers, request.falls_back)
         count = _TokenCount()
         for token in answers[ranking.best]:
             count.add(token)

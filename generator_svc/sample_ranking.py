@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext
 from generator_svc.engine.sequence import ChosenToken
-from generator_svc.reward_client.pool import RewardPool
+from generator_svc.reward_client.calls import RewardCalls
 from svc_common.errors import RewardUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Ranking:
 
 
 async def rank_samples(
-    pool: RewardPool, context: RewardContext, answers: Rows[list[ChosenToken]], falls_back: bool
+    calls: RewardCalls, context: RewardContext, answers: Rows[list[ChosenToken]], falls_back: bool
 ) -> Ranking:
     """Score whole answers; with `falls_back` the first one wins while no replica answers.
 
@@ -36,7 +36,7 @@ async def rank_samples(
     """
     ids = [[token.token_id for token in answer] for answer in answers]
     try:
-        version, rewards = await pool.score_sequences(context, ids, TIMEOUT_S)
+        version, rewards = await calls.score_sequences(context, ids, TIMEOUT_S)
     except RewardUnavailableError:
         if not falls_back:
             raise

@@ -10,7 +10,7 @@ from generator_svc.engine.sequence import ChosenToken
 from generator_svc.generation import Generator
 from generator_svc.request_parsing import RequestLimits, parse_request
 from generator_svc.responses import summary_message, token_message
-from generator_svc.reward_client.pool import RewardPool
+from generator_svc.reward_client.fleet import Fleet
 from pad.v1 import generator_pb2, generator_pb2_grpc
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.rpc_boundary import current_request_id
@@ -25,13 +25,13 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self,
         generator: Generator,
         tokenizer: Tokenizer,
-        pool: RewardPool,
+        fleet: Fleet,
         limits: RequestLimits,
         info: generator_pb2.GetServerInfoResponse,
     ) -> None:
         self._generator = generator
         self._tokenizer = tokenizer
-        self._pool = pool
+        self._fleet = fleet
         self._limits = limits
         self._info = info
 
@@ -67,7 +67,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     ) -> generator_pb2.GetServerInfoResponse:
         response = generator_pb2.GetServerInfoResponse()
         response.CopyFrom(self._info)
-        for replica in self._pool.replicas:
+        for replica in self._fleet.replicas:
             response.reward_replicas.add(
                 address=replica.address,
                 is_available=replica.is_available,

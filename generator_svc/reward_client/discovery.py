@@ -7,13 +7,14 @@ import socket
 logger = logging.getLogger(__name__)
 
 
-async def resolve(targets: tuple[str, ...]) -> set[str]:
+async def resolve(targets: tuple[str, ...]) -> tuple[set[str], bool]:
     """Return the addresses behind `host:port` or `unix:path` targets; a name may stand for many.
 
-    A name that cannot be looked up now is logged and left out.
+    A name that cannot be looked up now is logged, and the second value is then False.
     """
     loop = asyncio.get_running_loop()
     addresses: set[str] = set()
+    is_complete = True
     for target in targets:
         if target.startswith("unix:"):
             addresses.add(target)
@@ -23,8 +24,9 @@ async def resolve(targets: tuple[str, ...]) -> set[str]:
             found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         except OSError as error:
             logger.warning("name lookup failed", extra={"target": target, "reason": str(error)})
+            is_complete = False
             continue
         for family, _, _, _, address in found:
             ip = f"[{address[0]!s}]" if family == socket.AF_INET6 else str(address[0])
             addresses.add(f"{ip}:{address[1]!s}")
-    return addresses
+    return addresses, is_complete

@@ -1,13 +1,11 @@
-"""All reward replicas: discovery, placement of sessions, failover.
+"""Sessions on the reward replicas: placement, failover, time limits.
 
 A session is a cache that can be rebuilt anywhere: whatever happens to its replica, it is opened
 again with the tokens written so far, and the answer goes on with the same candidates.
 """
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,11 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
-from generator_svc.reward_client.discovery import resolve
-from generator_svc.reward_client.errors import unary_errors
+from generator_svc.engine.scorer import RewardSession, SessionState
+from generator_svc.reward_client.fleet import Fleet
 from generator_svc.reward_client.replica import Placement, Replica
-from generator_svc.reward_client.wire import pack_context, pack_ids
 from pad.v1 import reward_pb2
 from svc_common.errors import (
     InvalidRequestError,
@@ -80,59 +76,30 @@ class RewardPool:
         limits: PoolLimits,
         observer: PoolObserver,
     ) -> None:
-        self._targets = targets
-        self._fingerprint = tokenizer_fingerprint
         self._limits = limits
         self._observer = observer
-        self._replicas: dict[str, Replica] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cases: dict[RewardSession, _Case] = {}
-        self._random = random.Random()
-        self._changed = asyncio.Event()
-        self._last_available = time.monotonic()
-
-    @property
-    def replicas(self) -> list[Replica]:
-        return list(self._replicas.values())
+        self.fleet = Fleet(
+            targets,
+            tokenizer_fingerprint,
+            self,
+            resolve_interval_s=limits.resolve_interval_s,
+            patience_s=limits.open_timeout_s,
+        )
 
     @property
     def is_available(self) -> bool:
-        return any(replica.is_available for replica in self._replicas.values())
-
-    @property
-    def _is_long_gone(self) -> bool:
-        """Whether no replica has been there for so long that waiting for one is of no use."""
-        gone_s = time.monotonic() - self._last_available
-        return not self.is_available and gone_s > self._limits.open_timeout_s
-
-    @property
-    def model_version(self) -> str:
-        """Version of the model of an available replica; empty if there is none."""
-        return next((r.model_version for r in self.replicas if r.is_available), "")
+        return self.fleet.is_available
 
     @property
     def num_sessions(self) -> int:
         return len(self._cases)
 
     async def run(self) -> None:
-        """Look names up, keep replicas connected and openings in time, until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._resolve_forever())
-                group.create_task(self._expire_forever())
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-    async def wait_available(self, timeout_s: float) -> bool:
-        """Wait until a session can be opened; say whether it came to that."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while not self.is_available:
-                    self._changed.clear()
-                    await self._changed.wait()
-        return self.is_available
+        """Keep replicas connected and openings in time, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.fleet.run())
+            group.create_task(self._expire_forever())
 
     # -- engine.scorer.RewardScorer ------------------------------------------------------------
 
@@ -140,8 +107,8 @@ class RewardPool:
         """Begin to open a session."""
         case = _Case(session, deadline=time.monotonic() + self._limits.open_timeout_s)
         self._cases[session] = case
-        if self._is_long_gone:
-            self._fail(session, self._unavailable())
+        if self.fleet.is_long_gone:
+            self._fail(session, self.fleet.unavailable())
         else:
             self._place(case)
 
@@ -181,55 +148,17 @@ class RewardPool:
         if case is not None:
             self._forget(case)
 
-    # -- whole answers and encodings ------------------------------------------------------------
-
-    async def score_sequences(
-        self, context: RewardContext, answers: list[list[int]], timeout_s: float
-    ) -> tuple[str, list[float]]:
-        """Return (model version, reward of each whole answer), for best-of-n.
-
-        Raises:
-            RewardUnavailableError: no replica answered in time.
-        """
-        request = reward_pb2.ScoreSequencesRequest(
-            context=pack_context(context),
-            sequences=[pack_ids(answer) for answer in answers],
-            tokenizer_fingerprint=self._fingerprint,
-        )
-        replica = await self._any_replica(timeout_s)
-        with unary_errors():
-            response = await replica.stub.ScoreSequences(request, timeout=timeout_s)
-        return replica.model_version, list(response.rewards)
-
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
-        """Return (model version, encoding) of a preference.
-
-        Raises:
-            RewardUnavailableError: no replica answered in time.
-        """
-        request = reward_pb2.EncodePreferenceRequest()
-        request.preference.text = text
-        replica = await self._any_replica(timeout_s)
-        with unary_errors():
-            response = await replica.stub.EncodePreference(request, timeout=timeout_s)
-        return response.model_version, response.encoding
-
-    async def _any_replica(self, timeout_s: float) -> Replica:
-        wait_s = 0.0 if self._is_long_gone else min(timeout_s, self._limits.open_timeout_s)
-        if not await self.wait_available(wait_s):
-            raise self._unavailable()
-        return self._best(set())
-
     # -- reward_client.replica.ReplicaEvents ----------------------------------------------------
 
     def replica_ready(self, _replica: Replica) -> None:
-        self._changed.set()
+        self.fleet.note_ready()
         for case in list(self._cases.values()):
             case.avoid.clear()
             if case.placement is None and case.session.state is SessionState.OPENING:
                 self._place(case)
 
     def replica_lost(self, _replica: Replica, placements: list[Placement]) -> None:
+        self.fleet.note_lost()
         for placement in placements:
             self._reopen(placement.session)
 
@@ -270,21 +199,16 @@ class RewardPool:
 
     def _place(self, case: _Case) -> None:
         """Open a session on a replica with room, or leave it until there is one."""
-        if not any(r.is_available and r.address not in case.avoid for r in self.replicas):
+        replica = self.fleet.choose(case.avoid)
+        if replica is None:
             return
         if case.num_failures >= MAX_FAILURES:
             lost = f"reward service: session was lost {case.num_failures} times, giving up"
             self._fail(case.session, RewardUnavailableError(lost))
             return
         case.epoch += 1
-        case.replica = self._best(case.avoid)
-        case.placement = case.replica.open(case.session, case.epoch)
-
-    def _best(self, avoid: set[str]) -> Replica:
-        """Choose by the power of two choices: the freer of two random replicas."""
-        able = [r for r in self.replicas if r.is_available and r.address not in avoid]
-        pair = self._random.sample(able, min(2, len(able)))
-        return max(pair, key=lambda replica: replica.num_free_slots)
+        case.replica = replica
+        case.placement = replica.open(case.session, case.epoch)
 
     def _reopen(self, session: RewardSession) -> None:
         """Give a session that lost its replica a new place."""
@@ -315,14 +239,6 @@ class RewardPool:
         session.state = state
         session.on_change()
 
-    def _unavailable(self) -> ServiceError:
-        refusals = [replica.refusal for replica in self.replicas if replica.refusal]
-        if refusals and len(refusals) == len(self.replicas):
-            return ModelMismatchError(refusals[0])
-        return RewardUnavailableError(
-            f"reward service: none of {len(self.replicas)} replicas is available"
-        )
-
     # -- time --------------------------------------------------------------------------------------
 
     async def _expire_forever(self) -> None:
@@ -330,8 +246,6 @@ class RewardPool:
         while True:
             await asyncio.sleep(min(0.1, self._limits.open_timeout_s / 4))
             now = time.monotonic()
-            if self.is_available:
-                self._last_available = now
             for case in list(self._cases.values()):
                 if case.session.state is not SessionState.OPENING:
                     continue
@@ -342,13 +256,4 @@ class RewardPool:
                     continue
                 self._forget(case)
                 full = OverloadedError("reward service: all replicas are full")
-                self._fail(case.session, full if self.is_available else self._unavailable())
-
-    async def _resolve_forever(self) -> None:
-        while True:
-            for address in await resolve(self._targets):
-                if address not in self._replicas:
-                    replica = Replica(address, self._fingerprint, self)
-                    self._replicas[address] = replica
-                    self._tasks[address] = asyncio.create_task(replica.run())
-            await asyncio.sleep(self._limits.resolve_interval_s)
+                self._fail(case.session, full if self.is_available else self.fleet.unavailable())

@@ -101,7 +101,9 @@ class Replica:
                 except (grpc.aio.AioRpcError, ValueError) as error:
                     reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
                     logger.info(
-                        "reward replica lost" if self.is_available else "reward replica not reached",
+                        "reward replica lost"
+                        if self.is_available
+                        else "reward replica not reached",
                         extra={"address": self.address, "reason": str(reason)[:200]},
                     )
                 finally:
@@ -257,12 +259,12 @@ class Replica:
 
     def _lose_all(self) -> None:
         """Tell everyone who waits for this replica that nothing will come."""
-        self.is_available = False
+        was_available, self.is_available = self.is_available, False
         placements, self._placements = list(self._placements.values()), {}
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_result({})
-        if placements:
+        if was_available or placements:
             self._events.replica_lost(self, placements)
 
 

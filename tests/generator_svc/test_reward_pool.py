@@ -15,6 +15,7 @@ from generator_svc.engine.scorer import (
     RewardSession,
     SessionState,
 )
+from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.reward_client.pool import PoolLimits, RewardPool
 from pad.v1 import reward_pb2
 from svc_common.errors import (
@@ -51,6 +52,10 @@ class Harness:
     replicas: list[FakeReplica]
     listener: Listener
     changed: asyncio.Event
+
+    @property
+    def calls(self) -> RewardCalls:
+        return RewardCalls(self.pool.fleet, FINGERPRINT)
 
     def session(self, *token_ids: int) -> RewardSession:
         session = RewardSession(CONTEXT, list(token_ids), self.changed.set)
@@ -119,7 +124,7 @@ async def test_all_rows_of_a_step_travel_in_one_message_a_replica() -> None:
 
 async def test_sessions_spread_over_replicas() -> None:
     async with running_pool(FakeReplica(), FakeReplica()) as harness:
-        await harness.until(lambda: all(r.is_available for r in harness.pool.replicas))
+        await harness.until(lambda: all(r.is_available for r in harness.pool.fleet.replicas))
         for _ in range(8):
             await harness.open()
         assert all(len(replica.committed) >= 2 for replica in harness.replicas)
@@ -127,7 +132,9 @@ async def test_sessions_spread_over_replicas() -> None:
 
 async def test_a_session_whose_replica_hangs_up_goes_on_elsewhere_with_its_tokens() -> None:
     async with running_pool(FakeReplica(), FakeReplica()) as harness:
-        await harness.until(lambda: len([r for r in harness.pool.replicas if r.is_available]) == 2)
+        await harness.until(
+            lambda: len([r for r in harness.pool.fleet.replicas if r.is_available]) == 2
+        )
         session = await harness.open(1, 2, 3)
         (home,) = [replica for replica in harness.replicas if replica.committed]
         home.hang_up.set()
@@ -189,7 +196,9 @@ async def test_a_full_replica_sends_sessions_to_one_with_room_or_fails_as_overlo
     full = FakeReplica()
     full.refuses_opens = reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS
     async with running_pool(full, FakeReplica()) as harness:
-        await harness.until(lambda: len([r for r in harness.pool.replicas if r.is_available]) == 2)
+        await harness.until(
+            lambda: len([r for r in harness.pool.fleet.replicas if r.is_available]) == 2
+        )
         for _ in range(6):
             assert (await harness.open()).state is SessionState.OPEN
         harness.replicas[1].refuses_opens = reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS
@@ -214,7 +223,7 @@ async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found
         # Nobody waits again for what has been away that long.
         assert harness.session().state is SessionState.FAILED
         with pytest.raises(RewardUnavailableError):
-            await harness.pool.encode_preference("x", 100)
+            await harness.calls.encode_preference("x", 100)
     replica = FakeReplica()
     async with running_replica(replica) as port:
         pass  # now a port that is free, most likely
@@ -222,11 +231,11 @@ async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found
         session = harness.session()
         async with running_replica(replica, port):
             await harness.until(lambda: session.state is SessionState.OPEN)
-            assert await harness.pool.encode_preference("x", 1.0) == ("v1", b"enc")
+            assert await harness.calls.encode_preference("x", 1.0) == ("v1", b"enc")
 
 
 async def test_statuses_of_unary_calls_become_our_errors() -> None:
     async with running_pool(FakeReplica()) as harness:
         await harness.open()
         with pytest.raises(InvalidRequestError, match="too long"):
-            await harness.pool.score_sequences(CONTEXT, [[1]], 1.0)
+            await harness.calls.score_sequences(CONTEXT, [[1]], 1.0)

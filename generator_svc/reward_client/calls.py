@@ -1,0 +1,59 @@
+"""Calls to the reward service beside the steps: whole answers and encodings."""
+
+from generator_svc.engine.scorer import RewardContext
+from generator_svc.reward_client.errors import unary_errors
+from generator_svc.reward_client.fleet import Fleet
+from generator_svc.reward_client.replica import Replica
+from generator_svc.reward_client.wire import pack_context, pack_ids
+from pad.v1 import reward_pb2
+
+
+class RewardCalls:
+    """Unary calls to any replica of a fleet."""
+
+    def __init__(self, fleet: Fleet, tokenizer_fingerprint: str) -> None:
+        self._fleet = fleet
+        self._fingerprint = tokenizer_fingerprint
+
+    @property
+    def model_version(self) -> str:
+        """Version of the model of an available replica; empty if there is none."""
+        return self._fleet.model_version
+
+    async def score_sequences(
+        self, context: RewardContext, answers: list[list[int]], timeout_s: float
+    ) -> tuple[str, list[float]]:
+        """Return (model version, reward of each whole answer), for best-of-n.
+
+        Raises:
+            RewardUnavailableError: no replica answered in time.
+        """
+        request = reward_pb2.ScoreSequencesRequest(
+            context=pack_context(context),
+            sequences=[pack_ids(answer) for answer in answers],
+            tokenizer_fingerprint=self._fingerprint,
+        )
+        replica = await self._any_replica(timeout_s)
+        with unary_errors():
+            response = await replica.stub.ScoreSequences(request, timeout=timeout_s)
+        return replica.model_version, list(response.rewards)
+
+    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference.
+
+        Raises:
+            RewardUnavailableError: no replica answered in time.
+        """
+        request = reward_pb2.EncodePreferenceRequest()
+        request.preference.text = text
+        replica = await self._any_replica(timeout_s)
+        with unary_errors():
+            response = await replica.stub.EncodePreference(request, timeout=timeout_s)
+        return response.model_version, response.encoding
+
+    async def _any_replica(self, timeout_s: float) -> Replica:
+        await self._fleet.wait_available(timeout_s)
+        replica = self._fleet.choose(avoid=set())
+        if replica is None:
+            raise self._fleet.unavailable()
+        return replica

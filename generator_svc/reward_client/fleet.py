@@ -1,0 +1,115 @@
+"""The reward replicas in reach: found by name, kept connected, one chosen where one is needed."""
+
+import asyncio
+import contextlib
+import random
+import time
+
+from generator_svc.reward_client.discovery import resolve
+from generator_svc.reward_client.replica import Replica, ReplicaEvents
+from svc_common.errors import ModelMismatchError, RewardUnavailableError, ServiceError
+
+
+class Fleet:
+    """Looks targets up again and again and holds a connection to each address behind them.
+
+    Args:
+        targets: `host:port`, where a name may stand for many, or `unix:path`.
+        tokenizer_fingerprint: of the base model; replicas with another are refused.
+        events: told what happens on each replica.
+        resolve_interval_s: between two look-ups.
+        patience_s: after this long without any replica, waiting for one is of no use.
+    """
+
+    def __init__(
+        self,
+        targets: tuple[str, ...],
+        tokenizer_fingerprint: str,
+        events: ReplicaEvents,
+        *,
+        resolve_interval_s: float,
+        patience_s: float,
+    ) -> None:
+        self._targets = targets
+        self._fingerprint = tokenizer_fingerprint
+        self._events = events
+        self._resolve_interval_s = resolve_interval_s
+        self._patience_s = patience_s
+        self._replicas: dict[str, Replica] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._random = random.Random()
+        self._changed = asyncio.Event()
+        self._last_available = time.monotonic()
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return list(self._replicas.values())
+
+    @property
+    def is_available(self) -> bool:
+        return any(replica.is_available for replica in self._replicas.values())
+
+    @property
+    def is_long_gone(self) -> bool:
+        """Whether no replica has been there for longer than the patience."""
+        gone_s = time.monotonic() - self._last_available
+        return not self.is_available and gone_s > self._patience_s
+
+    @property
+    def model_version(self) -> str:
+        """Version of the model of an available replica; empty if there is none."""
+        return next((r.model_version for r in self.replicas if r.is_available), "")
+
+    async def run(self) -> None:
+        """Work until cancelled. A bug in a replica's task ends this too, loudly."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                addresses, is_complete = await resolve(self._targets)
+                for address in addresses - self._replicas.keys():
+                    replica = Replica(address, self._fingerprint, self._events)
+                    self._replicas[address] = replica
+                    self._tasks[address] = group.create_task(replica.run())
+                if is_complete:
+                    self._drop_vanished(addresses)
+                await asyncio.sleep(self._resolve_interval_s)
+
+    def _drop_vanished(self, addresses: set[str]) -> None:
+        """Forget replicas that no name stands for any more, once they are lost."""
+        for address in self._replicas.keys() - addresses:
+            if not self._replicas[address].is_available:
+                self._tasks.pop(address).cancel()
+                del self._replicas[address]
+
+    def note_ready(self) -> None:
+        """Wake those who wait for a replica."""
+        self._changed.set()
+
+    def note_lost(self) -> None:
+        """Remember when a replica was last there."""
+        self._last_available = time.monotonic()
+
+    async def wait_available(self, timeout_s: float) -> bool:
+        """Wait until a session can be opened; say whether it came to that."""
+        if self.is_long_gone:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(timeout_s, self._patience_s)):
+                while not self.is_available:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self.is_available
+
+    def choose(self, avoid: set[str]) -> Replica | None:
+        """Return the freer of two random replicas (power of two choices), None if there is none."""
+        able = [r for r in self.replicas if r.is_available and r.address not in avoid]
+        pair = self._random.sample(able, min(2, len(able)))
+        return max(pair, key=lambda replica: replica.num_free_slots, default=None)
+
+    def unavailable(self) -> ServiceError:
+        """Return the error that says why there is no replica."""
+        refusals = [replica.refusal for replica in self.replicas if replica.refusal]
+        if refusals and len(refusals) == len(self.replicas):
+            return ModelMismatchError(refusals[0])
+        return RewardUnavailableError(
+            f"reward service: none of {len(self.replicas)} replicas is available"
+        )
