@@ -25,11 +25,11 @@ class EncodingStore:
         """Return those of `texts` that are at hand with their encodings, in one round trip.
 
         Raises:
-            StoreUnavailableError: Redis does not answer.
+            StoreUnavailableError: Redis does not answer, or not with what was kept here.
         """
         wanted = list(dict.fromkeys(texts))
         async with (
-            answering(self._timeout_s),
+            answering(self._timeout_s, is_optional=True),
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for text in wanted:
@@ -41,11 +41,11 @@ class EncodingStore:
         """Keep the encoding of `text` by that version of the reward model.
 
         Raises:
-            StoreUnavailableError: Redis does not answer.
+            StoreUnavailableError: Redis does not answer, or not with what was kept here.
         """
         key = encoding_key(text)
         async with (
-            answering(self._timeout_s),
+            answering(self._timeout_s, is_optional=True),
             self._redis.pipeline(transaction=True) as pipeline,
         ):
             pipeline.hset(key, model_version, encoding)
@@ -56,10 +56,10 @@ class EncodingStore:
         """Remove the encodings of `texts` by all versions.
 
         Raises:
-            StoreUnavailableError: Redis does not answer.
+            StoreUnavailableError: Redis does not answer, or not with what was kept here.
         """
         async with (
-            answering(self._timeout_s),
+            answering(self._timeout_s, is_optional=True),
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for text in texts:

@@ -6,7 +6,7 @@ import logging
 from generator_svc.engine.scorer import EncodedPreference
 from generator_svc.profiles import Preference, ProfileStore
 from generator_svc.reward_client.calls import RewardCalls
-from svc_common.errors import RewardUnavailableError, StoreUnavailableError
+from svc_common.errors import ServiceError, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class PreferenceEncodings:
             answers = await asyncio.gather(
                 *(self._calls.encode_preference(text, TIMEOUT_S) for text in texts)
             )
-        except RewardUnavailableError:
+        except ServiceError:
             return {}
         pairs = zip(texts, answers, strict=True)
         encodings = {text: encoding for text, (answered, encoding) in pairs if answered == version}

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class _Plan:
     """A request with everything that had to be looked up for it."""
 
     request_id: str
+    arrived_at: float
     prompt_ids: list[int]
     params: GenerationParams
     context: RewardContext | None
@@ -96,7 +98,7 @@ class Generator:
         Raises:
             ServiceError: as its subclasses say.
         """
-        plan = await self._plan(request, request_id)
+        plan = await self._plan(request, request_id, time.perf_counter())
         if request.strategy.ranks_samples:
             async for event in self._answer_best(request, plan):
                 yield event
@@ -119,7 +121,7 @@ class Generator:
             for i in range(request.num_samples)
         ]
         with self._running(samples):
-            answers = await asyncio.gather(*(_collect(sample) for sample in samples))
+            answers = await _collect_all(samples)
         ranking = await rank_samples(self._calls, plan.context, answers, request.falls_back)
         count = _TokenCount()
         for token in answers[ranking.best]:
@@ -136,7 +138,7 @@ class Generator:
             model_version=ranking.model_version,
         )
 
-    async def _plan(self, request: GenerationRequest, request_id: str) -> _Plan:
+    async def _plan(self, request: GenerationRequest, request_id: str, arrived_at: float) -> _Plan:
         """Look up profile and encodings, once, and build the prompt."""
         preferences, profile_beta, revision = await self._preferences(request)
         chosen_beta = request.beta if request.beta is not None else profile_beta
@@ -161,23 +163,30 @@ class Generator:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return _Plan(request_id, prompt_ids, params, context, revision)
+        return _Plan(request_id, arrived_at, prompt_ids, params, context, revision)
 
     async def _preferences(
         self, request: GenerationRequest
     ) -> tuple[tuple[Preference, ...], float | None, int]:
         """Return preferences, beta and revision: the request's own, else the profile's."""
         needs_them = request.strategy.needs_preferences or request.prompts_base
-        for i, preference in enumerate(request.preferences):
-            self._tokenizer.check_text(f"preferences[{i}].text", preference.text)
         if request.preferences:
             self._on_lookup("inline")
+            self._check_preferences("preferences", request.preferences)
         if request.preferences or not needs_them:
             return request.preferences, None, 0
         profile = await self._store.load(self._defaults.tenant, request.user_id)
+        self._check_preferences("profile.preferences", profile.preferences)
         return profile.preferences, profile.beta, profile.revision
 
+    def _check_preferences(self, field: str, preferences: tuple[Preference, ...]) -> None:
+        for i, preference in enumerate(preferences):
+            self._tokenizer.check_text(f"{field}[{i}].text", preference.text)
+
     def _encode(self, prompt: Prompt) -> list[int]:
+        texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
+        for text in texts:  # tokenising holds the event loop
+            self._tokenizer.check_length("prompt", text, self._defaults.context_length)
         prompt_ids = self._tokenizer.encode_prompt(prompt)
         most = self._defaults.context_length - 1
         if len(prompt_ids) > most:
@@ -203,6 +212,7 @@ class Generator:
             params=params,
             text=TextStream(self._tokenizer, request.stop),
             end_of_turn_ids=self._tokenizer.end_of_turn_ids,
+            arrived_at=plan.arrived_at,
         )
 
     @contextmanager
@@ -240,7 +250,7 @@ class Generator:
             or (count.num_tokens - count.num_guided if plan.params.is_guided else 0),
             strategy=request.strategy,
             beta=plan.params.beta,
-            seed=sequence.params.seed,
+            seed=plan.params.seed,
             profile_revision=plan.profile_revision,
             reward_model_version=model_version,
             timings=sequence.timings,
@@ -261,6 +271,15 @@ class _TokenCount:
         self.num_guided += token.is_guided
         self.num_changed += token.is_guided and token.is_changed
         self.finish_reason = token.finish_reason
+
+
+async def _collect_all(sequences: list[Sequence]) -> list[list[ChosenToken]]:
+    tasks = [asyncio.create_task(_collect(sequence)) for sequence in sequences]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # the others of one that failed would wait for ever
+            task.cancel()
 
 
 async def _collect(sequence: Sequence) -> list[ChosenToken]:

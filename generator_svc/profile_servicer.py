@@ -21,15 +21,23 @@ _MAX_PAGE_BYTES = 3 * 1024 * 1024
 class ProfileServicer(pb_grpc.ProfileServiceServicer):
     """Serves the profiles of the caller's tenant."""
 
-    def __init__(self, store: ProfileStore, tenant_of_call: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        store: ProfileStore,
+        tenant_of_call: Callable[[], str],
+        check_text: Callable[[str, str], None],
+    ) -> None:
         """Make a servicer.
 
         Args:
             store: Where profiles are kept.
             tenant_of_call: Returns the tenant of the RPC that is being served; without colon.
+            check_text: Given a field and its text, raises InvalidRequestError for what the base
+                model cannot be shown: a profile with it could be kept, but never be used.
         """
         self._store = store
         self._tenant_of_call = tenant_of_call
+        self._check_text = check_text
 
     async def PutProfile(
         self,
@@ -37,10 +45,14 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         context: grpc.aio.ServicerContext[pb.PutProfileRequest, pb.PutProfileResponse],
     ) -> pb.PutProfileResponse:
         has_revision = request.HasField("expected_revision")
+        user_id = parse_user_id(request.user_id)
+        preferences = parse_preferences(request.preferences)
+        for i, preference in enumerate(preferences):
+            self._check_text(f"preferences[{i}].text", preference.text)
         profile = await self._store.put(
             self._tenant_of_call(),
-            parse_user_id(request.user_id),
-            parse_preferences(request.preferences),
+            user_id,
+            preferences,
             parse_beta(request.beta) if request.HasField("beta") else None,
             request.expected_revision if has_revision else None,
         )

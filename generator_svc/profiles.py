@@ -1,45 +1,23 @@
 """Keeps profiles in Redis, with copies in this process for while it is slow or away."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import redis.exceptions as redis_errors
 from redis.asyncio import Redis
 
 from generator_svc.encoding_store import EncodingStore
 from generator_svc.profile_cache import LocalCache, SharedReads
 from generator_svc.profile_changes import ChangeListener
-from generator_svc.profile_format import (
-    CHANGES_CHANNEL,
-    Preference,
-    Profile,
-    damaged,
-    from_fields,
-    parse_preferences,
-    profile_key,
-    to_fields,
-    tombstone_key,
-    user_tag,
-)
-from generator_svc.profile_index import UserIndex
-from generator_svc.profile_scripts import DELETE, PUT
-from generator_svc.redis_calls import answering, connect
-from svc_common.errors import (
-    ProfileConflictError,
-    ProfileNotFoundError,
-    StoreUnavailableError,
-)
+from generator_svc.profile_format import Preference, Profile, user_tag
+from generator_svc.profile_hashes import ProfileHashes
+from generator_svc.redis_calls import connect
+from svc_common.errors import ProfileNotFoundError, StoreUnavailableError
 
 __all__ = ["LookupSource", "Preference", "Profile", "ProfileStore", "StoreOptions", "connect"]
 
 LookupSource = Literal["local", "redis", "stale", "inline", "unavailable"]
-
-# Profiles are listed in batches, so that each fits well into the timeout of one operation.
-_LIST_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -83,9 +61,7 @@ class ProfileStore:
         self._redis = client
         self._options = options
         self._on_lookup = on_lookup
-        self._put_script = client.register_script(PUT)
-        self._delete_script = client.register_script(DELETE)
-        self._index = UserIndex(client)
+        self._hashes = ProfileHashes(client, options.timeout_s, options.tombstone_ttl_s)
         self._encodings = EncodingStore(client, options.timeout_s, options.encoding_ttl_s)
         self._local: LocalCache[Profile] = LocalCache(options.max_local_profiles)
         self._reads: SharedReads[Profile] = SharedReads()
@@ -116,7 +92,7 @@ class ProfileStore:
             self._on_lookup("local")
             return copy
         try:
-            profile = await self._reads.read(tag, lambda: self._read_and_keep(tag, user_id))
+            profile = await self._reads.read(tag, lambda: self._read_and_keep(tenant, user_id))
         except StoreUnavailableError:
             copy = self._local.get(tag, self._options.stale_window_s)
             self._on_lookup("unavailable" if copy is None else "stale")
@@ -132,7 +108,7 @@ class ProfileStore:
         Raises:
             ProfileNotFoundError, ProfileDamagedError, StoreUnavailableError: See `load`.
         """
-        return await self._read(user_tag(tenant, user_id), user_id)
+        return await self._hashes.read(tenant, user_id)
 
     async def put(
         self,
@@ -155,24 +131,10 @@ class ProfileStore:
             ProfileConflictError: Another revision is stored.
             ProfileDamagedError, StoreUnavailableError: See `load`.
         """
-        tag = user_tag(tenant, user_id)
-        updated_at = round(time.time(), 3)
-        fields = to_fields(preferences, beta, updated_at)
-        pairs = [part for field in fields.items() for part in field]
-        expected = "" if expected_revision is None else str(expected_revision)
         try:
-            async with self._answering():
-                await self._index.add(tenant, user_id)
-                status, revision = await self._put_script(
-                    keys=[profile_key(tag), tombstone_key(tag)],
-                    args=[expected, CHANGES_CHANNEL, tag, *pairs],
-                )
-                if status != b"updated":
-                    await self._index.correct(tenant, user_id)
+            return await self._hashes.put(tenant, user_id, preferences, beta, expected_revision)
         finally:
-            self._drop(tag)  # a write that was not answered may have been done
-        _check_outcome(status, user_id, expected, revision)
-        return Profile(user_id, preferences, beta, int(revision), updated_at)
+            self._drop(user_tag(tenant, user_id))  # unanswered, it may have been done
 
     async def delete(self, tenant: str, user_id: str, expected_revision: int | None = None) -> None:
         """Erase a profile, the encodings of its texts, and the user's place in the index.
@@ -183,23 +145,11 @@ class ProfileStore:
             ProfileNotFoundError: The user has none.
             ProfileConflictError, ProfileDamagedError, StoreUnavailableError: See `put`.
         """
-        tag = user_tag(tenant, user_id)
-        expected = "" if expected_revision is None else str(expected_revision)
-        tombstone_ms = int(self._options.tombstone_ttl_s * 1000)
         try:
-            async with self._answering():
-                status, revision, stored = await self._delete_script(
-                    keys=[profile_key(tag), tombstone_key(tag)],
-                    args=[expected, CHANGES_CHANNEL, tag, tombstone_ms],
-                )
-                await self._index.correct(tenant, user_id)
+            texts = await self._hashes.delete(tenant, user_id, expected_revision)
         finally:
-            self._drop(tag)
-        if status == b"deleted":
-            await self._encodings.forget(_texts(stored))
-        if status == b"missing":
-            raise _not_found(user_id)
-        _check_outcome(status, user_id, expected, revision)
+            self._drop(user_tag(tenant, user_id))
+        await self._encodings.forget(texts)
 
     async def list_profiles(self, tenant: str, limit: int, after: str = "") -> list[Profile]:
         """Return up to `limit` profiles in the order of their user ids, beginning behind `after`.
@@ -209,17 +159,7 @@ class ProfileStore:
         Raises:
             ProfileDamagedError, StoreUnavailableError: See `load`.
         """
-        profiles: list[Profile] = []
-        while len(profiles) < limit:
-            size = min(_LIST_BATCH, limit - len(profiles))
-            async with self._answering():
-                user_ids = await self._index.page(tenant, size, after)
-                stored = await self._read_hashes(tenant, user_ids)
-            profiles += [from_fields(user_id, fields) for user_id, fields in stored if fields]
-            if len(user_ids) < size:
-                break
-            after = user_ids[-1]
-        return profiles
+        return await self._hashes.page(tenant, limit, after)
 
     async def get_encodings(self, model_version: str, texts: Iterable[str]) -> dict[str, bytes]:
         """Return those of `texts` that are at hand with their encodings, in one round trip.
@@ -237,42 +177,16 @@ class ProfileStore:
         """
         await self._encodings.put(model_version, text, encoding)
 
-    async def _read_and_keep(self, tag: str, user_id: str) -> Profile:
+    async def _read_and_keep(self, tenant: str, user_id: str) -> Profile:
+        tag = user_tag(tenant, user_id)
         try:
-            profile = await self._read(tag, user_id)
+            profile = await self._hashes.read(tenant, user_id)
         except ProfileNotFoundError:
             self._local.discard(tag)
             raise
         if self._reads.is_current(tag):  # else it changed while we read
             self._local.put(tag, profile)
         return profile
-
-    async def _read(self, tag: str, user_id: str) -> Profile:
-        try:
-            async with self._answering():
-                fields: Any = await self._redis.hgetall(profile_key(tag))  # no text: bytes alone
-        except redis_errors.ResponseError as error:
-            raise _wrong_type(user_id, error) from error
-        if not fields:
-            raise _not_found(user_id)
-        return from_fields(user_id, fields)
-
-    async def _read_hashes(
-        self, tenant: str, user_ids: list[str]
-    ) -> list[tuple[str, Mapping[bytes, bytes]]]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for user_id in user_ids:
-                pipeline.hgetall(profile_key(user_tag(tenant, user_id)))
-            stored = await pipeline.execute(raise_on_error=False)
-        for user_id, fields in zip(user_ids, stored, strict=True):
-            if isinstance(fields, redis_errors.ResponseError):
-                raise _wrong_type(user_id, fields) from fields
-            if isinstance(fields, Exception):
-                raise fields
-        return list(zip(user_ids, stored, strict=True))
-
-    def _answering(self) -> AbstractAsyncContextManager[None]:
-        return answering(self._options.timeout_s)
 
     def _drop(self, tag: str) -> None:
         self._local.discard(tag)
@@ -281,28 +195,3 @@ class ProfileStore:
     def _drop_all(self) -> None:
         self._local.clear()
         self._reads.supersede_all()
-
-
-def _check_outcome(status: bytes, user_id: str, expected: str, revision: bytes) -> None:
-    if status == b"conflict":
-        raise ProfileConflictError(
-            f"expected_revision: must be the stored {revision.decode()}, got {expected}"
-        )
-    if status == b"damaged":
-        raise damaged(user_id, "it has no revision")
-
-
-def _texts(stored_preferences: bytes) -> list[str]:
-    """Return the texts of a deleted profile; of a damaged one nobody knows them."""
-    try:
-        return [preference.text for preference in parse_preferences(stored_preferences)]
-    except (ValueError, TypeError):
-        return []
-
-
-def _not_found(user_id: str) -> ProfileNotFoundError:
-    return ProfileNotFoundError(f"user_id: must have a profile, got {user_id!r}")
-
-
-def _wrong_type(user_id: str, error: redis_errors.ResponseError) -> Exception:
-    return damaged(user_id, "it is no hash") if str(error).startswith("WRONGTYPE") else error

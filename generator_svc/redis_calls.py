@@ -1,6 +1,7 @@
 """Calls of Redis that end in time: a client without long retries, and one error for all silence."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,8 +17,17 @@ _UNAVAILABLE = (
     redis_errors.TimeoutError,
     redis_errors.ReadOnlyError,
     redis_errors.OutOfMemoryError,
+    redis_errors.NoPermissionError,
     redis_errors.ClusterDownError,
+    redis_errors.TryAgainError,
+    redis_errors.ExecAbortError,
     OSError,  # of which TimeoutError is one
+)
+# Refusals for which redis-py has no class, or whose class is lost behind a script's or a
+# pipeline's own words: a server's state, which no caller of ours can change.
+_REFUSAL = re.compile(
+    r"(?:^|-|')(?:NOREPLICAS|MISCONF|NOPERM|NOAUTH|READONLY|OOM|LOADING|BUSY|MASTERDOWN"
+    r"|NOMASTERLINK|CLUSTERDOWN|TRYAGAIN|EXECABORT)\b"
 )
 
 
@@ -38,8 +48,12 @@ def connect(url: str, timeout_s: float, max_connections: int = 32) -> Redis:
 
 
 @asynccontextmanager
-async def answering(timeout_s: float) -> AsyncIterator[None]:
+async def answering(timeout_s: float, *, is_optional: bool = False) -> AsyncIterator[None]:
     """Turn silence, refusals and broken connections in the body into one error.
+
+    Args:
+        timeout_s: What the body has for all of its calls.
+        is_optional: What Redis holds can be done without: whatever it answers is that error.
 
     Raises:
         StoreUnavailableError: The body did not get its answers within `timeout_s`.
@@ -48,12 +62,21 @@ async def answering(timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
             yield
-    except _UNAVAILABLE as error:
+    except (redis_errors.RedisError, OSError) as error:
+        if not (is_optional or _is_unavailable(error)):
+            raise
         raise StoreUnavailableError(
-            f"profile store: was not reached, or took over {timeout_s} s ({type(error).__name__})",
+            f"profile store: was not reached, refused, or took over {timeout_s} s"
+            f" ({type(error).__name__})",
             retry_after_s=1.0,
         ) from error
     raise_lost_cancel(num_cancels)
+
+
+def _is_unavailable(error: Exception) -> bool:
+    if isinstance(error, _UNAVAILABLE):
+        return True
+    return isinstance(error, redis_errors.ResponseError) and bool(_REFUSAL.search(str(error)))
 
 
 def raise_lost_cancel(num_cancels_before: int = 0) -> None:

@@ -123,9 +123,9 @@ def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
 
 
 def _parse_strategy(request: generator_pb2.GenerateRequest, *, is_personal: bool) -> Strategy:
-    if request.strategy == generator_pb2.STRATEGY_UNSPECIFIED:
-        return STRATEGIES["pad" if is_personal else "base"]
     name = STRATEGY_NAMES.get(request.strategy)
+    if request.strategy == generator_pb2.STRATEGY_UNSPECIFIED:
+        name = "pad" if is_personal else "base"
     if name is None:
         raise InvalidRequestError(f"strategy: must be a known value, got {request.strategy}")
     strategy = STRATEGIES[name]

@@ -8,7 +8,7 @@ from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext
 from generator_svc.engine.sequence import ChosenToken
 from generator_svc.reward_client.calls import RewardCalls
-from svc_common.errors import RewardUnavailableError
+from svc_common.errors import OverloadedError, RewardUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ async def rank_samples(
     ids = [[token.token_id for token in answer] for answer in answers]
     try:
         version, rewards = await calls.score_sequences(context, ids, TIMEOUT_S)
-    except RewardUnavailableError:
+    except (RewardUnavailableError, OverloadedError):
         if not falls_back:
             raise
         logger.warning("samples not ranked: no reward replica")

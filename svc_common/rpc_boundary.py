@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +27,9 @@ _REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # The caller's timer may end a call a little before ours does; it then arrives as a hang-up.
 _DEADLINE_TOLERANCE_S = 0.02
+# A status travels in headers, twice if it has details. gRPC drops those of more than 8 KiB, and
+# writes a byte that is not ASCII as three.
+_MAX_MESSAGE_BYTES = 1000
 
 # Requests and responses are of any message type here.
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -86,7 +89,8 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             started = time.monotonic()
             try:
-                response = await _respond(servicer, request, context)
+                received = _Requests(request) if is_request_streaming else _checked(request)
+                response = await _respond(servicer, received, context)
                 if is_request_streaming:
                     # A hang-up ends the requests first and cancels us one turn of the loop later.
                     await asyncio.sleep(0)
@@ -130,8 +134,8 @@ class _Malformed:
 def _deserializer(handler: _Handler) -> Callable[[bytes], Any] | None:
     """Return the handler's deserializer, which gives `_Malformed` for what it cannot read."""
     deserialize = handler.request_deserializer
-    if deserialize is None or handler.request_streaming:
-        return deserialize
+    if deserialize is None:
+        return None
 
     def read(data: bytes) -> Any:
         try:
@@ -143,13 +147,35 @@ def _deserializer(handler: _Handler) -> Callable[[bytes], Any] | None:
     return read
 
 
+def _checked(request: Any) -> Any:
+    """Return a request that could be read.
+
+    Raises:
+        InvalidRequestError: It could not.
+    """
+    if isinstance(request, _Malformed):
+        raise InvalidRequestError(request.rule)
+    return request
+
+
+class _Requests:
+    """The messages of a stream; one that could not be read is an error where it stands."""
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = aiter(requests)
+
+    def __aiter__(self) -> "_Requests":
+        return self
+
+    async def __anext__(self) -> Any:
+        return _checked(await anext(self._requests))
+
+
 async def _respond(servicer: _Servicer, request: Any, context: _Context) -> Any:
     """Carry out a servicer's call; a generator's messages are written here.
 
     Left to gRPC, a cancelled generator would be closed by the garbage collector, some time later.
     """
-    if isinstance(request, _Malformed):
-        raise InvalidRequestError(request.rule)
     result = servicer(request, context)
     if not isinstance(result, AsyncGenerator):
         return await result
@@ -189,6 +215,7 @@ async def _abort(
     context: _Context, code: grpc.StatusCode, message: str, retry_after_s: float | None
 ) -> NoReturn:
     """End the RPC with a status, and say when to try again both to programs and to gRPC itself."""
+    message = _cut(message)
     trailing_metadata: tuple[tuple[str, str | bytes], ...] = (
         (REQUEST_ID_KEY, current_request_id()),
     )
@@ -202,3 +229,11 @@ async def _abort(
         rich = rpc_status.to_status(status).trailing_metadata
         trailing_metadata = (*trailing_metadata, pushback, *rich)
     await context.abort(code, message, trailing_metadata)
+
+
+def _cut(message: str) -> str:
+    """Return a message that fits into a status; one that was longer ends in dots."""
+    data = message.encode()
+    if len(data) <= _MAX_MESSAGE_BYTES:
+        return message
+    return data[: _MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "..."

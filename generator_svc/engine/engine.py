@@ -25,6 +25,8 @@ from generator_svc.engine.step_model import StepModel
 from svc_common.errors import RewardUnavailableError, ShuttingDownError
 from svc_common.lm.model_thread import ModelThread
 
+REWARDS_RETRY_S = 2.0  # an unguided answer asks for rewards again no more often
+
 
 class Engine:
     """Writes the answers of all sequences that were submitted."""
@@ -100,16 +102,13 @@ class Engine:
         for sequence in self._scheduler.everyone:
             if sequence.is_cancelled:
                 self._end(sequence)
-            elif sequence.has_lost_rewards and not sequence.params.falls_back:
+            elif sequence.has_lost_rewards and not sequence.can_fall_back:
                 assert sequence.session is not None
                 lost = RewardUnavailableError("reward service: no replica answered in time")
                 self._end(sequence, sequence.session.error or lost)
 
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
-            sequence.started_at = time.perf_counter()
-            sequence.timings.queue_s = sequence.started_at - sequence.arrived_at
-            self._observer.started(sequence.timings.queue_s)
             if sequence.params.is_guided:
                 self._open_session(sequence)
 
@@ -127,6 +126,9 @@ class Engine:
         self._scorer.commit([s for s in sessions if s.state is SessionState.OPEN])
         await asyncio.sleep(0)  # the commit leaves before our forward takes the interpreter
         started = time.perf_counter()
+        if batch.prefill is not None and batch.prefill.num_prefilled == 0:
+            batch.prefill.timings.queue_s = started - batch.prefill.arrived_at
+            self._observer.started(batch.prefill.timings.queue_s)
         await self._thread.run(self._model.run, batch)
         seconds = time.perf_counter() - started
         for sequence in batch.decodes:
@@ -142,11 +144,15 @@ class Engine:
         """Whether a sequence has candidates, and rewards for them or leave to do without."""
         if sequence.candidates is None:
             return False
-        if sequence.session is None or sequence.session.state is SessionState.OPEN:
+        if sequence.session is None:
             return True
-        if not (sequence.has_lost_rewards and sequence.params.falls_back):
+        if sequence.session.state is SessionState.OPEN:
+            return not sequence.session.is_scoring
+        if not sequence.can_fall_back:
             return False
-        if self._scorer.is_available:  # back to guidance
+        now = time.perf_counter()
+        if self._scorer.is_available and now >= sequence.rewards_retry_at:  # back to guidance
+            sequence.rewards_retry_at = now + REWARDS_RETRY_S
             self._open_session(sequence)
             return False
         return True

@@ -52,10 +52,11 @@ class Scheduler:
         Raises:
             OverloadedError: the queue is full; nothing was done.
         """
-        if len(self._waiting) >= self._max_waiting:
+        num_free = self._num_slots - len(self._active)
+        if len(self._waiting) >= self._max_waiting + num_free:
             raise OverloadedError(
-                f"queue: must hold fewer than {self._max_waiting} requests, holds"
-                f" {len(self._waiting)}"
+                f"queue: at most {self._max_waiting} requests may wait while {self._num_slots} are"
+                f" written, {len(self._waiting)} do"
             )
         self._waiting.append(sequence)
 

@@ -58,6 +58,7 @@ class RewardSession:
     error: Exception | None = None
     model_version: str = ""
     max_answer_tokens: int | None = None  # then the reward model's context is full
+    is_scoring: bool = False  # its rewards were asked for and are late; `on_change` says when not
 
 
 class RewardScorer(Protocol):
@@ -77,7 +78,8 @@ class RewardScorer(Protocol):
         """Return rewards `[K]` float32 for candidate ids `[K]` of each open session.
 
         With Reference.BASE the base model's part is not subtracted. None where the session was
-        lost: it is then no longer OPEN.
+        lost, and is no longer OPEN, or where its rewards are late: it then `is_scoring`, and may
+        be asked for again once it is not. Nobody waits long for another's replica.
         """
 
     def close(self, session: RewardSession) -> None:

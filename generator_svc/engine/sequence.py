@@ -10,6 +10,7 @@ from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.choice import RowChoice, RowParams
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
+from svc_common.errors import OverloadedError, RewardUnavailableError
 from svc_common.lm.slots import Row
 from svc_common.lm.tokenizer import TextStream
 
@@ -99,7 +100,7 @@ class Sequence:
     is_cancelled: bool = False
     timings: Timings = field(default_factory=Timings)
     arrived_at: float = field(default_factory=time.perf_counter)
-    started_at: float = 0.0
+    rewards_retry_at: float = 0.0  # earliest time to open a lost reward session again
     last_token_at: float = 0.0
     _outputs: asyncio.Queue[ChosenToken | Exception] = field(default_factory=asyncio.Queue)
 
@@ -117,6 +118,16 @@ class Sequence:
     def has_lost_rewards(self) -> bool:
         """Whether no replica could open (or open again) its reward session."""
         return self.session is not None and self.session.state is SessionState.FAILED
+
+    @property
+    def can_fall_back(self) -> bool:
+        """Whether it lost its rewards in a way that the base model may bridge.
+
+        A request that the reward service refuses for good is an error for any policy.
+        """
+        error = None if self.session is None else self.session.error
+        is_passing = isinstance(error, RewardUnavailableError | OverloadedError)
+        return self.params.falls_back and self.has_lost_rewards and is_passing
 
     def row_params(self, *, is_guided: bool) -> RowParams:
         """Return how its next token is chosen, with rewards or without."""

@@ -111,5 +111,5 @@ class Fleet:
         if refusals and len(refusals) == len(self.replicas):
             return ModelMismatchError(refusals[0])
         return RewardUnavailableError(
-            f"reward service: none of {len(self.replicas)} replicas is available"
+            f"reward service: none of {len(self.replicas)} replicas answered in time"
         )

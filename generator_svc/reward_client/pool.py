@@ -27,6 +27,9 @@ from svc_common.errors import (
 
 logger = logging.getLogger(__name__)
 
+STRAGGLER_S = 0.25  # the answers of other replicas wait this long for a late one
+FULL_RETRY_S = 0.5  # between two tries to find room
+FULL_PATIENCE = 4  # times the opening limit that a session waits for room
 MAX_FAILURES = 5  # of one session without a reward in between: something is wrong with it
 _FATAL = {
     reward_pb2.ROW_ERROR_REASON_INVALID: InvalidRequestError,
@@ -48,12 +51,17 @@ class _Case:
     """What the pool knows of a session."""
 
     session: RewardSession
-    deadline: float  # when an opening must be done
+    started: float  # when its opening began
+    deadline: float  # when it must be done
     epoch: int = 0  # openings so far
     num_failures: int = 0  # lost places since its last reward
     replica: Replica | None = None
     placement: Placement | None = None
-    avoid: set[str] = field(default_factory=set)  # addresses that had no room
+    placed: float = 0.0  # when its replica was asked to open it
+    avoid: set[str] = field(default_factory=set)  # addresses that had no room or did not answer
+    retry_at: float = 0.0  # earliest next placement
+    was_full: bool = False  # a replica had no room
+    answer: tuple[int, Tensor] | None = None  # (step, rewards) that came and were not taken yet
 
 
 class PoolObserver(Protocol):
@@ -79,6 +87,7 @@ class RewardPool:
         self._limits = limits
         self._observer = observer
         self._cases: dict[RewardSession, _Case] = {}
+        self._late: set[asyncio.Task[None]] = set()  # questions whose answers are late
         self.fleet = Fleet(
             targets,
             tokenizer_fingerprint,
@@ -105,7 +114,8 @@ class RewardPool:
 
     def open(self, session: RewardSession) -> None:
         """Begin to open a session."""
-        case = _Case(session, deadline=time.monotonic() + self._limits.open_timeout_s)
+        now = time.monotonic()
+        case = _Case(session, started=now, deadline=now + self._limits.open_timeout_s)
         self._cases[session] = case
         if self.fleet.is_long_gone:
             self._fail(session, self.fleet.unavailable())
@@ -118,28 +128,56 @@ class RewardPool:
             replica.commit([case.placement for case in cases if case.placement])
 
     async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
-        """Ask each replica for the rewards of its sessions, one message a replica."""
+        """Ask each replica for the rewards of its sessions, one message a replica.
+
+        A late replica's rewards are kept until they are asked for again.
+        """
         ids = dict(rows)
-        groups = self._by_replica([session for session, _ in rows])
-        timeout_s = self._limits.step_timeout_s
-        answers = await asyncio.gather(
-            *(
-                replica.score(
-                    [(c.placement, ids[c.session]) for c in cases if c.placement], timeout_s
-                )
-                for replica, cases in groups.items()
-            )
-        )
-        found: dict[RewardSession, Tensor] = {}
-        for cases, answer in zip(groups.values(), answers, strict=True):
-            for case, rewards in zip(cases, answer, strict=True):
-                if rewards is not None:
-                    case.num_failures = 0
-                    found[case.session] = torch.from_numpy(rewards.copy())
-                elif case.session.state is SessionState.OPEN:  # answered, but not for this row
-                    self._forget(case)
-                    self._reopen(case.session)
-        return [found.get(session) for session, _ in rows]
+        missing = [session for session, _ in rows if not self._has_answer(session)]
+        tasks = {
+            asyncio.create_task(self._ask(replica, cases, ids)): cases
+            for replica, cases in self._by_replica(missing).items()
+        }
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STRAGGLER_S)
+            for task in late:
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
+                for case in tasks[task]:
+                    case.session.is_scoring = True
+        return [self._take_answer(session) for session, _ in rows]
+
+    async def _ask(
+        self, replica: Replica, cases: list[_Case], ids: dict[RewardSession, Tensor]
+    ) -> None:
+        """Put the rewards of sessions on one replica into their cases, or open them again."""
+        rows = [(case.placement, ids[case.session]) for case in cases if case.placement]
+        step = {case.session: len(case.session.token_ids) for case in cases}
+        answers = await replica.score(rows, self._limits.step_timeout_s)
+        for case, (placement, _), rewards in zip(cases, rows, answers, strict=True):
+            session = case.session
+            was_late, session.is_scoring = session.is_scoring, False
+            if rewards is not None:
+                case.num_failures = 0
+                case.answer = (step[session], torch.from_numpy(rewards.copy()))
+            elif case.placement is placement and session.state is SessionState.OPEN:
+                self._forget(case)  # answered, but not for this row
+                self._reopen(session)
+            if was_late:
+                session.on_change()
+
+    def _has_answer(self, session: RewardSession) -> bool:
+        case = self._cases.get(session)
+        answer = None if case is None else case.answer
+        return answer is not None and answer[0] == len(session.token_ids)
+
+    def _take_answer(self, session: RewardSession) -> Tensor | None:
+        if not self._has_answer(session):
+            return None
+        case = self._cases[session]
+        assert case.answer is not None
+        (_, rewards), case.answer = case.answer, None
+        return rewards
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state."""
@@ -162,6 +200,17 @@ class RewardPool:
         for placement in placements:
             self._reopen(placement.session)
 
+    def replica_draining(self, replica: Replica, placements: list[Placement]) -> None:
+        """Move its sessions if there is somewhere to go; else they end where they are."""
+        if self.fleet.choose({replica.address}) is None:
+            return
+        for placement in placements:
+            case = self._cases.get(placement.session)
+            if case is not None:
+                self._forget(case)
+                case.num_failures -= 1  # nothing is wrong with the session
+                self._reopen(placement.session)
+
     def session_opened(
         self, replica: Replica, placement: Placement, opened: reward_pb2.SessionOpened
     ) -> None:
@@ -178,10 +227,7 @@ class RewardPool:
             self._fail(placement.session, fatal(error.message))
             return
         if error.reason == reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS:
-            case = self._cases.get(placement.session)
-            if case is not None:
-                case.avoid.add(replica.address)
-                case.num_failures -= 1  # a full replica says nothing about the session
+            self._note_full(replica, placement.session)
         self._reopen(placement.session)
 
     def batch_timed(self, timings: reward_pb2.StepTimings) -> None:
@@ -207,6 +253,7 @@ class RewardPool:
             self._fail(case.session, RewardUnavailableError(lost))
             return
         case.epoch += 1
+        case.placed = time.monotonic()
         case.replica = replica
         case.placement = replica.open(case.session, case.epoch)
 
@@ -217,11 +264,26 @@ class RewardPool:
             return
         if session.state is SessionState.OPEN:
             self._observer.failover()
-            case.deadline = time.monotonic() + self._limits.open_timeout_s
+            case.started = time.monotonic()
+            case.deadline = case.started + self._limits.open_timeout_s
         case.num_failures += 1
         case.replica = case.placement = None
         self._set_state(session, SessionState.OPENING)
-        self._place(case)
+        if time.monotonic() >= case.retry_at:
+            self._place(case)
+
+    def _note_full(self, replica: Replica, session: RewardSession) -> None:
+        """Look elsewhere, or wait for room: longer than for an answer, as someone will finish."""
+        case = self._cases.get(session)
+        if case is None:
+            return
+        now, limit_s = time.monotonic(), self._limits.open_timeout_s
+        case.was_full = True
+        case.num_failures -= 1  # a full replica says nothing about the session
+        case.avoid.add(replica.address)
+        if self.fleet.choose(case.avoid) is None:
+            case.retry_at = now + FULL_RETRY_S
+        case.deadline = min(now + limit_s, case.started + FULL_PATIENCE * limit_s)
 
     @staticmethod
     def _forget(case: _Case) -> None:
@@ -247,13 +309,23 @@ class RewardPool:
             await asyncio.sleep(min(0.1, self._limits.open_timeout_s / 4))
             now = time.monotonic()
             for case in list(self._cases.values()):
-                if case.session.state is not SessionState.OPENING:
-                    continue
-                if now < case.deadline:
-                    if case.placement is None:
-                        case.avoid.clear()
-                        self._place(case)
-                    continue
+                if case.session.state is SessionState.OPENING:
+                    self._watch_opening(case, now)
+
+    def _watch_opening(self, case: _Case, now: float) -> None:
+        """Place, move or give up a session that is not open yet."""
+        if now >= case.deadline:
+            self._forget(case)
+            is_full = case.was_full and self.is_available
+            full = OverloadedError("reward service: all replicas are full")
+            self._fail(case.session, full if is_full else self.fleet.unavailable())
+        elif case.replica is None:
+            if now >= case.retry_at:
+                case.avoid.clear()
+                self._place(case)
+        elif now - case.placed > self._limits.open_timeout_s / 3:
+            others = case.avoid | {case.replica.address}
+            if self.fleet.choose(others) is not None:  # it hangs, or is slow: try another
+                case.avoid = others
                 self._forget(case)
-                full = OverloadedError("reward service: all replicas are full")
-                self._fail(case.session, full if self.is_available else self.fleet.unavailable())
+                self._reopen(case.session)

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from torch import Tensor
 
+from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardSession
 from generator_svc.reward_client.wire import (
     RewardKey,
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 Rewards = dict[RewardKey, NDArray[np.float32]]
 RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
 INFO_TIMEOUT_S = 2.0
+MAX_NUMBER = 1 << 32  # session numbers are uint32
 CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -57,6 +59,9 @@ class ReplicaEvents(Protocol):
     def replica_lost(self, replica: "Replica", placements: list[Placement]) -> None:
         """Its stream ended; these sessions have no place any more."""
 
+    def replica_draining(self, replica: "Replica", placements: list[Placement]) -> None:
+        """It will stop once these sessions have left."""
+
     def session_opened(
         self, replica: "Replica", placement: Placement, opened: reward_pb2.SessionOpened
     ) -> None:
@@ -85,7 +90,8 @@ class Replica:
         self._placements: dict[int, Placement] = {}
         self._pending: dict[int, asyncio.Future[Rewards]] = {}
         self._outgoing: asyncio.Queue[reward_pb2.ScoreRequest] = asyncio.Queue()
-        self._numbers = count(1)
+        self._numbers = count(1)  # of sessions
+        self._batch_ids = count(1)
         self._stub: reward_pb2_grpc.RewardServiceAsyncStub | None = None
         self._abort: asyncio.Event = asyncio.Event()
 
@@ -98,7 +104,8 @@ class Replica:
                     await self._connect(channel)
                     pause = RECONNECT_S[0]
                     await self._serve(channel)
-                except (grpc.aio.AioRpcError, ValueError) as error:
+                # InvalidStateError: a write to a stream that ended meanwhile.
+                except (grpc.aio.AioRpcError, ValueError, asyncio.InvalidStateError) as error:
                     reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
                     logger.info(
                         "reward replica lost"
@@ -113,7 +120,7 @@ class Replica:
 
     def open(self, session: RewardSession, epoch: int) -> Placement:
         """Send a session's prefix; `session_opened` or `session_failed` follows."""
-        placement = Placement(session, next(self._numbers), epoch)
+        placement = Placement(session, next(self._numbers) % MAX_NUMBER, epoch)
         self._placements[placement.number] = placement
         session.num_committed = len(session.token_ids)
         message = reward_pb2.ScoreRequest()
@@ -124,7 +131,8 @@ class Replica:
             token_ids=pack_ids(session.token_ids),
             tokenizer_fingerprint=self._fingerprint,
         )
-        self.num_free_slots -= len(session.context.preferences)
+        has_reference_row = session.context.reference is Reference.BACKBONE
+        self.num_free_slots -= len(session.context.preferences) + has_reference_row
         self._outgoing.put_nowait(message)
         return placement
 
@@ -134,11 +142,11 @@ class Replica:
             self._outgoing.put_nowait(reward_pb2.ScoreRequest(closes=[placement.number]))
 
     def commit(self, placements: list[Placement]) -> None:
-        """Send the last token of each session that does not have it yet."""
+        """Send the tokens that each session's replica does not have yet: usually the last one."""
         rows = []
         for placement in placements:
             session = placement.session
-            if session.num_committed < len(session.token_ids):
+            while session.num_committed < len(session.token_ids):
                 step = session.num_committed
                 rows.append((placement.number, placement.epoch, step, session.token_ids[step]))
                 session.num_committed += 1
@@ -149,8 +157,9 @@ class Replica:
         self, rows: list[tuple[Placement, Tensor]], timeout_s: float
     ) -> list[NDArray[np.float32] | None]:
         """Return rewards for candidate ids `[K]` of each session; None where it was lost."""
-        batch_id = next(self._numbers)
-        keys = [(p.number, p.epoch, p.session.num_committed) for p, _ in rows]
+        self.commit([placement for placement, _ in rows])  # a session may have moved in between
+        batch_id = next(self._batch_ids)
+        keys = [(p.number, p.epoch, len(p.session.token_ids)) for p, _ in rows]
         answer: asyncio.Future[Rewards] = asyncio.get_running_loop().create_future()
         self._pending[batch_id] = answer
         candidates = pack_candidates(keys, [ids for _, ids in rows])
@@ -165,7 +174,11 @@ class Replica:
             return [None] * len(rows)
         finally:
             self._pending.pop(batch_id, None)
-        return [rewards.get(key) for key in keys]
+        found = [rewards.get(key) for key in keys]
+        return [
+            reward if reward is not None and len(reward) == len(ids) else None
+            for reward, (_, ids) in zip(found, rows, strict=True)
+        ]
 
     @property
     def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
@@ -226,14 +239,16 @@ class Replica:
         raise ValueError("stream was closed by the replica")
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
-        """Follow the replica's health; return when it stops serving."""
+        """Follow the replica's health."""
         stub = health_pb2_grpc.HealthStub(channel)
         async for response in stub.Watch(health_pb2.HealthCheckRequest(service="")):
             if response.status == health_pb2.HealthCheckResponse.SERVING:
                 self.is_available = True
                 self._events.replica_ready(self)
-            elif self.is_available:
-                return
+            elif self.is_available:  # it drains: what runs may end, nothing new is opened
+                self.is_available = False
+                self._events.replica_draining(self, list(self._placements.values()))
+        await self._abort.wait()  # the stream's own end decides
 
     def _receive(self, response: reward_pb2.ScoreResponse) -> None:
         """Take one message apart.

@@ -55,6 +55,23 @@ class Tokenizer:
         if found is not None:
             raise InvalidRequestError(f"{field}: must not hold the control token {found!r}")
 
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters of the longest token, so that few of them bound a text from below."""
+        return max(len(token) for token in self._tokenizer.get_vocab())
+
+    def check_length(self, field: str, text: str, max_tokens: int) -> None:
+        """Refuse a text that cannot fit, whatever its tokens are, before it is tokenised.
+
+        Raises:
+            InvalidRequestError: it has more characters than `max_tokens` tokens could have.
+        """
+        most = max_tokens * self._longest_token
+        if len(text) > most:
+            raise InvalidRequestError(
+                f"{field}: must fit in {max_tokens} tokens, got {len(text)} characters"
+            )
+
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of ids, without control tokens."""
         text: str = self._tokenizer.decode(

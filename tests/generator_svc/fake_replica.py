@@ -26,7 +26,10 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
     def __init__(self) -> None:
         self.fingerprint = FINGERPRINT
         self.refuses_opens: int | None = None  # a RowErrorReason
+        self.ignores_opens = False
         self.is_silent = False  # owes rewards for ever
+        self.cuts_rewards = False  # answers fewer rewards than candidates
+        self.health = Health([])
         self.shifts_steps = 0  # answers belong to another step
         self.committed: dict[int, list[int]] = {}
         self.log: list[str] = []
@@ -96,12 +99,19 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
                 message="prompt: must be shorter",
             )
             return response
+        if self.ignores_opens:
+            return response
         self.committed[message.session] = unpack(message.token_ids)
         response.opened.add(session=message.session, epoch=message.epoch, max_answer_tokens=100)
         return response
 
     def _score(self, request: reward_pb2.ScoreRequest) -> reward_pb2.ScoreResponse:
         rows = request.candidates
+        if self.cuts_rewards:
+            ones = np.ones(len(unpack(rows.sessions)), "<u4").tobytes()
+            rows = reward_pb2.CandidateRows(
+                sessions=rows.sessions, epochs=rows.epochs, steps=rows.steps, num_candidates=ones
+            )
         rewards = np.concatenate(
             [
                 np.full(count, len(self.committed[session]), "<f4")
@@ -127,10 +137,9 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
 async def running_replica(replica: FakeReplica, port: int = 0) -> AsyncIterator[int]:
     """Serve on a port, healthy, until the block ends."""
     server = grpc.aio.server()
-    health = Health([])
-    health.set_serving(True)
+    replica.health.set_serving(True)
     reward_pb2_grpc.add_RewardServiceServicer_to_server(replica, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(replica.health, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

@@ -16,6 +16,9 @@ class NaiveScorer:
     def __init__(self, theta: nn.Module, backbone: nn.Module, tokenizer: Tokenizer) -> None:
         self._theta, self._backbone, self._tokenizer = theta, backbone, tokenizer
         self.is_available = True
+        self.refusal: Exception = RewardUnavailableError("reward service: away")
+        self.refuses = False  # every open fails with `refusal`
+        self.late: set[RewardSession] = set()  # their rewards do not come
         self.loses_after: int | None = None  # scorings until every session is lost, once
         self.num_messages = 0  # score messages
         self.committed: dict[RewardSession, list[int]] = {}
@@ -23,9 +26,9 @@ class NaiveScorer:
         self.max_answer_tokens = 10_000
 
     def open(self, session: RewardSession) -> None:
-        if not self.is_available:
+        if self.refuses or not self.is_available:
             session.state = SessionState.FAILED
-            session.error = RewardUnavailableError("reward service: away")
+            session.error = self.refusal
             session.on_change()
             return
         self.committed[session] = list(session.token_ids)
@@ -48,7 +51,12 @@ class NaiveScorer:
                 del self.committed[session]
                 self.open(session)
             return [None] * len(rows)
-        return [self.naive_rewards(session, ids) for session, ids in rows]
+        for session, _ in rows:
+            session.is_scoring = session in self.late
+        return [
+            None if session in self.late else self.naive_rewards(session, ids)
+            for session, ids in rows
+        ]
 
     def close(self, session: RewardSession) -> None:
         session.state = SessionState.CLOSED

@@ -15,7 +15,12 @@ from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import EncodedPreference, RewardContext
 from generator_svc.engine.sequence import ChosenToken, FinishReason, GenerationParams, Sequence
 from generator_svc.engine.step_model import StepModel
-from svc_common.errors import OverloadedError, RewardUnavailableError, ShuttingDownError
+from svc_common.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    RewardUnavailableError,
+    ShuttingDownError,
+)
 from svc_common.lm.head import Head
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.runner import SlotRunner
@@ -178,6 +183,32 @@ async def test_an_answer_returns_to_guidance_when_rewards_come_back() -> None:
             harness.scorer.is_available |= len(tokens) == 4
         assert not tokens[0].is_guided
         assert tokens[-1].is_guided
+
+
+async def test_what_the_reward_service_refuses_for_good_is_an_error_for_any_policy() -> None:
+    """Once such an answer was opened again for ever and wrote nothing."""
+    async with running_engine() as harness:
+        harness.scorer.refuses = True
+        harness.scorer.refusal = InvalidRequestError("context: too long")
+        with pytest.raises(InvalidRequestError, match="too long"):
+            await harness.write("tell me", guided("tell me", "be short", falls_back=True))
+
+
+async def test_answers_whose_rewards_are_late_do_not_hold_up_the_others() -> None:
+    async with running_engine() as harness:
+        late = harness.sequence("late", guided("late", "wish"))
+        harness.engine.submit(late)
+        stream = late.tokens()
+        await anext(stream)
+        assert late.session is not None
+        harness.scorer.late.add(late.session)
+        await harness.write("other", guided("other", "wish"))
+        num_written = len(late.token_ids)
+        assert num_written < BASE.max_tokens
+        harness.scorer.late.clear()
+        late.session.is_scoring = False
+        late.session.on_change()
+        assert len([token async for token in stream]) == BASE.max_tokens - 1
 
 
 async def test_a_cancelled_answer_frees_its_row_and_its_session() -> None:

@@ -69,6 +69,7 @@ def test_zero_is_a_value_and_not_absence() -> None:
         (request(stop=["x"] * 9), "stop: must hold at most 8, got 9"),
         (request(stop=["x" * 101]), "stop[0]: must have 1..100 characters, got 101"),
         (request(preference_in_base_prompt=True, strategy=1), "needs one of them, got neither"),
+        (request(preference_in_base_prompt=True), "needs one of them, got neither"),
     ],
 )
 def test_a_broken_rule_is_told_with_field_rule_and_value(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,12 @@ class Harness:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.changed.wait(), 0.05)
 
+    async def ready(self, num_replicas: int) -> None:
+        replicas = self.pool.fleet
+        await self.until(
+            lambda: len([r for r in replicas.replicas if r.is_available]) == num_replicas
+        )
+
     async def open(self, *token_ids: int) -> RewardSession:
         session = self.session(*token_ids)
         await self.until(lambda: session.state is not SessionState.OPENING)
@@ -76,6 +83,10 @@ class Harness:
 
     async def reward(self, session: RewardSession) -> float | None:
         (rewards,) = await self.pool.score([(session, IDS)])
+        if session.is_scoring:
+            await self.until(lambda: not session.is_scoring)
+            if session.state is SessionState.OPEN:
+                (rewards,) = await self.pool.score([(session, IDS)])
         return None if rewards is None else float(rewards[0])
 
 
@@ -124,7 +135,7 @@ async def test_all_rows_of_a_step_travel_in_one_message_a_replica() -> None:
 
 async def test_sessions_spread_over_replicas() -> None:
     async with running_pool(FakeReplica(), FakeReplica()) as harness:
-        await harness.until(lambda: all(r.is_available for r in harness.pool.fleet.replicas))
+        await harness.ready(2)
         for _ in range(8):
             await harness.open()
         assert all(len(replica.committed) >= 2 for replica in harness.replicas)
@@ -132,9 +143,7 @@ async def test_sessions_spread_over_replicas() -> None:
 
 async def test_a_session_whose_replica_hangs_up_goes_on_elsewhere_with_its_tokens() -> None:
     async with running_pool(FakeReplica(), FakeReplica()) as harness:
-        await harness.until(
-            lambda: len([r for r in harness.pool.fleet.replicas if r.is_available]) == 2
-        )
+        await harness.ready(2)
         session = await harness.open(1, 2, 3)
         (home,) = [replica for replica in harness.replicas if replica.committed]
         home.hang_up.set()
@@ -196,9 +205,7 @@ async def test_a_full_replica_sends_sessions_to_one_with_room_or_fails_as_overlo
     full = FakeReplica()
     full.refuses_opens = reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS
     async with running_pool(full, FakeReplica()) as harness:
-        await harness.until(
-            lambda: len([r for r in harness.pool.fleet.replicas if r.is_available]) == 2
-        )
+        await harness.ready(2)
         for _ in range(6):
             assert (await harness.open()).state is SessionState.OPEN
         harness.replicas[1].refuses_opens = reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS
@@ -239,3 +246,114 @@ async def test_statuses_of_unary_calls_become_our_errors() -> None:
         await harness.open()
         with pytest.raises(InvalidRequestError, match="too long"):
             await harness.calls.score_sequences(CONTEXT, [[1]], 1.0)
+
+
+async def test_a_late_replica_does_not_hold_up_the_others() -> None:
+    async with running_pool(FakeReplica(), FakeReplica()) as harness:
+        await harness.ready(2)
+        sessions = [await harness.open() for _ in range(8)]
+        silent = harness.replicas[0]
+        silent.is_silent = True
+        num_late = len(silent.committed)
+        assert 0 < num_late < 8
+        rewards = await harness.pool.score([(session, IDS) for session in sessions])
+        assert sum(reward is None for reward in rewards) == num_late
+        assert [s.is_scoring for s in sessions] == [reward is None for reward in rewards]
+        await harness.until(lambda: not any(session.is_scoring for session in sessions))
+        silent.is_silent = False
+        await harness.until(lambda: all(s.state is SessionState.OPEN for s in sessions))
+
+
+async def test_rewards_that_came_late_are_kept_until_they_are_asked_for() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        session = await harness.open(1, 2)
+        replica = harness.pool.fleet.replicas[0]
+        answers = replica.score
+        release = asyncio.Event()
+
+        async def late(*arguments: Any) -> Any:
+            result = await answers(*arguments)
+            await release.wait()
+            return result
+
+        replica.score = late  # type: ignore[method-assign]
+        assert await harness.pool.score([(session, IDS)]) == [None]
+        assert session.is_scoring
+        release.set()
+        await harness.until(lambda: not session.is_scoring)
+        (rewards,) = await harness.pool.score([(session, IDS)])
+        assert rewards is not None
+        assert harness.replicas[0].log.count("score 1") == 1
+
+
+async def test_a_session_that_moved_between_two_steps_is_scored_for_its_whole_prefix() -> None:
+    """Once a token was chosen while its session was being moved, and never reached the new home."""
+    async with running_pool(FakeReplica(), FakeReplica()) as harness:
+        await harness.ready(2)
+        session = await harness.open()
+        for num_tokens in range(1, 6):
+            (home,) = [replica for replica in harness.replicas if replica.committed]
+            home.hang_up.set()
+            await harness.until(lambda: session.state is SessionState.OPENING)
+            session.token_ids.append(num_tokens)
+            await harness.until(lambda: session.state is SessionState.OPEN)
+            assert await harness.reward(session) == num_tokens
+            home.committed.clear()
+            await harness.ready(2)
+
+
+async def test_a_replica_comes_back_however_often_it_is_lost_under_load() -> None:
+    """Once a write to a stream that had just ended killed the replica's task for good."""
+    async with running_pool(FakeReplica()) as harness:
+        session = await harness.open()
+        for _ in range(8):
+            harness.replicas[0].hang_up.set()
+            for token_id in range(20):
+                session.token_ids.append(token_id)
+                harness.pool.commit([session])
+                await asyncio.sleep(0)
+            await harness.until(lambda: session.state is not SessionState.OPEN)
+            await harness.until(lambda: session.state is SessionState.OPEN)
+            assert await harness.reward(session) == len(session.token_ids)
+
+
+async def test_a_replica_that_does_not_open_sessions_is_passed_over() -> None:
+    hanging = FakeReplica()
+    hanging.ignores_opens = True
+    async with running_pool(hanging, FakeReplica()) as harness:
+        await harness.ready(2)
+        sessions = [harness.session() for _ in range(6)]
+        await harness.until(lambda: all(s.state is not SessionState.OPENING for s in sessions))
+        assert all(session.state is SessionState.OPEN for session in sessions)
+        assert any(entry.startswith("open") for entry in hanging.log)
+
+
+async def test_a_draining_replica_finishes_its_sessions_where_there_is_no_other() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        session = await harness.open()
+        harness.replicas[0].health.set_serving(False)
+        await harness.until(lambda: not harness.pool.is_available)
+        session.token_ids.append(1)
+        harness.pool.commit([session])
+        assert await harness.reward(session) == 1
+        assert session.state is SessionState.OPEN
+
+
+async def test_a_draining_replica_hands_its_sessions_to_another() -> None:
+    async with running_pool(FakeReplica(), FakeReplica()) as harness:
+        await harness.ready(2)
+        session = await harness.open(5)
+        home = next(replica for replica in harness.replicas if replica.committed)
+        other = next(replica for replica in harness.replicas if replica is not home)
+        home.health.set_serving(False)
+        await harness.until(lambda: bool(other.committed) and not home.committed)
+        await harness.until(lambda: session.state is SessionState.OPEN)
+        assert await harness.reward(session) == 1
+
+
+async def test_an_answer_with_too_few_rewards_is_not_used() -> None:
+    async with running_pool(FakeReplica()) as harness:
+        session = await harness.open()
+        harness.replicas[0].cuts_rewards = True
+        assert await harness.reward(session) is None
+        assert session.state is SessionState.OPENING

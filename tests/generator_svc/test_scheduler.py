@@ -78,11 +78,16 @@ def test_sequences_start_in_order_of_arrival_and_never_exceed_the_slots() -> Non
 
 
 def test_a_full_queue_refuses_with_a_delay_and_keeps_what_it_holds() -> None:
-    scheduler = Scheduler(num_slots=1, max_waiting=1, prefill_chunk=4)
-    scheduler.add(sequence())
-    with pytest.raises(OverloadedError, match=r"must hold fewer than 1") as caught:
+    scheduler = Scheduler(num_slots=2, max_waiting=1, prefill_chunk=4)
+    for _ in range(3):  # two for the free slots, one to wait
+        scheduler.add(sequence())
+    with pytest.raises(OverloadedError, match=r"at most 1 requests may wait") as caught:
         scheduler.add(sequence())
     assert caught.value.retry_after_s
+    assert scheduler.num_waiting == 3
+    scheduler.admit()
+    with pytest.raises(OverloadedError):
+        scheduler.add(sequence())
     assert scheduler.num_waiting == 1
 
 
