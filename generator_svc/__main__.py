@@ -96,7 +96,7 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
         )
         info = _server_info(settings, loaded, version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, pool.fleet, limits, info)
-        profiles = ProfileServicer(store, lambda: settings.tenant)
+        profiles = ProfileServicer(store, lambda: settings.tenant, loaded.tokenizer.check_text)
         options = ServerOptions(
             settings_prefix=PREFIX,
             listen=settings.listen,

@@ -36,7 +36,7 @@ class GeneratorSettings:
         1.0, min=0, max=10, help="guidance strength where neither request nor profile names one"
     )
     reward_step_timeout_s: float = setting(
-        5.0, min=0.01, max=600, help="a replica that owes rewards longer than this is given up"
+        2.0, min=0.01, max=600, help="a replica that owes rewards longer than this is given up"
     )
     reward_open_timeout_s: float = setting(
         5.0, min=0.01, max=600, help="a request without a reward session longer than this fails"

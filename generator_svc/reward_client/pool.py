@@ -7,14 +7,15 @@ again with the tokens written so far, and the answer goes on with the same candi
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from generator_svc.engine.scorer import RewardSession, SessionState
+from generator_svc.reward_client.case import Case
 from generator_svc.reward_client.fleet import Fleet
+from generator_svc.reward_client.questions import Questions
 from generator_svc.reward_client.replica import Placement, Replica
 from pad.v1 import reward_pb2
 from svc_common.errors import (
@@ -27,7 +28,6 @@ from svc_common.errors import (
 
 logger = logging.getLogger(__name__)
 
-STRAGGLER_S = 0.25  # the answers of other replicas wait this long for a late one
 FULL_RETRY_S = 0.5  # between two tries to find room
 FULL_PATIENCE = 4  # times the opening limit that a session waits for room
 MAX_FAILURES = 5  # of one session without a reward in between: something is wrong with it
@@ -44,24 +44,6 @@ class PoolLimits:
     step_timeout_s: float  # a replica that owes rewards longer than this is given up
     open_timeout_s: float  # a session without a place longer than this fails
     resolve_interval_s: float  # how often names are looked up
-
-
-@dataclass(eq=False)
-class _Case:
-    """What the pool knows of a session."""
-
-    session: RewardSession
-    started: float  # when its opening began
-    deadline: float  # when it must be done
-    epoch: int = 0  # openings so far
-    num_failures: int = 0  # lost places since its last reward
-    replica: Replica | None = None
-    placement: Placement | None = None
-    placed: float = 0.0  # when its replica was asked to open it
-    avoid: set[str] = field(default_factory=set)  # addresses that had no room or did not answer
-    retry_at: float = 0.0  # earliest next placement
-    was_full: bool = False  # a replica had no room
-    answer: tuple[int, Tensor] | None = None  # (step, rewards) that came and were not taken yet
 
 
 class PoolObserver(Protocol):
@@ -86,8 +68,8 @@ class RewardPool:
     ) -> None:
         self._limits = limits
         self._observer = observer
-        self._cases: dict[RewardSession, _Case] = {}
-        self._late: set[asyncio.Task[None]] = set()  # questions whose answers are late
+        self._cases: dict[RewardSession, Case] = {}
+        self._questions = Questions(limits.step_timeout_s, self._lose)
         self.fleet = Fleet(
             targets,
             tokenizer_fingerprint,
@@ -115,7 +97,7 @@ class RewardPool:
     def open(self, session: RewardSession) -> None:
         """Begin to open a session."""
         now = time.monotonic()
-        case = _Case(session, started=now, deadline=now + self._limits.open_timeout_s)
+        case = Case(session, started=now, deadline=now + self._limits.open_timeout_s)
         self._cases[session] = case
         if self.fleet.is_long_gone:
             self._fail(session, self.fleet.unavailable())
@@ -132,59 +114,18 @@ class RewardPool:
 
         A late replica's rewards are kept until they are asked for again.
         """
-        ids = dict(rows)
-        missing = [session for session, _ in rows if not self._has_answer(session)]
-        tasks = {
-            asyncio.create_task(self._ask(replica, cases, ids)): cases
-            for replica, cases in self._by_replica(missing).items()
-        }
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=STRAGGLER_S)
-            for task in late:
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
-                for case in tasks[task]:
-                    case.session.is_scoring = True
-        return [self._take_answer(session) for session, _ in rows]
-
-    async def _ask(
-        self, replica: Replica, cases: list[_Case], ids: dict[RewardSession, Tensor]
-    ) -> None:
-        """Put the rewards of sessions on one replica into their cases, or open them again."""
-        rows = [(case.placement, ids[case.session]) for case in cases if case.placement]
-        step = {case.session: len(case.session.token_ids) for case in cases}
-        answers = await replica.score(rows, self._limits.step_timeout_s)
-        for case, (placement, _), rewards in zip(cases, rows, answers, strict=True):
-            session = case.session
-            was_late, session.is_scoring = session.is_scoring, False
-            if rewards is not None:
-                case.num_failures = 0
-                case.answer = (step[session], torch.from_numpy(rewards.copy()))
-            elif case.placement is placement and session.state is SessionState.OPEN:
-                self._forget(case)  # answered, but not for this row
-                self._reopen(session)
-            if was_late:
-                session.on_change()
-
-    def _has_answer(self, session: RewardSession) -> bool:
-        case = self._cases.get(session)
-        answer = None if case is None else case.answer
-        return answer is not None and answer[0] == len(session.token_ids)
-
-    def _take_answer(self, session: RewardSession) -> Tensor | None:
-        if not self._has_answer(session):
-            return None
-        case = self._cases[session]
-        assert case.answer is not None
-        (_, rewards), case.answer = case.answer, None
-        return rewards
+        cases = [self._cases[session] for session, _ in rows if session in self._cases]
+        missing = [case.session for case in cases if not case.has_answer]
+        await self._questions.ask(self._by_replica(missing), dict(rows))
+        found = (self._cases.get(session) for session, _ in rows)
+        return [None if case is None else case.take_answer() for case in found]
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state."""
         session.state = SessionState.CLOSED
         case = self._cases.pop(session, None)
         if case is not None:
-            self._forget(case)
+            case.leave()
 
     # -- reward_client.replica.ReplicaEvents ----------------------------------------------------
 
@@ -207,7 +148,7 @@ class RewardPool:
         for placement in placements:
             case = self._cases.get(placement.session)
             if case is not None:
-                self._forget(case)
+                case.leave()
                 case.num_failures -= 1  # nothing is wrong with the session
                 self._reopen(placement.session)
 
@@ -235,15 +176,15 @@ class RewardPool:
 
     # -- placement -------------------------------------------------------------------------------
 
-    def _by_replica(self, sessions: list[RewardSession]) -> dict[Replica, list[_Case]]:
-        groups: dict[Replica, list[_Case]] = {}
+    def _by_replica(self, sessions: list[RewardSession]) -> dict[Replica, list[Case]]:
+        groups: dict[Replica, list[Case]] = {}
         for session in sessions:
             case = self._cases.get(session)
             if case is not None and case.replica is not None and case.placement is not None:
                 groups.setdefault(case.replica, []).append(case)
         return groups
 
-    def _place(self, case: _Case) -> None:
+    def _place(self, case: Case) -> None:
         """Open a session on a replica with room, or leave it until there is one."""
         replica = self.fleet.choose(case.avoid)
         if replica is None:
@@ -285,11 +226,10 @@ class RewardPool:
             case.retry_at = now + FULL_RETRY_S
         case.deadline = min(now + limit_s, case.started + FULL_PATIENCE * limit_s)
 
-    @staticmethod
-    def _forget(case: _Case) -> None:
-        """Have its replica, if it has one, free a session's rows."""
-        if case.replica is not None and case.placement is not None:
-            case.replica.close(case.placement)
+    def _lose(self, case: Case) -> None:
+        """Give a session another place: its replica answered, but not for this row."""
+        case.leave()
+        self._reopen(case.session)
 
     def _fail(self, session: RewardSession, error: ServiceError) -> None:
         self._cases.pop(session, None)
@@ -312,10 +252,10 @@ class RewardPool:
                 if case.session.state is SessionState.OPENING:
                     self._watch_opening(case, now)
 
-    def _watch_opening(self, case: _Case, now: float) -> None:
+    def _watch_opening(self, case: Case, now: float) -> None:
         """Place, move or give up a session that is not open yet."""
         if now >= case.deadline:
-            self._forget(case)
+            case.leave()
             is_full = case.was_full and self.is_available
             full = OverloadedError("reward service: all replicas are full")
             self._fail(case.session, full if is_full else self.fleet.unavailable())
@@ -327,5 +267,5 @@ class RewardPool:
             others = case.avoid | {case.replica.address}
             if self.fleet.choose(others) is not None:  # it hangs, or is slow: try another
                 case.avoid = others
-                self._forget(case)
+                case.leave()
                 self._reopen(case.session)

@@ -18,6 +18,7 @@ from generator_svc.engine.scorer import (
 )
 from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.replica import Replica
 from pad.v1 import reward_pb2
 from svc_common.errors import (
     InvalidRequestError,
@@ -71,10 +72,8 @@ class Harness:
                     await asyncio.wait_for(self.changed.wait(), 0.05)
 
     async def ready(self, num_replicas: int) -> None:
-        replicas = self.pool.fleet
-        await self.until(
-            lambda: len([r for r in replicas.replicas if r.is_available]) == num_replicas
-        )
+        fleet = self.pool.fleet
+        await self.until(lambda: sum(r.is_available for r in fleet.replicas) == num_replicas)
 
     async def open(self, *token_ids: int) -> RewardSession:
         session = self.session(*token_ids)
@@ -302,19 +301,21 @@ async def test_a_session_that_moved_between_two_steps_is_scored_for_its_whole_pr
             await harness.ready(2)
 
 
-async def test_a_replica_comes_back_however_often_it_is_lost_under_load() -> None:
-    """Once a write to a stream that had just ended killed the replica's task for good."""
+async def test_a_replica_comes_back_after_a_write_to_a_stream_that_had_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once the error that gRPC raises then killed the replica's task for good."""
+    write, errors = Replica._write, [asyncio.InvalidStateError("RPC already finished.")]
+
+    async def failing_once(replica: Replica, stream: Any) -> None:
+        if errors:
+            raise errors.pop()
+        await write(replica, stream)
+
+    monkeypatch.setattr(Replica, "_write", failing_once)
     async with running_pool(FakeReplica()) as harness:
-        session = await harness.open()
-        for _ in range(8):
-            harness.replicas[0].hang_up.set()
-            for token_id in range(20):
-                session.token_ids.append(token_id)
-                harness.pool.commit([session])
-                await asyncio.sleep(0)
-            await harness.until(lambda: session.state is not SessionState.OPEN)
-            await harness.until(lambda: session.state is SessionState.OPEN)
-            assert await harness.reward(session) == len(session.token_ids)
+        assert await harness.reward(await harness.open()) == 0
+        assert not errors
 
 
 async def test_a_replica_that_does_not_open_sessions_is_passed_over() -> None:

@@ -1,0 +1,48 @@
+"""What the pool knows of one reward session: where it is, since when, what came for it."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from generator_svc.engine.scorer import RewardSession
+from generator_svc.reward_client.replica import Placement, Replica
+
+
+@dataclass(eq=False)
+class Case:
+    """One session's way over the replicas; times by `time.monotonic`."""
+
+    session: RewardSession
+    started: float  # when its opening began
+    deadline: float  # when it must be done
+    epoch: int = 0  # openings so far
+    num_failures: int = 0  # lost places since its last reward
+    replica: Replica | None = None
+    placement: Placement | None = None
+    avoid: set[str] = field(default_factory=set)  # addresses that had no room or did not answer
+    placed: float = 0.0  # when its replica was asked to open it
+    retry_at: float = 0.0  # earliest next placement
+    was_full: bool = False  # a replica had no room
+    answer: tuple[int, Tensor] | None = None  # (step, rewards) that came and were not taken yet
+
+    @property
+    def step(self) -> int:
+        """Position of the token its rewards are for."""
+        return len(self.session.token_ids)
+
+    @property
+    def has_answer(self) -> bool:
+        return self.answer is not None and self.answer[0] == self.step
+
+    def take_answer(self) -> Tensor | None:
+        """Return the rewards for its step, once, or None if there are none."""
+        if self.answer is None or not self.has_answer:
+            return None
+        (_, rewards), self.answer = self.answer, None
+        return rewards
+
+    def leave(self) -> None:
+        """Have its replica, if it has one, free its rows."""
+        if self.replica is not None and self.placement is not None:
+            self.replica.close(self.placement)
+        self.replica = self.placement = None
