@@ -25,6 +25,7 @@ class PreferenceEncoder:
             ModelMismatchError: The model has no chat template.
         """
         model = self._cache.model
+        model.tokenizer.check_length("preference.text", text, model.context_length)
         token_ids = encode_preference(text, model.tokenizer)
         model.check_length("preference.text", len(token_ids))
         prompt = RowPrompt(THETA, 1.0, token_ids, len(token_ids))

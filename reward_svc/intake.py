@@ -97,7 +97,7 @@ class Intake:
         """Let streams finish that have nothing more to expect."""
         for stream in self.streams:
             is_over = stream.is_half_closed or (self._is_draining and not stream.sessions)
-            if is_over and stream.num_unanswered == 0:
+            if is_over and stream.num_unanswered == 0 and not stream.has_work:
                 stream.finish()
 
     def refuse(self, stream: Stream, fault: RowFault) -> None:

@@ -51,6 +51,23 @@ class RowPrompt:
     prefix_length: int
 
 
+def check_lengths(context: RewardContext, tokenizer: Tokenizer, max_tokens: int) -> None:
+    """Refuse by its characters what cannot fit, as 15 MB take half a minute to become tokens.
+
+    Raises:
+        InvalidRequestError: Prompt or preference is longer than `max_tokens` tokens can be.
+    """
+    for i, preference in enumerate(context.preferences):
+        tokenizer.check_length(f"preferences[{i}].text", preference.text, max_tokens)
+    if isinstance(context.prompt, str):
+        tokenizer.check_length("prompt", context.prompt, max_tokens)
+        return
+    for i, message in enumerate(context.prompt):
+        tokenizer.check_length(f"chat.messages[{i}].content", message.content, max_tokens)
+    contents = "".join(message.content for message in context.prompt)
+    tokenizer.check_length("chat.messages", contents, max_tokens)
+
+
 def row_prompts(context: RewardContext, tokenizer: Tokenizer) -> tuple[RowPrompt, ...]:
     """Return the prompts of a session: one a preference, then the reference's, if it has one.
 

@@ -10,8 +10,8 @@ from pad.v1 import common_pb2, reward_pb2, reward_pb2_grpc
 from reward_svc import wire
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
-from reward_svc.messages import Answer, Message, Opening, Reason, RowFault
-from reward_svc.prompts import RowPrompt, row_prompts
+from reward_svc.messages import Message, Opening, Reason, RowFault
+from reward_svc.prompts import RowPrompt, check_lengths, row_prompts
 from reward_svc.sequences import score_answers
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Stream
@@ -72,7 +72,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         for opening in request.opens:
             opened = self._opening(opening)
             if isinstance(opened, RowFault):
-                stream.send(Answer(faults=[opened]))
+                self._batcher.intake.refuse(stream, opened)
             else:
                 openings.append(opened)
         asked = None
@@ -110,13 +110,17 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
     def _check_tokenizer(self, fingerprint: str) -> None:
         mine = self._model.tokenizer.fingerprint
         if fingerprint != mine:
-            raise ModelMismatchError(
-                f"tokenizer_fingerprint: must be the reward model's {mine}, got {fingerprint!r}"
-            )
+            rule = f"must be the reward model's {mine}, got {fingerprint[:40]!r}"
+            raise ModelMismatchError(f"tokenizer_fingerprint: {rule}")
 
     def _prompts(self, message: reward_pb2.RewardContext) -> tuple[RowPrompt, ...]:
-        context = wire.context(message, has_reference=self._model.has_reference)
-        return row_prompts(context, self._model.tokenizer)
+        model = self._model
+        # A turn takes a token at least.
+        context = wire.context(
+            message, has_reference=model.has_reference, max_turns=model.context_length
+        )
+        check_lengths(context, model.tokenizer, model.context_length)
+        return row_prompts(context, model.tokenizer)
 
     async def ScoreSequences(
         self, request: reward_pb2.ScoreSequencesRequest, context: _Context

@@ -112,6 +112,11 @@ class Stream:
         self._is_finished = False
         self._answers: asyncio.Queue[Answer | None] = asyncio.Queue()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a session has work left, a commit of which may be answered with an error."""
+        return any(session.work for session in self.sessions.values())
+
     def send(self, answer: Answer) -> None:
         """Put an answer on its way."""
         if not self.is_ended:

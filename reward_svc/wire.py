@@ -75,8 +75,15 @@ def preference(field: str, message: common_pb2.Preference, encoding: bytes) -> W
     return WeightedPreference(text, weight, tuple(hint.tolist()))
 
 
-def context(message: reward_pb2.RewardContext, *, has_reference: bool) -> RewardContext:
+def context(
+    message: reward_pb2.RewardContext, *, has_reference: bool, max_turns: int
+) -> RewardContext:
     """Return what a session scores.
+
+    Args:
+        message: As it came.
+        has_reference: Whether the reference's model is loaded.
+        max_turns: Of a conversation: empty ones are not free either.
 
     Raises:
         InvalidRequestError: A field is missing or out of range.
@@ -89,7 +96,9 @@ def context(message: reward_pb2.RewardContext, *, has_reference: bool) -> Reward
         preference(f"preferences[{i}]", encoded.preference, encoded.encoding)
         for i, encoded in enumerate(message.preferences)
     )
-    return RewardContext(_prompt(message), preferences, _reference(message, has_reference))
+    return RewardContext(
+        _prompt(message, max_turns), preferences, _reference(message, has_reference)
+    )
 
 
 def _reference(message: reward_pb2.RewardContext, has_reference: bool) -> Reference:
@@ -106,15 +115,19 @@ def _reference(message: reward_pb2.RewardContext, has_reference: bool) -> Refere
     return reference
 
 
-def _prompt(message: reward_pb2.RewardContext) -> Prompt:
+def _prompt(message: reward_pb2.RewardContext, max_turns: int) -> Prompt:
     match message.WhichOneof("input"):
         case "prompt" if message.prompt:
             return message.prompt
         case "chat":
+            count = len(message.chat.messages)
+            if count > max_turns:
+                rule = f"must have at most {max_turns} entries"
+                raise InvalidRequestError(f"chat.messages: {rule}, got {count}")
             messages = tuple(ChatMessage(m.role, m.content) for m in message.chat.messages)
             for i, turn in enumerate(messages):
                 if turn.role not in ROLES:
-                    rule = f"must be {' | '.join(ROLES)}, got {turn.role!r}"
+                    rule = f"must be {' | '.join(ROLES)}, got {turn.role[:40]!r}"
                     raise InvalidRequestError(f"chat.messages[{i}].role: {rule}")
             if not any(turn.role == "user" for turn in messages):
                 raise InvalidRequestError("chat.messages: need one with role user, got none")

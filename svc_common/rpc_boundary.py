@@ -162,7 +162,7 @@ class _Requests:
     """The messages of a stream; one that could not be read is an error where it stands."""
 
     def __init__(self, requests: AsyncIterator[Any]) -> None:
-        self._requests = aiter(requests)
+        self._requests = requests  # whose iterator, made too early, warns if it is never used
 
     def __aiter__(self) -> "_Requests":
         return self

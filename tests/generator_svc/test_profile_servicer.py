@@ -10,11 +10,17 @@ from prometheus_client import CollectorRegistry
 from generator_svc.profile_servicer import ProfileServicer
 from pad.v1 import common_pb2, profile_pb2_grpc
 from pad.v1 import profile_pb2 as pb
+from svc_common.errors import InvalidRequestError
 from svc_common.health import Health
 from svc_common.server import ServerOptions, bind, new_server
 from tests.generator_svc.test_profiles import opened
 
 SECRET = "kettle songs"
+
+
+def check_text(field, text):
+    if "<|end|>" in text:
+        raise InvalidRequestError(f"{field}: must not hold the control token '<|end|>'")
 
 
 @asynccontextmanager
@@ -23,7 +29,7 @@ async def serving(url, tenant="t"):
     async with opened(url) as store:
         add = partial(
             profile_pb2_grpc.add_ProfileServiceServicer_to_server,
-            ProfileServicer(store, lambda: tenant),
+            ProfileServicer(store, lambda: tenant, check_text),
         )
         server = new_server(options, Health([]), CollectorRegistry(), [add])
         address = bind(server, options)
@@ -125,6 +131,10 @@ async def test_revision_conflict_is_aborted(stub):
         (
             {"preferences": [wish(SECRET, math.inf)]},
             "preferences[0].weight: must be > 0 and <= 10, got inf",
+        ),
+        (
+            {"preferences": [wish(), wish(f"{SECRET}<|end|>")]},
+            "preferences[1].text: must not hold the control token '<|end|>'",
         ),
         ({"beta": -0.1}, "beta: must be 0..10, got -0.1"),
         ({"beta": 11.0}, "beta: must be 0..10, got 11.0"),

@@ -26,6 +26,7 @@ OPTIONS = ServerOptions("REWARD_", listen="127.0.0.1:0", metrics_port=0, drain_s
 class Service:
     replica: Replica
     stub: Any
+    channel: grpc.aio.Channel
     fingerprint: str
 
     async def free_slots(self) -> int:
@@ -56,7 +57,7 @@ async def running_service(model: PersRM) -> AsyncIterator[Service]:
         try:
             async with grpc.aio.insecure_channel(address) as channel:
                 stub = reward_pb2_grpc.RewardServiceStub(channel)
-                yield Service(replica, stub, model.tokenizer.fingerprint)
+                yield Service(replica, stub, channel, model.tokenizer.fingerprint)
         finally:
             await server.stop(None)
 

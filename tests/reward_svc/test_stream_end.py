@@ -6,7 +6,7 @@ from collections.abc import Generator as Steps
 import numpy as np
 
 from reward_svc.jobs import Job, JobQueue
-from reward_svc.messages import Opening, Reason
+from reward_svc.messages import Commit, Opening, Reason
 from reward_svc.model import PersRM
 from reward_svc.prompts import row_prompts
 from reward_svc.sequences import score_answers
@@ -138,6 +138,25 @@ async def test_a_half_closed_stream_finishes_after_its_answers(model: PersRM) ->
         replica.batcher.intake.half_close(generator.stream)
         assert (await generator.next_answer()).opened
         assert (await generator.next_answer()).scored
+        assert await generator.stream.next_answer() is None
+
+
+async def test_a_half_closed_stream_answers_faulty_commits_before_it_finishes(
+    model: PersRM,
+) -> None:
+    """It finished before the commits that were sent in front of the half-close were looked at."""
+    async with running_replica(model) as replica:
+        generator = replica.generator()
+        await generator.open(1, BRIEF)
+        good = tuple(Commit(1, 0, step, 42) for step in range(3))
+        faulty = (Commit(1, 0, 7, 42), Commit(1, 0, 3, 100_000))
+        await generator.send(commits=(*good, *faulty))
+        replica.batcher.intake.half_close(generator.stream)
+        faults = [(await generator.next_answer()).faults[0] for _ in faulty]
+        assert [(fault.step, fault.reason) for fault in faults] == [
+            (7, Reason.OUT_OF_STEP),
+            (3, Reason.INVALID),
+        ]
         assert await generator.stream.next_answer() is None
 
 
