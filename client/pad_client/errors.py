@@ -45,16 +45,28 @@ class InvalidRequestError(PadError):
     hint = "correct the field that the message names"
 
 
+class MessageTooLargeError(InvalidRequestError):
+    """The request has more bytes than the server reads in one message."""
+
+    hint = "send less text"
+
+
 class NotFoundError(PadError):
     """The user has no profile."""
 
-    hint = "create the profile first, or give preferences in the request"
+    hint = "check the user id; a user has a profile once one was put"
 
 
 class ConflictError(PadError):
     """The profile changed since it was read."""
 
-    hint = "read the profile again and write with its new revision"
+    hint = "read the profile again, then repeat the call with its new revision"
+
+
+class DamagedProfileError(PadError):
+    """What the server's store holds for the user is not a profile."""
+
+    hint = "write the profile again"
 
 
 class ModelMismatchError(PadError):
@@ -103,6 +115,7 @@ _ERROR_OF_STATUS: dict[grpc.StatusCode, type[PadError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ABORTED: ConflictError,
+    grpc.StatusCode.DATA_LOSS: DamagedProfileError,
     grpc.StatusCode.FAILED_PRECONDITION: ModelMismatchError,
     grpc.StatusCode.UNAUTHENTICATED: AccessDeniedError,
     grpc.StatusCode.PERMISSION_DENIED: AccessDeniedError,
@@ -133,7 +146,11 @@ def error_from_status(
     trailing = dict(trailing_metadata)
     pushback_ms = _read_pushback(trailing.get(_PUSHBACK_KEY))
     must_not_retry = pushback_ms is not None and pushback_ms < 0
-    return _ERROR_OF_STATUS.get(code, PadError)(
+    kind = _ERROR_OF_STATUS.get(code, PadError)
+    if kind is OverloadedError and pushback_ms is None:
+        # gRPC itself refuses with this status, before our services, which always send a delay.
+        kind = MessageTooLargeError
+    return kind(
         details or code.name,
         code=code,
         retryable=False if must_not_retry else None,

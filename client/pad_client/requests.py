@@ -1,7 +1,7 @@
 """What callers ask for, turned into the messages of the contract; both clients share it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pad.v1 import common_pb2, generator_pb2, profile_pb2
 from pad_client.enums import enum_number
@@ -33,7 +33,7 @@ def check_timeout(timeout_s: float) -> float:
 def build_request(
     *,
     prompt: str | None = None,
-    messages: Sequence[Message] | None = None,
+    messages: Sequence[Message | Mapping[str, str]] | None = None,
     user_id: str = "",
     preferences: Sequence[str | Preference] = (),
     beta: float | None = None,
@@ -128,10 +128,30 @@ def list_profiles_request(page_size: int, page_token: str) -> profile_pb2.ListPr
     return request
 
 
-def _write_chat(messages: Iterable[Message]) -> common_pb2.Chat:
+def _write_chat(messages: Iterable[Message | Mapping[str, str]]) -> common_pb2.Chat:
     return common_pb2.Chat(
-        messages=[common_pb2.ChatMessage(role=each.role, content=each.content) for each in messages]
+        messages=[_write_message(index, each) for index, each in enumerate(messages)]
     )
+
+
+def _write_message(index: int, message: Message | Mapping[str, str]) -> common_pb2.ChatMessage:
+    if isinstance(message, Message):
+        turn = {"role": message.role, "content": message.content}
+    elif isinstance(message, Mapping) and set(message) == {"role", "content"}:
+        turn = dict(message)
+    else:
+        # Keys and types alone: contents do not belong into errors, which are logged.
+        found = f"keys {list(message)}" if isinstance(message, Mapping) else type(message).__name__
+        raise InvalidRequestError(
+            f"messages[{index}]: must be a Message, or a mapping with exactly role and content, "
+            f"got {found}"
+        )
+    for name, value in turn.items():
+        if not isinstance(value, str):
+            raise InvalidRequestError(
+                f"messages[{index}].{name}: must be a string, got {type(value).__name__}"
+            )
+    return common_pb2.ChatMessage(role=turn["role"], content=turn["content"])
 
 
 def _write_preferences(preferences: Sequence[str | Preference]) -> list[common_pb2.Preference]:

@@ -1,6 +1,6 @@
 """The values callers give and get: plain frozen dataclasses and string enums, no protobuf."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -65,12 +65,14 @@ class Preference:
 class GenerateOptions(TypedDict, total=False):
     """The fields of a request: exactly one of `prompt` and `messages`, the rest as wished.
 
+    A message may also be a plain mapping with exactly the keys "role" and "content".
+
     Ranges and defaults are stated beside `GenerateRequest` in generator.proto; what is left out
     or None takes the server's default.
     """
 
     prompt: str | None
-    messages: Sequence[Message] | None
+    messages: Sequence[Message | Mapping[str, str]] | None
     user_id: str
     preferences: Sequence[str | Preference]
     beta: float | None

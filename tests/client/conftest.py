@@ -1,14 +1,18 @@
-"""A running fake server, and both clients behind one asynchronous face."""
+"""A running fake server, both clients behind one asynchronous face, and the command."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
 
 import grpc.aio
 import pytest
+from typer.testing import CliRunner, Result
 
 from pad_client import AsyncGeneratorClient, GeneratorClient, Profile, Summary, Token, TokenStream
+from pad_client.cli.app import app
 from tests.client.fake_server import FakeServer, add_to_server
+
+Pad: TypeAlias = Callable[..., Awaitable[Result]]
 
 
 class ThreadedStream:
@@ -86,3 +90,16 @@ async def client(
     else:
         with GeneratorClient(address, timeout_s=20) as threaded:
             yield ThreadedClient(threaded)
+
+
+@pytest.fixture
+def pad(address: str) -> Pad:
+    """The `pad` command, pointed at the fake server."""
+
+    async def run(*arguments: str, stdin: str | None = None) -> Result:
+        environment = {"PAD_SERVER": address, "COLUMNS": "100", "NO_COLOR": "1"}
+        return await asyncio.to_thread(
+            CliRunner().invoke, app, list(arguments), env=environment, input=stdin
+        )
+
+    return run

@@ -219,6 +219,7 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
             profile_revision=1 if request.user_id in self.profiles else 0,
             reward_model_version="r1" if is_guided else "",
             timings=generator_pb2.Timings(queue_s=0.001, total_s=0.02 * len(tokens)),
+            sample_rewards=[-0.5, 1.25, 0.0][: request.num_samples],
         )
 
 

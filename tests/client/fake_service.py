@@ -22,6 +22,8 @@ async def main(kind: str) -> None:
     sys.stdout.write(f"\nthreads {os.environ['OMP_NUM_THREADS']}\n")
     mode = os.environ.get("FAKE_MODE")
     if mode == "die":
+        chatter = json.dumps({"level": "info", "event": "rpc ended"})
+        sys.stdout.write(f"{chatter}\n" * 2000)
         sys.exit("cannot read the model")
     server = grpc.aio.server()
     targets = os.environ.get("GENERATOR_REWARD_TARGETS", "").split(",")

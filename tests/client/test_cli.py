@@ -1,45 +1,18 @@
-"""The `pad` command against the fake server and a stack of fakes."""
+"""The `pad` command against the fake server."""
 
-import asyncio
-import io
 import json
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from pad.v1 import common_pb2, generator_pb2
-from pad_client import GeneratorClient, Summary, Timings, Token
-from pad_client.cli import demo_script
-from pad_client.cli.answers import marked_text, summary_line
-from pad_client.cli.app import app
-from pad_client.cli.attributes import Attributes, count_attributes
-from pad_client.cli.console import shown_start
-from pad_client.cli.demo import show_demo
-from pad_client.embedded import StartProgress, specs
+from pad_client.cli.console import program
+from tests.client import fake_server
+from tests.client.conftest import Pad
 from tests.client.fake_server import BASE_TOKENS, GUIDED_TOKENS, Failure, FakeServer, preference
-from tests.client.stack_options import ROOT, SERVICE, fake_options
-
-Pad = Callable[..., Any]
-
-
-@pytest.fixture
-def pad(address: str) -> Pad:
-    async def run(*arguments: str, stdin: str | None = None) -> Result:
-        environment = {"PAD_SERVER": address, "COLUMNS": "100", "NO_COLOR": "1"}
-        return await asyncio.to_thread(
-            CliRunner().invoke, app, list(arguments), env=environment, input=stdin
-        )
-
-    return run
 
 
 async def test_generate_streams_the_text_and_notes_what_happened(
@@ -104,10 +77,72 @@ async def test_json_is_one_object_a_line(pad: Pad) -> None:
 
 
 async def test_candidates_are_listed_by_step(pad: Pad) -> None:
-    result = await pad("generate", "Hello", "--candidates")
+    result = await pad("generate", "Hello", "--user", "alice", "--candidates")
     assert "' kind'" in result.stdout
     assert "chosen" in result.stdout
     assert "+0.250" in result.stdout
+    assert "-0.250" in result.stdout
+
+
+async def test_candidates_of_an_unguided_answer_have_no_reward(pad: Pad) -> None:
+    """A reward of 0 and a score stood there, as if they had taken part in the choice."""
+    result = await pad("generate", "Hello", "--candidates")
+    assert "-0.500" in result.stdout
+    for word in ("reward", "score", "0.250"):
+        assert word not in result.stdout
+
+
+async def test_summary_of_best_of_n_names_the_best_reward(pad: Pad) -> None:
+    result = await pad("generate", "a", "-p", "b", "--strategy", "best-of-n", "--num-samples", "3")
+    assert "best of 3 by reward (+1.25)" in result.stderr
+
+
+async def test_compare_explains_marks_only_where_there_are_some(
+    pad: Pad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("generate", "Hello", "--user", "alice", "--compare")
+    assert "«Marked»" in (await pad(*arguments)).stdout
+    monkeypatch.setattr(fake_server, "GUIDED_TOKENS", BASE_TOKENS)
+    assert "«Marked»" not in (await pad(*arguments)).stdout
+
+
+async def test_version_is_the_packages(pad: Pad) -> None:
+    assert (await pad("--version")).stdout == f"pad {version('pad-serving')}\n"
+
+
+async def test_help_says_that_preferences_replace_the_profile(pad: Pad) -> None:
+    def words(text: str) -> str:
+        return " ".join(text.replace("│", " ").split())
+
+    assert "used in place of the user's profile" in words((await pad("generate", "-h")).stdout)
+    assert "in place of" not in words((await pad("profile", "put", "-h")).stdout)
+
+
+async def test_hint_names_the_option_of_the_command(pad: Pad, fake: FakeServer) -> None:
+    """It named timeout_s, which the command line does not have."""
+    fake.hang_after = 0
+    result = await pad("generate", "a", "--timeout", "0.2")
+    assert "hint: allow more time with --timeout" in result.stderr
+    assert "timeout_s" not in result.stderr
+
+
+async def test_hint_names_the_command_as_it_was_started(
+    pad: Pad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pad` alone is not on PATH after `make setup`."""
+    script = tmp_path / "venv" / "bin" / "pad"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.chdir(tmp_path)
+    result = await pad("info", "--server", "127.0.0.1:1")
+    assert "`venv/bin/pad up` starts a server" in result.stderr
+    monkeypatch.chdir(script.parent)
+    assert program() == "./pad"
+    monkeypatch.chdir("/")
+    assert program() == min(str(script), str(script)[1:], key=len)
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    assert program() == "pad"
 
 
 async def test_compare_marks_changed_tokens_without_colour(pad: Pad, fake: FakeServer) -> None:
@@ -126,21 +161,6 @@ async def test_compare_as_json_is_two_lines(pad: Pad) -> None:
     base, guided = (json.loads(line) for line in result.stdout.splitlines())
     assert (base["type"], base["text"]) == ("base", "".join(BASE_TOKENS))
     assert (guided["type"], guided["text"]) == ("guided", "".join(GUIDED_TOKENS))
-
-
-def test_changed_tokens_are_underlined_on_a_terminal() -> None:
-    tokens = [
-        Token(index, text, 1, -1.0, 0.0, True, is_changed, 2, "x")
-        for index, (text, is_changed) in enumerate(
-            [(" Hi", False), (" you", True), (" two", True), ("", True), (" .", False)]
-        )
-    ]
-    plain = Console(force_terminal=False)
-    assert marked_text(tokens, plain).plain == "Hi «you two» ."
-    colour = Console(force_terminal=True, color_system="truecolor", no_color=False)
-    text = marked_text(tokens, colour)
-    assert text.plain == "Hi you two ."
-    assert [(span.start, span.end) for span in text.spans if span.style] == [(3, 10)]
 
 
 @pytest.mark.parametrize(
@@ -209,116 +229,3 @@ async def test_info_shows_limits_and_replicas(pad: Pad) -> None:
     assert "demo-base" in shown
     assert "127.0.0.1:50052" in shown
     assert json.loads((await pad("info", "--json")).stdout)["max_top_k"] == 100
-
-
-async def test_demo_prints_every_answer_and_the_counts(address: str, fake: FakeServer) -> None:
-    console = Console(record=True, width=80, force_terminal=False)
-    with GeneratorClient(address) as client:
-        await asyncio.to_thread(show_demo, client, console, beta=None, max_tokens=9)
-    shown = console.export_text()
-    users = [user.user_id for user in demo_script.DEMO_USERS]
-    num_prompts = len(demo_script.DEMO_PROMPTS)
-    assert len(users) >= 4
-    assert num_prompts >= 2
-    assert set(fake.profiles) == set(users)
-    assert len(fake.requests) == num_prompts * (1 + len(users))
-    assert sum(line.split()[:2] == ["base", "What"] for line in shown.splitlines()) == num_prompts
-    assert shown.count("4 of 9 changed") == num_prompts * len(users)
-    assert "invented" in shown
-    row = next(line for line in shown.splitlines() if line.split()[:2] == ["alice", "8.0"])
-    means = "alice 8.0 +1.0 1.0 +1.0 0.0 -1.0 1.0 +1.0 1.0 +1.0"
-    assert row.split() == [*means.split(), f"{4 * num_prompts}/{9 * num_prompts}", "20.0"]
-
-
-def test_attributes_are_counted_on_the_text() -> None:
-    text = "Hi! I'm sure it\N{RIGHT SINGLE QUOTATION MARK}s Anna's. Would you like tea, please? OK!"
-    assert count_attributes(text) == Attributes(
-        words=11, exclamations=2, questions=1, formal=2, casual=5
-    )
-
-
-def test_progress_in_a_pipe_is_a_line_per_change_and_every_two_seconds() -> None:
-    console = Console(record=True, width=80, force_terminal=False, file=io.StringIO())
-    with shown_start(console) as show:
-        for elapsed_s in (0.0, 1.0, 2.0, 3.0):
-            show(StartProgress(("redis",), ("generator",), elapsed_s))
-        show(StartProgress(("redis", "generator"), (), 3.5))
-    assert console.export_text().splitlines() == [
-        "Starting: waiting for generator (0 s)",
-        "Starting: waiting for generator (2 s)",
-        "Ready: redis, generator",
-    ]
-
-
-def test_answer_without_rewards_says_so() -> None:
-    timings = Timings(0, 0, 0, 0, 0, 0, 0.1)
-    summary = Summary("r", None, 1, 5, 2, 1, 3, None, 1.0, 0, 0, "", timings)
-    assert "3 UNGUIDED: no reward service answered, 20.0 ms per token" in summary_line(summary)
-
-
-@pytest.fixture
-def fake_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the commands start fakes: a package of each service's name stands on PYTHONPATH."""
-    for kind in ("generator", "reward"):
-        package = tmp_path / "path" / f"{kind}_svc"
-        package.mkdir(parents=True)
-        (package / "__init__.py").touch()
-        (package / "__main__.py").write_text(
-            f"import runpy, sys\nsys.argv = ['', {kind!r}]\n"
-            f"runpy.run_path({str(SERVICE)!r}, run_name='__main__')\n"
-        )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'path'}{os.pathsep}{ROOT}")
-    monkeypatch.chdir(tmp_path)
-    return fake_options(tmp_path / "models").models_dir
-
-
-async def test_demo_runs_a_whole_stack_and_says_what_it_stopped(fake_services: Path) -> None:
-    result = await asyncio.to_thread(
-        CliRunner().invoke, app, ["demo", "--models", str(fake_services)]
-    )
-    assert result.exit_code == 0, result.output
-    assert "waiting for" in result.stderr
-    assert "Stopped: redis (unix://" in result.stdout
-    assert "Nothing is left running." in result.stdout
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_serves_until_it_is_interrupted(fake_services: Path, number: int) -> None:
-    arguments = ["up", "--models", str(fake_services), "--port", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from pad_client.cli import main; main()", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    with process:
-        assert process.stdout is not None
-        lines: list[str] = []
-        while not lines or "Ctrl-C" not in lines[-1]:
-            lines.append(process.stdout.readline())
-            assert lines[-1], process.stderr and process.stderr.read()
-        row = next(line for line in lines if "generator" in line)
-        with GeneratorClient(row.split("│")[2].strip()) as client:
-            assert client.server_info().model_id == "demo-base"
-        process.send_signal(number)
-        rest, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert "nothing is left running" in rest
-
-
-def test_up_without_models_says_where_it_looked(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["up", "--models", str(tmp_path)])
-    assert result.exit_code == 1
-    assert f"no model in {tmp_path / specs.BASE_MODEL}" in result.stderr
-    assert "hint: " in result.stderr
-
-
-def test_missing_typer_is_said_in_one_line(tmp_path: Path) -> None:
-    script = "import sys; sys.modules['typer'] = None\nfrom pad_client.cli import main\nmain()"
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "pip install 'pad-serving[cli]'" in result.stderr

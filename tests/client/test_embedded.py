@@ -110,12 +110,23 @@ def test_killed_replica_is_noticed_and_can_be_restarted(stack: EmbeddedStack) ->
     address, pid = stack.addresses["reward-1"], stack.pids["reward-1"]
     stack.kill("reward-1")
     assert _wait_for_end(pid)
-    with pytest.raises(StackError, match="reward-1 ended with signal SIGKILL"):
-        stack.check()
+    assert stack.check() == ["reward-1 ended with SIGKILL; answers go on at reward-0"]
+    assert stack.check() == []  # told once
     stack.restart("reward-1")
-    stack.check()
+    assert stack.check() == []
     assert stack.addresses["reward-1"] == address
     assert stack.pids["reward-1"] != pid
+
+
+@pytest.mark.parametrize("name", ["redis", "generator", "reward-1"])
+def test_child_that_no_other_stands_in_for_ends_the_stack(tmp_path: Path, name: str) -> None:
+    with EmbeddedStack(fake_options(tmp_path, num_reward_replicas=2)) as stack:
+        if name == "reward-1":
+            stack.kill("reward-0")
+            assert len(stack.check()) == 1
+        stack.kill(name)
+        with pytest.raises(StackError, match=f"{name} ended with SIGKILL"):
+            stack.check()
 
 
 def test_stop_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
@@ -157,6 +168,7 @@ def test_child_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path) -> Non
     with pytest.raises(StackError, match="reward-0 ended with exit code 1") as caught:
         stack.start()
     assert "cannot read the model" in str(caught.value)
+    assert "rpc ended" not in str(caught.value)
     assert stack.pids == {}
     assert not stack.directory.exists()
 

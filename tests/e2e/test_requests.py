@@ -17,8 +17,8 @@ from pad_client import (
     GeneratorClient,
     InvalidRequestError,
     Message,
+    MessageTooLargeError,
     NotFoundError,
-    OverloadedError,
     PadError,
 )
 from pad_client.embedded import EmbeddedStack
@@ -160,7 +160,7 @@ BAD: list[tuple[str, dict[str, Any], type[PadError], str]] = [
         "control token",
     ),
     ("empty stop", {"messages": CHAT, "stop": [""]}, InvalidRequestError, "stop[0]"),
-    ("10 MB prompt", {"prompt": "x" * 10_000_000}, OverloadedError, "larger than max"),
+    ("10 MB prompt", {"prompt": "x" * 10_000_000}, MessageTooLargeError, "larger than max"),
 ]
 
 
@@ -192,7 +192,7 @@ BAD_PROFILES: list[tuple[str, Callable[[GeneratorClient], object], str]] = [
 def test_bad_profiles_are_refused_and_not_stored(
     client: GeneratorClient, call: Callable[[GeneratorClient], object], text: str
 ) -> None:
-    with pytest.raises((InvalidRequestError, OverloadedError)) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         call(client)
     assert text in caught.value.message
     with pytest.raises(NotFoundError):

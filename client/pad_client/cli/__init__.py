@@ -13,5 +13,5 @@ except ModuleNotFoundError as error:
 def main() -> None:
     """Run the command, or say what is missing for it."""
     if app is None:
-        sys.exit("pad: the command line needs typer and rich: pip install 'pad-serving[cli]'")
+        sys.exit("pad: the command line needs typer and rich: pip install '.[cli]' in a checkout")
     app()

@@ -59,6 +59,9 @@ def summary_line(summary: Summary) -> str:
             f"{summary.num_changed_tokens} changed by the preferences",
             f"beta {summary.beta:g}",
         ]
+    if summary.sample_rewards:
+        rewards = summary.sample_rewards
+        parts.append(f"best of {len(rewards)} by reward ({max(rewards):+.2f})")
     if summary.num_fallback_tokens:
         parts.append(f"{summary.num_fallback_tokens} UNGUIDED: no reward service answered")
     parts += [

@@ -1,6 +1,7 @@
 """All commands together, and errors as one line each."""
 
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -28,11 +29,28 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
-    help="Text written for a user: guided decoding, profiles, and a server to try them on.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"pad {version('pad-serving')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Text written for a user: guided decoding, profiles, and a server to try them on."""
+
+
 app.command()(generate)
 app.add_typer(profile_app, name="profile")
 app.command()(info)

@@ -1,17 +1,21 @@
 """What the commands share: options, consoles, progress, and how an error looks."""
 
+import os
 import re
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from pad_client.embedded import StackError, StartProgress
-from pad_client.errors import PadError
+from pad_client.errors import DeadlineExceededError, PadError
 from pad_client.types import Preference
 
 DEFAULT_SERVER = "127.0.0.1:50051"
@@ -21,15 +25,9 @@ ServerOption = Annotated[
     typer.Option("--server", "-s", envvar="PAD_SERVER", metavar="HOST:PORT", help="The generator."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-PreferenceOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--preference",
-        "-p",
-        metavar="[WEIGHT*]WISH",
-        help='A wish, such as "Be brief."; "2*Be brief." counts twice. May be repeated.',
-    ),
-]
+PREFERENCE_FLAGS = ("--preference", "-p")
+PREFERENCE_METAVAR = "[WEIGHT*]WISH"
+PREFERENCE_HELP = 'A wish, such as "Be brief."; "2*Be brief." counts twice. May be repeated.'
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Longest wait.")
 ]
@@ -43,12 +41,25 @@ def new_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
+def program() -> str:
+    """Return how this command was started, as the user can type it again."""
+    started = Path(sys.argv[0])
+    if not started.is_file():  # under `python -c`, or found by the shell alone
+        return "pad"
+    relative = os.path.relpath(started)
+    if os.sep not in relative:
+        relative = os.path.join(os.curdir, relative)
+    return shlex.quote(min(str(started.absolute()), relative, key=len))
+
+
 def report_error(error: PadError | StackError) -> None:
     """Print what went wrong, and what to do about it, to standard error."""
     console = new_console(stderr=True)
     code = f" ({error.code.name})" if isinstance(error, PadError) and error.code else ""
     console.print(f"pad: {error}{code}", style="red", soft_wrap=True)
-    hint = error.hint
+    hint = error.hint.replace("`pad ", f"`{program()} ")
+    if isinstance(error, DeadlineExceededError):
+        hint = "allow more time with --timeout"  # where a program would set timeout_s
     if isinstance(error, PadError) and error.retry_after_s is not None:
         hint = f"try again after {error.retry_after_s:g} s"
     if hint:

@@ -103,7 +103,10 @@ def show_demo(
     console.print(
         "Names, prices and times are invented: the demo model is tiny and has no database.\n"
     )
+    # Not as the table's title, which would wrap at the table's own width.
+    console.print("Mean per answer and difference from the base model's; tokens changed of guided")
     console.print(_counts_table(answers))
+    console.print("formal: words such as please, kindly, may I; casual: such as hey, okay, don't.")
 
 
 def _print_profiles(console: Console) -> None:
@@ -138,8 +141,6 @@ def _print_answer(console: Console, answer: Answer) -> Answer:
 def _counts_table(answers: Sequence[Answer]) -> Table:
     """Return the mean counts of each user's answers, with the difference from the base's."""
     table = Table(
-        title="Mean per answer and difference from the base model's; tokens changed of guided",
-        title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,  # so that it fits 80 columns
         pad_edge=False,

@@ -14,8 +14,10 @@ from pad_client.cli.answers import legend, marked_text, summary_line
 from pad_client.cli.chat import build_messages
 from pad_client.cli.console import (
     DEFAULT_SERVER,
+    PREFERENCE_FLAGS,
+    PREFERENCE_HELP,
+    PREFERENCE_METAVAR,
     JsonOption,
-    PreferenceOption,
     ServerOption,
     TimeoutOption,
     new_console,
@@ -36,7 +38,14 @@ from pad_client.types import (
 def generate(
     text: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
     user: Annotated[str, typer.Option("--user", "-u", help="Whose profile guides.")] = "",
-    preference: PreferenceOption = None,
+    preference: Annotated[
+        list[str] | None,
+        typer.Option(
+            *PREFERENCE_FLAGS,
+            metavar=PREFERENCE_METAVAR,
+            help=f"{PREFERENCE_HELP} Those given here are used in place of the user's profile.",
+        ),
+    ] = None,
     chat: Annotated[
         Path | None,
         typer.Option(
@@ -117,7 +126,7 @@ def _stream_text(client: GeneratorClient, options: GenerateOptions) -> None:
         finally:
             typer.echo()
     if options.get("detail"):
-        _print_candidates(console, tokens)
+        print_candidates(console, tokens)
     notes.print(summary_line(stream.summary), style="dim", soft_wrap=True)
 
 
@@ -148,7 +157,7 @@ def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool
         return
     _print_comparison(new_console(), base, guided)
     if options.get("detail"):
-        _print_candidates(new_console(), guided.tokens)
+        print_candidates(new_console(), guided.tokens)
 
 
 def _print_comparison(console: Console, base: Completion, guided: Completion) -> None:
@@ -158,12 +167,16 @@ def _print_comparison(console: Console, base: Completion, guided: Completion) ->
     table.add_row(base.text.strip(), marked_text(guided.tokens, console), end_section=True)
     table.add_row(summary_line(base.summary), summary_line(guided.summary), style="dim")
     console.print(table)
-    console.print(legend(console))
+    if guided.summary.num_changed_tokens:
+        console.print(legend(console))
 
 
-def _print_candidates(console: Console, tokens: tuple[Token, ...] | list[Token]) -> None:
+def print_candidates(console: Console, tokens: tuple[Token, ...] | list[Token]) -> None:
+    """Print what each step chose from."""
     table = Table("step", "candidate", "", title="candidates", title_justify="left")
-    for heading in ("log p", "reward", "score"):
+    # Reward and score took part in the choice of guided tokens alone.
+    is_any_guided = any(token.guided for token in tokens)
+    for heading in ("log p", "reward", "score") if is_any_guided else ("log p",):
         table.add_column(heading, justify="right")
     for token in tokens:
         for number, each in enumerate(token.candidates):
@@ -172,8 +185,7 @@ def _print_candidates(console: Console, tokens: tuple[Token, ...] | list[Token])
                 repr(each.text),
                 _candidate_note(token, each.token_id),
                 f"{each.logprob:.3f}",
-                f"{each.reward:+.3f}",
-                f"{each.score:.3f}",
+                *([f"{each.reward:+.3f}", f"{each.score:.3f}"] if token.guided else []),
                 end_section=number == len(token.candidates) - 1,
             )
     console.print(table)

@@ -10,8 +10,10 @@ from rich.table import Table
 
 from pad_client.cli.console import (
     DEFAULT_SERVER,
+    PREFERENCE_FLAGS,
+    PREFERENCE_HELP,
+    PREFERENCE_METAVAR,
     JsonOption,
-    PreferenceOption,
     ServerOption,
     TimeoutOption,
     new_console,
@@ -34,7 +36,10 @@ RevisionOption = Annotated[
 @profile_app.command("put")
 def put(
     user: UserArgument,
-    preference: PreferenceOption = None,
+    preference: Annotated[
+        list[str] | None,
+        typer.Option(*PREFERENCE_FLAGS, metavar=PREFERENCE_METAVAR, help=PREFERENCE_HELP),
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="Guidance strength, 0..10.")] = None,
     expected_revision: RevisionOption = None,
     as_json: JsonOption = False,

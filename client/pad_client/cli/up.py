@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from pad_client.cli.console import (
     DEFAULT_SERVER,
     new_console,
+    program,
     shown_start,
     sigterm_as_interrupt,
 )
@@ -59,7 +60,8 @@ def up(
             print_services(stack)
             _print_example(stack.address)
             while True:
-                stack.check()
+                for loss in stack.check():
+                    typer.echo(loss, err=True)
                 time.sleep(_POLL_S)
     except KeyboardInterrupt:
         typer.echo("\nStopped; nothing is left running.")
@@ -82,18 +84,25 @@ def started(options: StackOptions) -> Iterator[EmbeddedStack]:
 
 def print_services(stack: EmbeddedStack) -> None:
     """Print what runs where."""
-    table = Table("service", "address", "pid")
+    table = Table(
+        Column("service", no_wrap=True),
+        Column("address", overflow="fold"),  # a long TMPDIR makes a long address of the store
+        Column("metrics", no_wrap=True),
+        Column("pid", no_wrap=True),
+    )
+    metrics = stack.metrics_addresses
     for name, pid in stack.pids.items():
-        table.add_row(name, stack.addresses[name], str(pid))
+        table.add_row(name, stack.addresses[name], metrics.get(name, ""), str(pid))
     new_console().print(table)
 
 
 def _print_example(address: str) -> None:
     server = "" if address == DEFAULT_SERVER else f" --server {address}"
+    pad = program()
     new_console().print(
         "Try, in another terminal:\n"
-        f'  pad profile put alice --preference "Be brief."{server}\n'
-        f'  pad generate --user alice --compare "Can you find me a hotel in Paris?"{server}\n'
-        "Ctrl-C stops all of it.",
+        f'  {pad} profile put alice --preference "Be brief."{server}\n'
+        f'  {pad} generate --user alice --compare "Can you find me a hotel in Paris?"{server}\n'
+        "Ctrl-C stops all of it; profiles live in memory and are gone then.",
         soft_wrap=True,
     )

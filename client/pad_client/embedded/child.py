@@ -1,5 +1,6 @@
 """One child process: started under the guard, logging to a file, stopped with a grace period."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 _GUARD = Path(__file__).with_name("guard.py")
 # Without site packages and user settings both scripts start in about 15 ms.
 _BARE_PYTHON = (sys.executable, "-I", "-S")
-_TAIL_BYTES = 4000
+_TAIL_BYTES = 64 * 1024
 _TAIL_LINES = 20
 
 
@@ -29,6 +30,7 @@ class ChildSpec:
     environment: Mapping[str, str]
     cpus: Sequence[int] = ()
     metrics_address: str = ""  # empty: it has none
+    is_replica: bool = False  # whether another child can do its work
 
 
 class Guard:
@@ -92,20 +94,19 @@ class Child:
 
     def check(self) -> None:
         """Raise `StackError` with the end of the log if the process is gone."""
-        code = self._process.poll()
-        if code is None:
-            return
-        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        raise StackError(
-            f"{self.spec.name} ended with {how}; the end of its log:\n{self.log_tail()}"
-        )
+        if not self.is_running:
+            raise StackError(f"{self.ending}; the end of its log:\n{self.log_tail()}")
+
+    @property
+    def ending(self) -> str:
+        """How the process, which is gone, ended."""
+        code = self._process.returncode
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return f"{self.spec.name} ended with {how}"
 
     def log_tail(self) -> str:
-        """Return the last lines the process wrote."""
-        with self._log_path.open("rb") as log:
-            log.seek(max(0, self._log_path.stat().st_size - _TAIL_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
-        return "\n".join(f"  {line}" for line in lines) if lines else "  (empty)"
+        """Return the last lines the process wrote that may tell why it ended."""
+        return read_log_tail(self._log_path)
 
     def terminate(self) -> None:
         """Ask the process to stop."""
@@ -128,3 +129,24 @@ class Child:
     def _reap(self, timeout_s: float | None) -> None:
         self._process.wait(timeout_s)
         self._guard.forget(self.pid)
+
+
+def read_log_tail(path: Path) -> str:
+    """Return the last lines of a log, indented, without those that all is well."""
+    with path.open("rb") as log:
+        start = path.stat().st_size - _TAIL_BYTES
+        if start > 0:
+            log.seek(start - 1)
+            log.readline()  # the end of a line that began before
+        lines = log.read().decode(errors="replace").splitlines()
+    lines = [line for line in lines if not _is_routine(line)] or lines
+    return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (empty)"
+
+
+def _is_routine(line: str) -> bool:
+    """Return whether a line of a log is an event that nobody looks for after a death."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(event, dict) and event.get("level") in ("debug", "info")

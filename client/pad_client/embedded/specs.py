@@ -1,20 +1,19 @@
 """What the stack runs: the options, and from them each child's command and environment."""
 
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pad_client.embedded.child import ChildSpec
 from pad_client.embedded.errors import StackError
+from pad_client.embedded.ports import HOST, choose_ports
 from pad_client.embedded.probes import answers_ping, is_serving, reaches_replicas
 
 BASE_MODEL = "demo-base"
 REWARD_MODEL = "demo-persrm"
-_HOST = "127.0.0.1"
+_PORT_OPTIONS = ("--port", "--metrics-port")
 _MAX_SOCKET_PATH_BYTES = 107  # what Linux allows, less the final zero
 # One torch thread each: with several, services on one machine take each other's cores. gRPC must
 # not go through a proxy to reach its neighbour.
@@ -22,7 +21,7 @@ _CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "PYTHONUNBUFFERED": "1",
-    "no_grpc_proxy": _HOST,
+    "no_grpc_proxy": HOST,
 }
 
 
@@ -91,15 +90,16 @@ def redis_spec(options: StackOptions, binary: Path, directory: Path) -> ChildSpe
 def service_specs(options: StackOptions, redis_url: str) -> tuple[ChildSpec, list[ChildSpec]]:
     """Return the generator and its reward replicas."""
     num_replicas = options.num_reward_replicas
-    ports = _fill_ports(
+    ports = choose_ports(
         [
             options.generator_port,
             options.generator_metrics_port,
             *_pad(options.reward_ports, num_replicas),
             *_pad(options.reward_metrics_ports, num_replicas),
-        ]
+        ],
+        _PORT_OPTIONS,
     )
-    address, *rewards = (f"{_HOST}:{port}" for port in (ports[0], *ports[2 : 2 + num_replicas]))
+    address, *rewards = (f"{HOST}:{port}" for port in (ports[0], *ports[2 : 2 + num_replicas]))
     generator = ChildSpec(
         name="generator",
         command=options.generator_command,
@@ -116,7 +116,7 @@ def service_specs(options: StackOptions, redis_url: str) -> tuple[ChildSpec, lis
             "GENERATOR_REDIS_URL": redis_url,
         },
         cpus=options.cpus.get("generator", ()),
-        metrics_address=f"{_HOST}:{ports[1]}",
+        metrics_address=f"{HOST}:{ports[1]}",
     )
     return generator, [
         _reward_spec(options, index, rewards[index], ports[2 + num_replicas + index])
@@ -140,7 +140,8 @@ def _reward_spec(options: StackOptions, index: int, address: str, metrics_port: 
             "REWARD_BACKBONE_DIR": str(options.models_dir / BASE_MODEL),
         },
         cpus=options.cpus.get(f"reward-{index}", ()),
-        metrics_address=f"{_HOST}:{metrics_port}",
+        metrics_address=f"{HOST}:{metrics_port}",
+        is_replica=True,
     )
 
 
@@ -148,16 +149,3 @@ def _pad(ports: Sequence[int], count: int) -> list[int | None]:
     if len(ports) > count:
         raise StackError(f"reward ports: {len(ports)} given for {count} replicas")
     return [*ports, *[None] * (count - len(ports))]
-
-
-def _fill_ports(wanted: Sequence[int | None]) -> list[int]:
-    """Return the ports with a free one in place of each None."""
-    with ExitStack() as held:  # all at once, so that no port is found twice
-        ports = []
-        for port in wanted:
-            if port is None:
-                probe = held.enter_context(socket.socket())
-                probe.bind((_HOST, 0))
-                port = probe.getsockname()[1]
-            ports.append(port)
-        return ports

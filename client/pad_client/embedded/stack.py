@@ -41,6 +41,7 @@ class EmbeddedStack:
         self._options = options or StackOptions()
         self._on_progress = on_progress or (lambda progress: None)
         self._children: dict[str, Child] = {}
+        self._lost: set[str] = set()  # replicas that are gone and were told of
         self._cleanup = ExitStack()
         self._directory = Path()
         self._guard: Guard | None = None
@@ -87,11 +88,27 @@ class EmbeddedStack:
         """Stop all children, the generator first, and remove the directory; may be repeated."""
         self._cleanup.close()
         self._children.clear()
+        self._lost.clear()
 
-    def check(self) -> None:
-        """Raise `StackError` if a child is gone."""
-        for child in self._children.values():
-            child.check()
+    def check(self) -> list[str]:
+        """Return a sentence for each reward replica that is gone since the last check.
+
+        Raises:
+            StackError: a child is gone without which no guided answer can be written: the store,
+                the generator, or the last reward replica.
+        """
+        replicas = [name for name, child in self._children.items() if child.spec.is_replica]
+        living = [name for name in replicas if self._children[name].is_running]
+        losses = []
+        for name, child in self._children.items():
+            if child.is_running or name in self._lost:
+                continue
+            if name not in replicas or not living:
+                child.check()
+            child.kill()  # the process is gone: this takes its number off the guard's list
+            self._lost.add(name)
+            losses.append(f"{child.ending}; answers go on at {', '.join(living)}")
+        return losses
 
     def kill(self, name: str) -> None:
         """Kill one child, as a fault would, and leave it dead."""
@@ -105,6 +122,7 @@ class EmbeddedStack:
         """Start a child again at its old address, and wait until it is ready."""
         child = self._children[name]
         child.kill()
+        self._lost.discard(name)
         self._launch(child.spec)
         self._wait([child.spec])
 
