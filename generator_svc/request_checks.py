@@ -1,16 +1,13 @@
 """Checks of what several RPCs of the generator take; each returns the value as its own type."""
 
-import math
 import re
 from collections.abc import Sequence
 
 from generator_svc.profile_format import Preference
 from pad.v1 import common_pb2
 from svc_common.errors import InvalidRequestError
+from svc_common.preference_rules import check_count, check_preference
 
-MAX_PREFERENCES = 8
-MAX_TEXT_CHARACTERS = 2000
-MAX_WEIGHT = 10.0
 MAX_BETA = 10.0
 _MAX_USER_ID_CHARACTERS = 128
 _USER_ID = re.compile(r"[A-Za-z0-9._\-@:]+")
@@ -46,10 +43,7 @@ def parse_preferences(
     Raises:
         InvalidRequestError: Number, text or weight is out of range.
     """
-    if not 1 <= len(messages) <= MAX_PREFERENCES:
-        raise InvalidRequestError(
-            f"{field}: must have 1..{MAX_PREFERENCES} entries, got {len(messages)}"
-        )
+    check_count(field, len(messages))
     return tuple(
         _parse_preference(message, f"{field}[{place}]") for place, message in enumerate(messages)
     )
@@ -67,18 +61,6 @@ def parse_beta(beta: float) -> float:
 
 
 def _parse_preference(message: common_pb2.Preference, field: str) -> Preference:
-    num_characters = len(message.text)
-    if not 1 <= num_characters <= MAX_TEXT_CHARACTERS:
-        raise InvalidRequestError(
-            f"{field}.text: must be 1..{MAX_TEXT_CHARACTERS} characters, got {num_characters}"
-        )
-    if message.text.isspace():
-        raise InvalidRequestError(
-            f"{field}.text: must not be blank, got {num_characters} blank characters"
-        )
     weight = message.weight if message.HasField("weight") else 1.0
-    if not (math.isfinite(weight) and 0.0 < weight <= MAX_WEIGHT):
-        raise InvalidRequestError(
-            f"{field}.weight: must be > 0 and <= {MAX_WEIGHT:g}, got {weight}"
-        )
+    check_preference(field, message.text, weight)
     return Preference(message.text, weight)

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from generator_svc.decoding.strategies import STRATEGIES, Reference, Strategy
 from generator_svc.profile_format import Preference
-from generator_svc.request_checks import parse_preferences, parse_user_id
+from generator_svc.request_checks import parse_beta, parse_preferences, parse_user_id
 from pad.v1 import common_pb2, generator_pb2
 from svc_common.errors import InvalidRequestError
 from svc_common.preference_prompt import ChatMessage, Prompt
@@ -15,7 +15,6 @@ DEFAULT_TOP_K = 10  # the paper's k
 DEFAULT_MAX_TOKENS = 128
 DEFAULT_NUM_SAMPLES = 4
 MAX_SAMPLES = 16
-MAX_BETA = 10.0
 MAX_TEMPERATURE = 5.0
 MAX_STOPS = 8
 MAX_STOP_CHARACTERS = 100
@@ -87,7 +86,7 @@ def parse_request(
         preferences=preferences,
         strategy=strategy,
         reference=_parse_reference(request, strategy),
-        beta=_number("beta", request.beta, MAX_BETA) if request.HasField("beta") else None,
+        beta=parse_beta(request.beta) if request.HasField("beta") else None,
         top_k=_whole("top_k", _given(request, "top_k", DEFAULT_TOP_K), limits.max_top_k),
         temperature=_number("temperature", temperature, MAX_TEMPERATURE),
         top_p=_parse_top_p(_given(request, "top_p", 1.0)),

@@ -1,6 +1,5 @@
 """Messages of reward.proto to the service's own types and back, checked on the way in."""
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 
@@ -21,10 +20,8 @@ from reward_svc.messages import (
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
+from svc_common.preference_rules import check_count, check_preference
 
-MAX_PREFERENCES = 8
-MAX_PREFERENCE_CHARACTERS = 2000
-MAX_WEIGHT = 10.0
 MAX_CANDIDATES = 1024
 ROLES = ("system", "user", "assistant")
 UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
@@ -63,13 +60,7 @@ def preference(field: str, message: common_pb2.Preference, encoding: bytes) -> W
         InvalidRequestError: Its text or weight is out of range.
     """
     text, weight = message.text, message.weight if message.HasField("weight") else 1.0
-    if not text.strip() or len(text) > MAX_PREFERENCE_CHARACTERS:
-        rule = f"must be 1..{MAX_PREFERENCE_CHARACTERS} characters and not blank"
-        raise InvalidRequestError(f"{field}.text: {rule}, got {len(text)} characters")
-    if not (math.isfinite(weight) and 0 < weight <= MAX_WEIGHT):
-        raise InvalidRequestError(
-            f"{field}.weight: must be above 0 and at most {MAX_WEIGHT:g}, got {weight:g}"
-        )
+    check_preference(field, text, weight)
     # The encoding is a hint that is compared with the prompt's own ids, so any bytes will do.
     hint = np.frombuffer(encoding[: len(encoding) // 4 * 4], UINT32)
     return WeightedPreference(text, weight, tuple(hint.tolist()))
@@ -89,9 +80,7 @@ def context(
         InvalidRequestError: A field is missing or out of range.
         ModelMismatchError: The reference's model is not loaded here.
     """
-    count = len(message.preferences)
-    if not 1 <= count <= MAX_PREFERENCES:
-        raise InvalidRequestError(f"preferences: must be 1..{MAX_PREFERENCES}, got {count}")
+    check_count("preferences", len(message.preferences))
     preferences = tuple(
         preference(f"preferences[{i}]", encoded.preference, encoded.encoding)
         for i, encoded in enumerate(message.preferences)

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,16 @@ from reward_svc.settings import RewardSettings
 from svc_common.lm.loading import load_model
 from tests.reward_svc.replica import BRIEF
 from tests.reward_svc.service import candidate_rows, commit_rows, context_message
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Take back what `main` does to the logging of the process: its stream is closed later."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def set_environment(monkeypatch: pytest.MonkeyPatch, **variables: object) -> None:

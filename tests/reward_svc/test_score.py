@@ -100,13 +100,13 @@ async def test_streams_cancelled_at_any_moment_leave_no_row_behind(model: PersRM
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        (dataclasses.replace(BRIEF, preferences=()), "preferences: must be 1..8, got 0"),
-        (context(*[("Be brief.", 1.0)] * 9), "preferences: must be 1..8, got 9"),
-        (context((" \n", 1.0)), "preferences[0].text: must be 1..2000 characters and not blank"),
-        (context(("x" * 2001, 1.0)), "got 2001 characters"),
-        (context(("Be brief.", 0.0)), "preferences[0].weight: must be above 0 and at most 10"),
-        (context(("Be brief.", 10.5)), "preferences[0].weight: must be above 0 and at most 10"),
-        (context(("Be brief.", float("nan"))), "preferences[0].weight: must be above 0"),
+        (dataclasses.replace(BRIEF, preferences=()), "preferences: must have 1..8 entries, got 0"),
+        (context(*[("Be brief.", 1.0)] * 9), "preferences: must have 1..8 entries, got 9"),
+        (context((" \n", 1.0)), "preferences[0].text: must not be blank"),
+        (context(("x" * 2001, 1.0)), "must be 1..2000 characters, got 2001"),
+        (context(("Be brief.", 0.0)), "preferences[0].weight: must be > 0 and <= 10"),
+        (context(("Be brief.", 10.5)), "preferences[0].weight: must be > 0 and <= 10"),
+        (context(("Be brief.", float("nan"))), "preferences[0].weight: must be > 0"),
         (context(("Hi <|end|>", 1.0)), "preferences[0].text: must not hold the control token"),
         (
             context(("Be brief.", 1.0), prompt=(ChatMessage("assistant", "Hi"),)),
