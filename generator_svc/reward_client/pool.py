@@ -5,7 +5,6 @@ again with the tokens written so far, and the answer goes on with the same candi
 """
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,8 +24,6 @@ from svc_common.errors import (
     RewardUnavailableError,
     ServiceError,
 )
-
-logger = logging.getLogger(__name__)
 
 FULL_RETRY_S = 0.5  # between two tries to find room
 FULL_PATIENCE = 4  # times the opening limit that a session waits for room
@@ -69,7 +66,7 @@ class RewardPool:
         self._limits = limits
         self._observer = observer
         self._cases: dict[RewardSession, Case] = {}
-        self._questions = Questions(limits.step_timeout_s, self._lose)
+        self._questions = Questions(limits.step_timeout_s, self._move)
         self.fleet = Fleet(
             targets,
             tokenizer_fingerprint,
@@ -138,19 +135,12 @@ class RewardPool:
 
     def replica_lost(self, _replica: Replica, placements: list[Placement]) -> None:
         self.fleet.note_lost()
-        for placement in placements:
-            self._reopen(placement.session)
+        self._move_all(placements)
 
     def replica_draining(self, replica: Replica, placements: list[Placement]) -> None:
         """Move its sessions if there is somewhere to go; else they end where they are."""
-        if self.fleet.choose({replica.address}) is None:
-            return
-        for placement in placements:
-            case = self._cases.get(placement.session)
-            if case is not None:
-                case.leave()
-                case.num_failures -= 1  # nothing is wrong with the session
-                self._reopen(placement.session)
+        if self.fleet.choose({replica.address}) is not None:
+            self._move_all(placements, is_failure=False)
 
     def session_opened(
         self, replica: Replica, placement: Placement, opened: reward_pb2.SessionOpened
@@ -167,9 +157,13 @@ class RewardPool:
         if fatal is not None:
             self._fail(placement.session, fatal(error.message))
             return
-        if error.reason == reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS:
-            self._note_full(replica, placement.session)
-        self._reopen(placement.session)
+        case = self._cases.get(placement.session)
+        if case is None:
+            return
+        is_full = error.reason == reward_pb2.ROW_ERROR_REASON_NO_FREE_SLOTS
+        if is_full:
+            self._note_full(replica, case)
+        self._move(case, is_failure=not is_full)
 
     def batch_timed(self, timings: reward_pb2.StepTimings) -> None:
         self._observer.replica_batch(timings.queue_s, timings.forward_s, timings.select_s)
@@ -198,38 +192,35 @@ class RewardPool:
         case.replica = replica
         case.placement = replica.open(case.session, case.epoch)
 
-    def _reopen(self, session: RewardSession) -> None:
-        """Give a session that lost its replica a new place."""
-        case = self._cases.get(session)
-        if case is None:
-            return
-        if session.state is SessionState.OPEN:
+    def _move_all(self, placements: list[Placement], *, is_failure: bool = True) -> None:
+        for placement in placements:
+            case = self._cases.get(placement.session)
+            if case is not None:
+                self._move(case, is_failure=is_failure)
+
+    def _move(self, case: Case, *, is_failure: bool = True) -> None:
+        """Take a session from its replica, if it still has one there, and find it another place.
+
+        Too many failures without a reward in between give the session up.
+        """
+        if case.session.state is SessionState.OPEN:
             self._observer.failover()
             case.started = time.monotonic()
             case.deadline = case.started + self._limits.open_timeout_s
-        case.num_failures += 1
-        case.replica = case.placement = None
-        self._set_state(session, SessionState.OPENING)
+        case.num_failures += is_failure
+        case.leave()
+        self._set_state(case.session, SessionState.OPENING)
         if time.monotonic() >= case.retry_at:
             self._place(case)
 
-    def _note_full(self, replica: Replica, session: RewardSession) -> None:
+    def _note_full(self, replica: Replica, case: Case) -> None:
         """Look elsewhere, or wait for room: longer than for an answer, as someone will finish."""
-        case = self._cases.get(session)
-        if case is None:
-            return
         now, limit_s = time.monotonic(), self._limits.open_timeout_s
         case.was_full = True
-        case.num_failures -= 1  # a full replica says nothing about the session
         case.avoid.add(replica.address)
         if self.fleet.choose(case.avoid) is None:
             case.retry_at = now + FULL_RETRY_S
         case.deadline = min(now + limit_s, case.started + FULL_PATIENCE * limit_s)
-
-    def _lose(self, case: Case) -> None:
-        """Give a session another place: its replica answered, but not for this row."""
-        case.leave()
-        self._reopen(case.session)
 
     def _fail(self, session: RewardSession, error: ServiceError) -> None:
         self._cases.pop(session, None)
@@ -267,5 +258,4 @@ class RewardPool:
             others = case.avoid | {case.replica.address}
             if self.fleet.choose(others) is not None:  # it hangs, or is slow: try another
                 case.avoid = others
-                case.leave()
-                self._reopen(case.session)
+                self._move(case)
