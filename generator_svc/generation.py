@@ -109,7 +109,8 @@ class Generator:
             async for token in sequence.tokens():
                 count.add(token)
                 yield token
-        yield self._summary(request, plan, sequence, count)
+        num_fallback = count.num_tokens - count.num_guided if plan.params.is_guided else 0
+        yield self._summary(request, plan, sequence, count, num_fallback)
 
     async def _answer_best(
         self, request: GenerationRequest, plan: _Plan
@@ -127,13 +128,12 @@ class Generator:
         for token in answers[ranking.best]:
             count.add(token)
             yield token
-        if not ranking.rewards:
-            count.num_fallback = count.num_tokens
         yield self._summary(
             request,
             plan,
             samples[ranking.best],
             count,
+            0 if ranking.rewards else count.num_tokens,
             sample_rewards=ranking.rewards,
             model_version=ranking.model_version,
         )
@@ -232,6 +232,7 @@ class Generator:
         plan: _Plan,
         sequence: Sequence,
         count: "_TokenCount",
+        num_fallback: int,
         *,
         sample_rewards: tuple[float, ...] = (),
         model_version: str = "",
@@ -246,8 +247,7 @@ class Generator:
             num_tokens=count.num_tokens,
             num_guided_tokens=count.num_guided,
             num_changed_tokens=count.num_changed,
-            num_fallback_tokens=count.num_fallback
-            or (count.num_tokens - count.num_guided if plan.params.is_guided else 0),
+            num_fallback_tokens=num_fallback,
             strategy=request.strategy,
             beta=plan.params.beta,
             seed=plan.params.seed,
@@ -263,7 +263,6 @@ class _TokenCount:
     num_tokens: int = 0
     num_guided: int = 0
     num_changed: int = 0
-    num_fallback: int = 0
     finish_reason: FinishReason | None = None
 
     def add(self, token: ChosenToken) -> None:

@@ -46,11 +46,6 @@ class Engine:
         self._observer = observer
         self._wake = asyncio.Event()
 
-    @property
-    def num_free_rows(self) -> int:
-        """Free rows of the KV cache."""
-        return self._model.num_free
-
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; its tokens come from `sequence.tokens()`.
 

@@ -22,22 +22,3 @@ class EngineObserver(Protocol):
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         """A token was chosen; `since_last_s` is None for an answer's first."""
-
-
-class NullObserver:
-    """Listens to nothing."""
-
-    def phase(self, name: str, seconds: float) -> None:
-        pass
-
-    def batch(self, num_rows: int) -> None:
-        pass
-
-    def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
-        pass
-
-    def started(self, queue_s: float) -> None:
-        pass
-
-    def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
-        pass

@@ -10,7 +10,6 @@ import torch
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.observer import NullObserver
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import EncodedPreference, RewardContext
 from generator_svc.engine.sequence import ChosenToken, FinishReason, GenerationParams, Sequence
@@ -35,6 +34,25 @@ CONTEXT_LENGTH = 256
 BASE = GenerationParams(
     beta=1.0, top_k=10, temperature=0.0, top_p=1.0, seed=0, max_tokens=12, ignores_end_of_turn=True
 )
+
+
+class NullObserver:
+    """Listens to nothing."""
+
+    def phase(self, name: str, seconds: float) -> None:
+        pass
+
+    def batch(self, num_rows: int) -> None:
+        pass
+
+    def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
+        pass
+
+    def started(self, queue_s: float) -> None:
+        pass
+
+    def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
+        pass
 
 
 @dataclass
