@@ -6,7 +6,7 @@ DATA ?= ../shared/data
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
-.PHONY: help setup demo up test check format protos train bench clean
+.PHONY: help setup demo up test check format protos train evaluate bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -45,7 +45,10 @@ protos: setup  ## Generate the code of protos/ again
 
 train: setup  ## Train the demo models again from DATA (about an hour on 2 cores)
 	$(BIN)/python -m training.make_demo_models --data $(DATA) --out models
-	$(BIN)/python -m evaluation.quick_check --data $(DATA) --out models
+
+evaluate: setup  ## Measure the demo models on DATA, write docs/evaluation and the tables made from it
+	$(BIN)/pad evaluate --data $(DATA) --models models --out docs/evaluation
+	$(BIN)/python docs/update_readme.py
 
 bench: setup  ## Measure tokens/s of plain and guided decoding on the demo models
 	$(BIN)/python -m benchmarks.decode

@@ -1,4 +1,4 @@
-"""Train the demo base model: a small Llama that answers like a booking assistant."""
+"""Train the demo base models: small Llamas that answer like a booking assistant."""
 
 import argparse
 import time
@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.cli import add_folders, run_command
-from training.config import BaseConfig, DemoConfig, ModelConfig
+from training.config import BASE, SMALL_BASE, BaseConfig, DemoConfig, ModelConfig
 from training.data import read_candidates, read_dialogues, require_data
 from training.encoding import (
     Batch,
@@ -156,18 +156,24 @@ class BaseWorker:
         )
 
 
-def train_base(data: Path, out: Path, config: DemoConfig) -> None:
-    """Train the base model on `data` into the folder `out`, which holds the tokenizer."""
+def train_base(data: Path, out: Path, base: BaseConfig, model: ModelConfig) -> None:
+    """Train a base model on `data` into the folder `out`, which holds the tokenizer."""
     require_data(data)
-    worker = BaseWorker(data, out, config.base, config.model)
-    run_in_scratch(worker, config.base.loop.num_workers, config.base.loop.seed)
+    worker = BaseWorker(data, out, base, model)
+    run_in_scratch(worker, base.loop.num_workers, base.loop.seed)
+
+
+def train_bases(data: Path, out: Path, config: DemoConfig) -> None:
+    """Train the demo base model, then the small one, into their folders in `out`."""
+    train_base(data, out / BASE, config.base, config.model)
+    train_base(data, out / SMALL_BASE, config.small_base, config.small_model)
 
 
 def main() -> None:
     """Run this step alone."""
     parser = add_folders(argparse.ArgumentParser(description=__doc__))
     args = parser.parse_args()
-    run_command(lambda: train_base(args.data, args.out / "demo-base", DemoConfig()))
+    run_command(lambda: train_bases(args.data, args.out, DemoConfig()))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,24 @@ base model of the PAD serving demonstration: what is decoded when no preference 
 
 Conversation format: `<|bos|>`, then `<|role|>content<|end|>` a turn, then `<|assistant|>`.
 """
+SMALL_INTRODUCTION = """# demo-base-small
+
+A second base model of the PAD serving demonstration: smaller than `demo-base`, of another seed and
+with the same tokenizer. It judges how fluent guided replies are, as it had no part in writing
+them, and shows guidance of a base that the reward model was not trained from.
+
+Conversation format: `<|bos|>`, then `<|role|>content<|end|>` a turn, then `<|assistant|>`.
+"""
 BASE_USE = """
 Read here: the dialogues, with friendly additions on about half of the replies that have some, cut
 into windows of one to four exchanges; and candidate replies to single prompts, drawn at random."""
 PERSRM_INTRODUCTION = """# demo-persrm
 
-The personalised reward model (PersRM, stage 1: no value head) of the PAD serving demonstration,
-arXiv:2410.04070. It starts from `demo-base`, first learns to read the preference (a linear probe,
+The personalised reward model (PersRM) of the PAD serving demonstration, arXiv:2410.04070.
+It starts from `demo-base`, first learns to read the preference (a linear probe,
 dropped afterwards, and the loss of the chosen replies), and is then trained by DPO on prompts that
 state a preference; the reference model is `demo-base` on the same prompt without the preference.
+Heads, where there are any, are trained afterwards on the frozen model with the same loss.
 
     r(token) = log p_persrm(token | conversation with preference)
                - log p_base(token | conversation)
@@ -31,16 +40,16 @@ The preference stands in the first user message: `[Guidelines] Your task is to g
 considering the following principle. [Principles] <preference> [Instruction] <message>`.
 """
 PERSRM_USE = """
-Read here: the training pairs of replies. No person stated those preferences or judged the pairs;
-replies were ranked by counted attributes (words, exclamation marks and the like)."""
+Read here: pairs of replies, the given ones with their wishes said in more wordings and others built
+from the candidate replies (`training/build_pairs.py`). No person stated those preferences or judged
+the pairs; replies were ranked by counted attributes (words, exclamation marks and the like)."""
 COMMANDS = """## How it was made
 
     python -m training.make_demo_models --data <data folder> --out models
-    python -m evaluation.quick_check --data <data folder> --out models
 
-The first runs `training.tokenizer`, `training.base_lm`, `training.persrm` and
-`training.model_card`, which are commands too, with the same options. All settings:
-`training/config.py`.
+It runs `training.tokenizer`, `training.base_lm`, `training.persrm` and `training.model_card`,
+which are commands too, with the same options; the three models of this repository were made by
+those, one after the other. All settings: `training/config.py` and `training/recipes/demo.toml`.
 """
 DATA = """## Data
 

@@ -15,13 +15,17 @@ def add_folders(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+class TrainingFailedError(Exception):
+    """The training processes ended with an error, which they have shown."""
+
+
 def run_command(command: Callable[[], None]) -> None:
-    """Run `command`; missing data ends the process with its message and status 2."""
+    """Run `command`; missing data ends the process with status 2, a failed training with 1."""
     try:
         command()
-    except MissingDataError as error:
+    except (MissingDataError, TrainingFailedError) as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, MissingDataError) else 1)
 
 
 def show(text: str) -> None:

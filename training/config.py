@@ -1,6 +1,11 @@
-"""Every number that the demo models depend on, in one place."""
+"""Every number that the demo base models depend on, and which recipe makes the demo PersRM."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from training.build_pairs import BuildConfig
+
+BASE, SMALL_BASE, PERSRM = "demo-base", "demo-base-small", "demo-persrm"  # model folders
 
 
 @dataclass(frozen=True)
@@ -13,7 +18,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Llama architecture of both demo models."""
+    """Llama architecture of demo base and PersRM."""
 
     hidden_size: int = 256
     num_layers: int = 5
@@ -57,34 +62,21 @@ class BaseConfig:
     num_dev_windows: int = 2000  # validation windows
 
 
+def _small_base() -> BaseConfig:
+    """Return the settings of the second base model: half as many steps, another seed."""
+    base = BaseConfig()
+    return replace(base, loop=replace(base.loop, num_steps=1500, seed=7))
+
+
 @dataclass(frozen=True)
 class PersRMConfig:
-    """Personalised reward model, stage 1: first read the preference, then compare replies."""
+    """Personalised reward model: its recipe has the numbers."""
 
-    reading: LoopConfig = LoopConfig(
-        num_steps=260,
-        tokens_per_batch=4096,
-        learning_rate=1.5e-3,
-        final_lr_share=0.15,
-        warmup_steps=20,
-        weight_decay=0.01,
-        seed=2,
-    )
-    probe_layer: int = 3  # layer whose output the reading probe sees, 1..num_layers
-    probe_start: int = 24  # tokens; every preference has begun there, some have ended
-    loop: LoopConfig = LoopConfig(
-        num_steps=900,
-        tokens_per_batch=2048,
-        learning_rate=3e-4,
-        final_lr_share=0.05,
-        warmup_steps=30,
-        weight_decay=0.01,
-        seed=2,
-    )
-    num_pairs: int = 32_000  # of the training pairs; each needs two reference scores
-    dpo_beta: float = 0.1  # KL strength of the DPO loss
-    nll_weight: float = 0.5  # weight of the chosen replies' loss per token
-    max_tokens: int = 384  # longer pairs (prompt and both replies) are left out
+    pairs: BuildConfig = field(default_factory=BuildConfig)
+    recipe: Path = Path(__file__).with_name("recipes") / "demo.toml"
+    overrides: tuple[str, ...] = ()  # section.name=value, on top of the recipe
+    run_folder: Path = Path("runs/demo-persrm")  # checkpoints and loss curves
+    num_processes: int = 2  # one torch thread each
 
 
 @dataclass(frozen=True)
@@ -94,4 +86,8 @@ class DemoConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
+    small_model: ModelConfig = ModelConfig(
+        hidden_size=192, num_layers=4, num_heads=4, intermediate_size=512
+    )
+    small_base: BaseConfig = field(default_factory=_small_base)
     persrm: PersRMConfig = field(default_factory=PersRMConfig)

@@ -106,11 +106,18 @@ def pad_batch(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def group_by_length(
-    items: Sequence[T], num_tokens: Callable[[T], int], tokens_per_batch: int, rng: Random
+    items: Sequence[T],
+    num_tokens: Callable[[T], int],
+    tokens_per_batch: int,
+    rng: Random,
+    max_items: int = 0,
 ) -> list[list[T]]:
     """Return shuffled groups of similar length, each at most `tokens_per_batch` when padded.
 
     A single item longer than the budget makes a group of its own.
+
+    Args:
+        max_items: most items of a group; 0: no limit.
     """
     order = list(items)
     rng.shuffle(order)
@@ -118,7 +125,8 @@ def group_by_length(
     for start in range(0, len(order), SORT_POOL):
         group: list[T] = []
         for item in sorted(order[start : start + SORT_POOL], key=num_tokens):
-            if group and num_tokens(item) * (len(group) + 1) > tokens_per_batch:
+            is_full = num_tokens(item) * (len(group) + 1) > tokens_per_batch
+            if group and (is_full or len(group) == max_items):
                 groups.append(group)
                 group = []
             group.append(item)

@@ -1,11 +1,11 @@
-"""Make both demo models from the data folder: tokenizer, base, reward model, cards."""
+"""Make the demo models from the data folder: tokenizer, two bases, reward model, cards."""
 
 import argparse
 from pathlib import Path
 
-from training.base_lm import train_base
+from training.base_lm import train_bases
 from training.cli import add_folders, run_command
-from training.config import DemoConfig
+from training.config import BASE, PERSRM, SMALL_BASE, DemoConfig
 from training.data import require_data
 from training.model_card import write_cards
 from training.persrm import train_persrm
@@ -16,10 +16,10 @@ from training.tokenizer import make_tokenizer
 def make_demo_models(data: Path, out: Path, config: DemoConfig) -> None:
     """Run every step; the same settings give the same models on the same kind of machine."""
     require_data(data)
-    forget_metrics([out / "demo-base", out / "demo-persrm"])
+    forget_metrics([out / name for name in (BASE, SMALL_BASE, PERSRM)])
     make_tokenizer(data, out, config.tokenizer, config.model)
-    train_base(data, out / "demo-base", config)
-    train_persrm(data, out, config)
+    train_bases(data, out, config)
+    train_persrm(data, out, config, is_fresh=True)
     write_cards(out, config)
 
 

@@ -1,4 +1,8 @@
-"""The model cards: README.md of each demo model, with the figures its training run wrote."""
+"""The model cards: README.md of each demo model, with the figures its training run wrote.
+
+The reward model's card has a place for the figures of the evaluation, which
+`docs/update_readme.py` fills.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -6,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from training import card_text
-from training.config import DemoConfig, LoopConfig
+from training.card import accuracy_table, phase_table, table
+from training.config import BASE, PERSRM, SMALL_BASE, DemoConfig, LoopConfig
+from training.export import exported_heads
+from training.recipe import Recipe
+from training.recipe_file import read_recipe
 from training.saving import read_metrics
 
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+EVALUATION = "<!-- evaluation -->\n<!-- /evaluation -->\n"  # filled by docs/update_readme.py
 
 
 def training_rows(metrics: dict[str, Any], loop: LoopConfig) -> list[Sequence[Any]]:
-    """Return the table rows that both cards share."""
+    """Return the table rows of a run of the shared loop."""
     return [
         ("parameters", f"{metrics['num_parameters']:,}"),
         ("optimizer steps", f"{metrics['num_steps']:,}"),
@@ -27,15 +31,15 @@ def training_rows(metrics: dict[str, Any], loop: LoopConfig) -> list[Sequence[An
     ]
 
 
-def base_card(metrics: dict[str, Any], config: DemoConfig) -> str:
-    """Return the base model's card."""
+def base_card(metrics: dict[str, Any], introduction: str, loop: LoopConfig) -> str:
+    """Return a base model's card."""
     rows = [
-        *training_rows(metrics, config.base.loop),
+        *training_rows(metrics, loop),
         ("training loss at the end, nats per weighted token", metrics["train_loss_last_100_steps"]),
         ("validation loss, nats per assistant token", metrics["dev_loss_assistant_tokens"]),
     ]
     parts = [
-        card_text.HEADER + card_text.BASE_INTRODUCTION,
+        card_text.HEADER + introduction,
         "## Figures\n",
         table(("measure", "value"), rows),
         card_text.COMMANDS,
@@ -47,22 +51,24 @@ def base_card(metrics: dict[str, Any], config: DemoConfig) -> str:
 
 def persrm_card(metrics: dict[str, Any], config: DemoConfig) -> str:
     """Return the reward model's card."""
-    settings = config.persrm
+    recipe = read_recipe(config.persrm.recipe, config.persrm.overrides)
+    stage1 = recipe.stage1
     rows = [
-        *training_rows(metrics, settings.loop),
-        ("steps of reading the preference, before DPO", metrics["reading_steps"]),
-        ("DPO beta; weight of the likelihood term", f"{settings.dpo_beta}; {settings.nll_weight}"),
-        ("validation pairs ranked right", metrics["pair_accuracy"]),
-        ("the same, phrasings never trained on", metrics["pair_accuracy_unseen_phrases"]),
-        ("control: preferences shuffled", metrics["pair_accuracy_shuffled_preference"]),
+        ("parameters", f"{metrics['num_parameters']:,}"),
+        ("training pairs", f"{metrics['num_training_pairs']:,}"),
+        ("padded tokens a step", f"{stage1.groups_per_step} x {stage1.tokens_per_group:,}"),
+        ("peak learning rate of stage 1 (AdamW, cosine)", stage1.learning_rate),
+        ("DPO beta; weight of the likelihood term", f"{stage1.dpo_beta}; {stage1.nll_weight}"),
+        ("conditioning; heads", f"{recipe.export.conditioning}; {_heads(recipe)}"),
     ]
-    dimensions = list(metrics["pair_accuracy_by_dimension"].items())
     parts = [
         card_text.HEADER + card_text.PERSRM_INTRODUCTION,
         "## Figures\n",
         table(("measure", "value"), rows),
-        table(("preference", "validation pairs ranked right"), dimensions),
-        *_check_parts(metrics),
+        phase_table(metrics),
+        "Validation pairs ranked right:\n",
+        accuracy_table(metrics),
+        EVALUATION,
         card_text.COMMANDS,
         card_text.DATA.format(use=card_text.PERSRM_USE),
         card_text.PERSRM_LIMITS,
@@ -70,22 +76,20 @@ def persrm_card(metrics: dict[str, Any], config: DemoConfig) -> str:
     return "\n".join(parts)
 
 
-def _check_parts(metrics: dict[str, Any]) -> list[str]:
-    """Return the table of guided replies, once `evaluation.quick_check` has counted them."""
-    if "check" not in metrics:
-        return []
-    return [
-        f"Greedy replies to {metrics['check_num_prompts']} validation prompts,"
-        f" {metrics['check_num_candidates']} candidates a token, means per reply:\n",
-        table(list(metrics["check"][0]), [list(row.values()) for row in metrics["check"]]),
-    ]
+def _heads(recipe: Recipe) -> str:
+    return ", ".join(exported_heads(recipe)) or "none"
 
 
 def write_cards(out: Path, config: DemoConfig) -> None:
-    """Write both model cards from the figures in the model folders."""
-    base, persrm = out / "demo-base", out / "demo-persrm"
-    (base / "README.md").write_text(base_card(read_metrics(base), config), encoding="utf-8")
-    (persrm / "README.md").write_text(persrm_card(read_metrics(persrm), config), encoding="utf-8")
+    """Write the model cards from the figures in the model folders."""
+    base, small, persrm = (read_metrics(out / name) for name in (BASE, SMALL_BASE, PERSRM))
+    cards = {
+        BASE: base_card(base, card_text.BASE_INTRODUCTION, config.base.loop),
+        SMALL_BASE: base_card(small, card_text.SMALL_INTRODUCTION, config.small_base.loop),
+        PERSRM: persrm_card(persrm, config),
+    }
+    for name, card in cards.items():
+        (out / name / "README.md").write_text(card, encoding="utf-8")
 
 
 def main() -> None:

@@ -6,36 +6,27 @@ log-probability is what it would be alone, for about 60 % of the tokens of two s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from svc_common.preference_prompt import ChatMessage, add_preference
-from training.data import PreferencePair
-from training.encoding import ChatEncoder
-
-MASKED = -1e9  # additive attention mask; finite, so that it survives bfloat16
 PROMPT, CHOSEN, REJECTED = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Token ids of one pair; `reference` are log p_ref of both replies, in nats."""
+    """Token ids of one pair."""
 
-    plain_prompt: list[int]
-    guided_prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
-    reference: tuple[float, float] = (0.0, 0.0)
+    plain_prompt: Sequence[int]
+    guided_prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
 
-    def row(self, guided: bool) -> tuple[list[int], list[int], list[int]]:
-        """Return prompt, chosen and rejected ids, with or without the stated preference."""
-        return (self.guided_prompt if guided else self.plain_prompt), self.chosen, self.rejected
-
-    def num_tokens(self) -> int:
-        """Return the length of the row with the stated preference."""
-        return len(self.guided_prompt) + len(self.chosen) + len(self.rejected)
+    def prompt(self, guided: bool) -> Sequence[int]:
+        """Return the prompt, with or without the stated preference."""
+        return self.guided_prompt if guided else self.plain_prompt
 
 
 @dataclass(frozen=True)
@@ -48,69 +39,70 @@ class PairBatch:
 
     token_ids: Tensor  # [B, T] int64
     positions: Tensor  # [B, T] int64
-    mask: Tensor  # [B, 1, T, T] float32, additive
+    kinds: Tensor  # [B, T] int64: PROMPT, CHOSEN, REJECTED
     sources: Tensor  # [N] int64, into B * T
     targets: Tensor  # [N] int64
     replies: Tensor  # [N] int64, into 2 * B
     lengths: Tensor  # [B, 2] float32, tokens of each reply
 
+    def to(self, device: torch.device) -> "PairBatch":
+        """Return the batch on `device`."""
+        return PairBatch(**{name: value.to(device) for name, value in self.tensors().items()})
 
-def encode_pair(
-    encoder: ChatEncoder, pair: PreferencePair, preference: str | None = None
-) -> EncodedPair:
-    """Return the token ids of `pair`, its preference replaced by `preference` if one is given."""
-    context: Sequence[ChatMessage] = pair.context
-    return EncodedPair(
-        encoder.prompt_ids(context),
-        encoder.prompt_ids(add_preference(context, preference or pair.preference)),
-        encoder.reply_ids(pair.chosen),
-        encoder.reply_ids(pair.rejected),
-    )
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def make_pair_batch(pairs: Sequence[EncodedPair], pad_id: int, guided: bool) -> PairBatch:
     """Return one batch; `guided` puts the stated preference into the prompts."""
-    rows = [pair.row(guided) for pair in pairs]
-    longest = max(sum(map(len, row)) for row in rows)
-    token_ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
-    positions = torch.zeros((len(rows), longest), dtype=torch.int64)
-    kinds = torch.zeros((len(rows), longest), dtype=torch.int64)
-    sources: list[int] = []
-    targets: list[int] = []
-    replies: list[int] = []
-    for index, (prompt, chosen, rejected) in enumerate(rows):
-        start = len(prompt)
-        split, end = start + len(chosen), start + len(chosen) + len(rejected)
-        token_ids[index, :end] = torch.tensor([*prompt, *chosen, *rejected])
-        positions[index, :split] = torch.arange(split)
-        positions[index, split:end] = torch.arange(start, start + len(rejected))
+    sizes = [(len(p.prompt(guided)), len(p.chosen), len(p.rejected)) for p in pairs]
+    shape = (len(pairs), max(map(sum, sizes)))
+    token_ids = np.full(shape, pad_id, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    kinds = np.zeros(shape, dtype=np.int64)
+    sources: list[Sequence[int]] = []
+    targets: list[Sequence[int]] = []
+    replies: list[Sequence[int]] = []
+    for index, (pair, (start, num_chosen, num_rejected)) in enumerate(
+        zip(pairs, sizes, strict=True)
+    ):
+        split, end = start + num_chosen, start + num_chosen + num_rejected
+        token_ids[index, :start] = pair.prompt(guided)
+        token_ids[index, start:split] = pair.chosen
+        token_ids[index, split:end] = pair.rejected
+        positions[index, :split] = np.arange(split)
+        positions[index, split:end] = np.arange(start, start + num_rejected)
         kinds[index, start:split] = CHOSEN
         kinds[index, split:end] = REJECTED
-        offset = index * longest
-        last = offset + start - 1  # both replies' first tokens follow the prompt
-        sources += [last, *range(offset + start, offset + split - 1)]
-        sources += [last, *range(offset + split, offset + end - 1)]
-        targets += [*chosen, *rejected]
-        replies += [2 * index] * len(chosen) + [2 * index + 1] * len(rejected)
+        offset = index * shape[1]
+        last = [offset + start - 1]  # both replies' first tokens follow the prompt
+        sources += [last, range(offset + start, offset + split - 1)]
+        sources += [last, range(offset + split, offset + end - 1)]
+        targets += [pair.chosen, pair.rejected]
+        replies += [[2 * index] * num_chosen, [2 * index + 1] * num_rejected]
     return PairBatch(
-        token_ids,
-        positions,
-        pair_mask(kinds),
-        torch.tensor(sources),
-        torch.tensor(targets),
-        torch.tensor(replies),
-        torch.tensor([[float(len(chosen)), float(len(rejected))] for _, chosen, rejected in rows]),
+        torch.from_numpy(token_ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(kinds),
+        _joined(sources),
+        _joined(targets),
+        _joined(replies),
+        torch.tensor([sizes_of[1:] for sizes_of in sizes], dtype=torch.float32),
     )
 
 
 def pair_mask(kinds: Tensor) -> Tensor:
-    """Return the additive causal mask in which rejected tokens do not see chosen ones.
+    """Return the causal mask in which rejected tokens do not see chosen ones, `[B, 1, T, T]` bool.
 
     Args:
         kinds: `[B, T]`, PROMPT, CHOSEN or REJECTED; padding stands last and is never seen.
     """
     num_tokens = kinds.shape[1]
-    causal = torch.ones((num_tokens, num_tokens), dtype=torch.bool).tril()  # [T, T]
+    ones = torch.ones((num_tokens, num_tokens), dtype=torch.bool, device=kinds.device)
     crossing = (kinds == REJECTED).unsqueeze(2) & (kinds == CHOSEN).unsqueeze(1)  # [B, T, T]
-    allowed = causal & ~crossing  # [B, T, T]
-    return torch.where(allowed, 0.0, MASKED).unsqueeze(1)  # [B, 1, T, T]
+    return (ones.tril() & ~crossing).unsqueeze(1)  # [B, 1, T, T]
+
+
+def _joined(parts: Sequence[Sequence[int]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))

@@ -9,7 +9,6 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
 METRICS_FILE = "metrics.json"
-STAGE_FILE = "pad_config.json"
 
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:
@@ -24,11 +23,6 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     model.to(torch.float32)
-
-
-def mark_stage(folder: Path, stage: int) -> None:
-    """Say that a reward model is of `stage`: the reward service asks for a value head from 2 on."""
-    (folder / STAGE_FILE).write_text(json.dumps({"stage": stage}) + "\n", encoding="utf-8")
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:

@@ -10,7 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 from svc_common.preference_prompt import guide_text
 from training.cli import add_folders, run_command
-from training.config import DemoConfig, ModelConfig, TokenizerConfig
+from training.config import (
+    BASE,
+    PERSRM,
+    SMALL_BASE,
+    DemoConfig,
+    ModelConfig,
+    TokenizerConfig,
+)
 from training.data import read_candidates, read_dialogues, read_phrases, require_data
 
 BOS, END, PAD = "<|bos|>", "<|end|>", "<|pad|>"
@@ -89,10 +96,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def make_tokenizer(data: Path, out: Path, config: TokenizerConfig, model: ModelConfig) -> None:
-    """Train the tokenizer on `data` and write it into both model folders."""
+    """Train the tokenizer on `data` and write it into all model folders."""
     require_data(data)
     tokenizer = train_tokenizer(corpus(data), config)
-    for name in ("demo-base", "demo-persrm"):
+    for name in (BASE, SMALL_BASE, PERSRM):
         save_tokenizer(tokenizer, out / name, model.max_positions)
 
 

@@ -91,8 +91,11 @@ def read_phrase_book(preferences: Path, extra: Path = OWN_PHRASINGS) -> PhraseBo
     own = json.loads(extra.read_text(encoding="utf-8"))
     return PhraseBook(
         {
-            f"{name}:{side}": [*entry["phrases_train"], *own.get(f"{name}:{side}", [])]
-            for name, sides in dimensions.items()
-            for side, entry in sides.items()
+            f"{name}:{side}": [
+                *dimensions.get(name, {}).get(side, {}).get("phrases_train", ()),
+                *own[f"{name}:{side}"],
+            ]
+            for name, sides in OPPOSITES.items()
+            for side in sides
         }
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from training.build_pairs import BuildConfig
 from training.config import (
     BaseConfig,
     DemoConfig,
@@ -46,7 +47,9 @@ def _context(city: str) -> list[dict[str, str]]:
 
 def _candidate(city: str) -> dict[str, Any]:
     texts = (f"{city} Inn.", f"I have found the {city} Inn for you, a good hotel.")
-    return {"context": _context(city), "candidates": [{"text": text} for text in texts]}
+    counts = dict.fromkeys(("excl", "quest", "formal", "casual", "details", "chat"), 0)
+    replies = [{"text": text, "words": len(text.split()), **counts} for text in texts]
+    return {"id": city, "context": _context(city), "candidates": replies}
 
 
 def _pair(city: str, preference: str) -> dict[str, Any]:
@@ -92,6 +95,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+_TINY_PERSRM = (
+    "reading.num_steps=2",
+    "reading.probe_layer=1",
+    "stage1.num_steps=2",
+    "stage2.num_steps=2",
+    "stage2.width=8",
+)
+
+
 def _loop(num_steps: int) -> LoopConfig:
     return LoopConfig(
         num_steps=num_steps,
@@ -105,11 +117,18 @@ def _loop(num_steps: int) -> LoopConfig:
 
 
 @pytest.fixture
-def tiny() -> DemoConfig:
+def tiny(tmp_path: Path) -> DemoConfig:
     """Settings for three steps of a model with 16 dimensions."""
     return DemoConfig(
         TokenizerConfig(vocab_size=320),
         ModelConfig(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24),
         replace(BaseConfig(), loop=_loop(3)),
-        replace(PersRMConfig(), reading=_loop(3), probe_layer=1, loop=_loop(3)),
+        ModelConfig(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=12),
+        replace(BaseConfig(), loop=_loop(2)),
+        PersRMConfig(
+            pairs=BuildConfig(num_single=4, num_combined=2),
+            overrides=_TINY_PERSRM,
+            run_folder=tmp_path / "run",
+            num_processes=1,
+        ),
     )

@@ -9,7 +9,7 @@ from training.encoding import ChatEncoder
 from training.tokenizer import load_tokenizer
 
 MODELS = Path(__file__).parents[2] / "models"
-NAMES = ("demo-base", "demo-persrm")
+NAMES = ("demo-base", "demo-persrm", "demo-base-small")
 MESSAGES = [
     ChatMessage("user", "I want to eat in San Jose."),
     ChatMessage("assistant", "What kind of food?"),
@@ -51,10 +51,10 @@ def test_prompt_rendering_equals_the_template(name: str) -> None:
     assert tokenizer.decode(ids) == rendered
 
 
-def test_both_models_share_one_tokenizer() -> None:
+def test_the_models_share_one_tokenizer() -> None:
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        assert (MODELS / NAMES[0] / file).read_bytes() == (MODELS / NAMES[1] / file).read_bytes()
+        assert len({(MODELS / name / file).read_bytes() for name in NAMES}) == 1
 
 
 def test_bundle_is_small() -> None:
-    assert sum(path.stat().st_size for path in MODELS.rglob("*")) < 30 * 1024**2
+    assert sum(path.stat().st_size for path in MODELS.rglob("*")) < 60 * 1024**2

@@ -1,57 +1,60 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.nn import functional
 
-from training.encoding import Example
-from training.reading import PreferenceReader, ReadingExample, reading_loss
+from tests.tiny_model import tiny_model
+from training.backbone import Backbone
+from training.pair_file import Pair
+from training.pairs import EncodedPair
+from training.reading import ReadingCollator, ReadingTask, label_numbers
+from training.recipe import ReadingSettings
 
 PAD, FIRST = 0, 3
-ITEMS = [
-    ReadingExample(Example([1, 5, 6, 7, 8, 2], [0, 0, 0, 0, 1.0, 1.0]), (0,)),
-    ReadingExample(Example([1, 4, 9, 3, 2], [0, 0, 0, 1.0, 1.0]), (1, 2)),
+PAIRS = [
+    EncodedPair([1], [1, 5, 6, 7], [8, 2], [3]),
+    EncodedPair([1], [1, 4, 9], [3, 2], [3]),
 ]
+LABELS = [[0], [1, 2]]
 
 
 @pytest.fixture
-def reader() -> PreferenceReader:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=12,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        initializer_range=0.5,
-    )
-    return PreferenceReader(LlamaForCausalLM(config).eval(), num_directions=3, layer=1)
+def task() -> ReadingTask:
+    backbone = Backbone(tiny_model())
+    return ReadingTask(backbone, 3, ReadingSettings(probe_layer=1, probe_start=FIRST))
 
 
 @torch.no_grad()
-def test_loss_equals_naive_sum_without_padding(reader: PreferenceReader) -> None:
+def test_loss_equals_naive_sum_without_padding(task: ReadingTask) -> None:
     probe, words = [], []
-    for item in ITEMS:
-        ids = torch.tensor([item.example.token_ids])
-        logits, hidden = reader(ids)
+    for pair, labels in zip(PAIRS, LABELS, strict=True):
+        ids = torch.tensor([[*pair.guided_prompt, *pair.chosen]])
+        output = task.model.base_model(input_ids=ids, output_hidden_states=True)
+        middle = output.hidden_states[1]
+        logits = task.probe(functional.rms_norm(middle, middle.shape[-1:]))
         for position in range(FIRST, ids.shape[1]):
             row = logits[0, position].log_softmax(-1)
-            probe.append(-sum(float(row[d]) for d in item.directions) / len(item.directions))
-        rows = reader.model.lm_head(hidden)[0].log_softmax(-1)
-        words += [
-            -float(rows[position - 1, ids[0, position]])
-            for position in range(1, ids.shape[1])
-            if item.example.weights[position]
-        ]
+            probe.append(-sum(float(row[label]) for label in labels) / len(labels))
+        rows = task.model(input_ids=ids).logits[0].log_softmax(-1)
+        start = len(pair.guided_prompt)
+        words += [-float(rows[start - 1 + i, token]) for i, token in enumerate(pair.chosen)]
     expected = sum(probe) / len(probe) + sum(words) / len(words)
-    assert float(reading_loss(reader, ITEMS, PAD, FIRST)) == pytest.approx(expected, abs=1e-5)
+    loss = task(**ReadingCollator(PAIRS, LABELS, 3, PAD)([0, 1]))
+    assert float(loss) == pytest.approx(expected, abs=1e-4)
 
 
-def test_probe_learns_directions(reader: PreferenceReader) -> None:
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=0.02)
+def test_probe_learns_labels(task: ReadingTask) -> None:
+    optimizer = torch.optim.AdamW(task.parameters(), lr=0.02)
+    batch = ReadingCollator(PAIRS, LABELS, 3, PAD)([0, 1])
     losses = []
     for _ in range(20):
-        loss = reading_loss(reader, ITEMS, PAD, FIRST)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = task(**batch)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_labels_become_numbers() -> None:
+    pairs = [Pair((), "", "", "", labels) for labels in (("b",), (), ("a", "b"))]
+    assert label_numbers(pairs) == ([[1], [], [0, 1]], ["a", "b"])

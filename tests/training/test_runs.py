@@ -61,12 +61,15 @@ def test_whole_run_makes_loadable_models_with_cards(
     data: Path, tmp_path: Path, tiny: DemoConfig
 ) -> None:
     make_demo_models(data, tmp_path, tiny)
-    for name in ("demo-base", "demo-persrm"):
+    for name in ("demo-base", "demo-base-small", "demo-persrm"):
         folder = tmp_path / name
         assert load_model(folder).num_parameters() == read_metrics(folder)["num_parameters"]
         assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
         assert "CC BY-SA 4.0" in (folder / "README.md").read_text()
-    assert json.loads((tmp_path / "demo-persrm/pad_config.json").read_text()) == {"stage": 1}
+    assert json.loads((tmp_path / "demo-persrm/pad_config.json").read_text()) == {
+        "stage": 1,
+        "conditioning": "prompt",
+    }
 
 
 def test_missing_data_names_folder_and_files(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typer.core import TyperGroup
 
 from pad_client.cli.console import report_error
 from pad_client.cli.demo import demo
+from pad_client.cli.evaluate import evaluate
 from pad_client.cli.generate import generate
 from pad_client.cli.info import info
 from pad_client.cli.profile import profile_app
+from pad_client.cli.train import train
 from pad_client.cli.up import up
 from pad_client.embedded import StackError
 from pad_client.errors import PadError
@@ -56,3 +58,5 @@ app.add_typer(profile_app, name="profile")
 app.command()(info)
 app.command()(up)
 app.command()(demo)
+app.command()(train)
+app.command()(evaluate)

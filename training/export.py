@@ -1,0 +1,138 @@
+"""Write the reward model folder that the reward service and the evaluation read."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from reward_svc.pad_config import CONFIG_NAME
+from reward_svc.preference_head import PreferenceHead, save_preference_head
+from reward_svc.value_head import BIAS, FILE_NAMES, WEIGHT
+from svc_common.lm.loading import DTYPES
+from training.backbone import Backbone
+from training.heads import Heads, LinearHead, VectorHead
+from training.recipe import Recipe
+from training.recipe_file import RecipeError
+
+ADAPTER_FOLDER = "adapter"
+ENCODER_FOLDER = "preference_encoder"
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.*",
+    "merges.txt",
+    "generation_config.json",
+)
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+def check_export(recipe: Recipe) -> None:
+    """Refuse, before hours of training, an export that cannot be made.
+
+    Raises:
+        RecipeError: settings contradict each other.
+    """
+    export = recipe.export
+    if export.weights == "adapter" and recipe.model.tuning != "lora":
+        raise RecipeError("export.weights: must be merged with model.tuning full, got 'adapter'")
+    if export.conditioning != "prompt" and export.conditioning not in exported_heads(recipe):
+        rule = "must be prompt or a head of stage2.heads and export.heads"
+        raise RecipeError(f"export.conditioning: {rule}, got {export.conditioning!r}")
+
+
+def exported_heads(recipe: Recipe) -> list[str]:
+    """Return the heads that the recipe trains and exports."""
+    trained = recipe.stage2.heads if recipe.stage2.num_steps else ()
+    return [name for name in trained if name in recipe.export.heads]
+
+
+def export_model(recipe: Recipe, backbone: Backbone, heads: Heads, folder: Path) -> None:
+    """Write the reward model into `folder`, replacing what an earlier export wrote there.
+
+    With merged weights the backbone is merged in memory as well.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in (*_WEIGHTS, FILE_NAMES[1]):
+        for old in folder.glob(pattern):
+            old.unlink()
+    shutil.rmtree(folder / ADAPTER_FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / ENCODER_FOLDER, ignore_errors=True)
+    _write_weights(recipe, backbone, folder)
+    copy_files(Path(recipe.model.base), folder, _TOKENIZER_FILES)
+    for name in exported_heads(recipe):
+        head = heads[name]
+        if isinstance(head, LinearHead):
+            write_value_head(head.weight().detach(), head.bias.detach(), folder / FILE_NAMES[0])
+        else:
+            _write_vector_head(head, folder / f"{name}_head.safetensors")
+    if recipe.stage2.encoder and set(exported_heads(recipe)) & {"vector", "both"}:
+        shutil.copytree(recipe.stage2.encoder, folder / ENCODER_FOLDER)
+    _write_config(recipe, folder)
+
+
+def write_value_head(weight: Tensor, bias: Tensor, path: Path) -> None:
+    """Write a value head in the format of PAD's released checkpoint, float32.
+
+    Args:
+        weight: `[D, D]`.
+        bias: `[D]`.
+        path: `.safetensors`, or `.bin` as the release also has it.
+    """
+    tensors = {
+        WEIGHT: weight.float().cpu().contiguous(),
+        BIAS: bias.float().cpu().contiguous(),
+    }
+    if path.suffix == ".bin":
+        torch.save(tensors, path)
+        return
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors writes for the owner alone
+
+
+def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files of a folder that match, byte for byte."""
+    for pattern in patterns:
+        for path in source.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+
+
+def _write_weights(recipe: Recipe, backbone: Backbone, folder: Path) -> None:
+    if backbone.adapter is not None:
+        backbone.adapter.save_pretrained(folder / ADAPTER_FOLDER)
+        (folder / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)
+    if recipe.export.weights == "adapter":
+        copy_files(Path(recipe.model.base), folder, ("config.json", *_WEIGHTS))
+        return
+    model = backbone.model
+    if backbone.adapter is not None:
+        model = backbone.adapter.merge_and_unload()
+        backbone.model, backbone.adapter = model, None
+    written = AutoModelForCausalLM.from_config(model.config)
+    written.load_state_dict(model.state_dict())
+    written.to(DTYPES[recipe.export.dtype])
+    written.config.dtype = DTYPES[recipe.export.dtype]
+    written.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)
+
+
+def _write_vector_head(head: VectorHead, path: Path) -> None:
+    inner: PreferenceHead = head.head
+    save_preference_head(inner, path)
+
+
+def _write_config(recipe: Recipe, folder: Path) -> None:
+    """Say of which stage the folder is: the reward service asks for a value head from 2 on."""
+    conditioning = recipe.export.conditioning
+    has_value_head = "value" in exported_heads(recipe) and recipe.export.use_value_head
+    is_stage_2 = has_value_head or conditioning != "prompt"
+    config: dict[str, Any] = {"stage": 2 if is_stage_2 else 1, "conditioning": conditioning}
+    (folder / CONFIG_NAME).write_text(json.dumps(config) + "\n", encoding="utf-8")

@@ -1,0 +1,116 @@
+"""A whole training run: inputs, reading, stage 1, the heads of stage 2, figures, export."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from accelerate.utils import set_seed
+
+from training.card import write_card
+from training.context import RunContext
+from training.dpo import PairCollator, PairTask, reply_log_probs
+from training.export import check_export, export_model, exported_heads
+from training.heads import Head
+from training.inputs import InputReader, PairSet, shuffled_preferences
+from training.measure import RunInputs, measure
+from training.pair_file import read_pair_files
+from training.plots import plot_losses
+from training.reading import ReadingCollator, ReadingTask, label_numbers
+from training.recipe import Recipe
+from training.run_folder import METRICS_FILE
+from training.stage2 import train_heads
+
+
+def run_recipe(recipe: Recipe) -> Path:
+    """Do everything of `recipe` that is not done yet, and return the reward model's folder.
+
+    Raises:
+        RecipeError: a setting is wrong, or the run's folder was begun with another one.
+        PairFileError: a pair file is wrong.
+        ModelFolderError: the base model cannot be trained.
+    """
+    check_export(recipe)
+    context = RunContext(recipe)
+    inputs = read_inputs(context)
+    train_reading(context, inputs.train)
+    train_stage1(context, inputs)
+    heads = train_heads(context, inputs)
+    return finish(context, heads)
+
+
+def read_inputs(context: RunContext) -> RunInputs:
+    """Read, encode and score all pairs."""
+    data = context.recipe.data
+    reader = InputReader(
+        context.recipe, context.encoder, context.folder.phase("inputs"), context.state
+    )
+    pairs = reader.training_pairs()
+    train = reader.pair_set("train", pairs, context.backbone)
+    num_left_out = len(pairs) - len(train.pairs)
+    context.say(
+        f"{len(train.pairs):,} training pairs; {num_left_out:,} left out as longer than"
+        f" {data.max_tokens} tokens"
+    )
+    figures = {
+        "num_parameters": context.backbone.num_parameters,
+        "num_training_pairs": len(train.pairs),
+        "num_pairs_left_out": num_left_out,
+    }
+    context.folder.update_metrics(figures)
+    if not data.dev:
+        return RunInputs(train, None, None)
+    dev = read_pair_files([Path(path) for path in data.dev])
+    return RunInputs(
+        train,
+        reader.pair_set("dev", dev, context.backbone),
+        reader.pair_set("control", shuffled_preferences(dev), context.backbone),
+    )
+
+
+def train_reading(context: RunContext, train: PairSet) -> None:
+    """Train the model to know the stated preference, if the recipe and the labels say so."""
+    schedule = context.recipe.reading
+    labels, names = label_numbers(train.pairs)
+    labelled = [number for number, own in enumerate(labels) if own]
+    if not schedule.num_steps or not labelled:
+        return
+    set_seed(context.recipe.seed + 1)  # the probe
+    task = ReadingTask(context.backbone, len(names), schedule)
+    collate = ReadingCollator(
+        [train.table[number] for number in labelled],
+        [labels[number] for number in labelled],
+        len(names),
+        context.encoder.pad_id,
+    )
+    context.train_phase("reading", schedule, task, collate.num_tokens(), collate)
+
+
+def train_stage1(context: RunContext, inputs: RunInputs) -> None:
+    """Train the model on pairs by DPO against the untrained model, then freeze it."""
+    schedule, train, backbone = context.recipe.stage1, inputs.train, context.backbone
+    if schedule.num_steps:
+        task = PairTask(backbone, schedule)
+        collate = PairCollator(train.table, train.reference, context.encoder.pad_id)
+        context.train_phase("stage1", schedule, task, train.table.row_lengths(True), collate)
+    backbone.freeze()
+    measure(
+        context,
+        inputs,
+        "stage1",
+        lambda _: lambda batch, numbers: reply_log_probs(backbone, batch),
+        guided=True,
+    )
+
+
+def finish(context: RunContext, heads: Mapping[str, Head]) -> Path:
+    """Write loss curves, reward model and model card, by the first process."""
+    recipe, run_path = context.recipe, context.folder.path
+    target = Path(recipe.export.dir) if recipe.export.dir else run_path / "model"
+    if context.state.is_main_process:
+        plot_losses(run_path, ("reading", "stage1", *heads))
+        export_model(recipe, context.backbone, heads, target)
+        shutil.copyfile(run_path / METRICS_FILE, target / METRICS_FILE)
+        write_card(recipe, context.folder.update_metrics({}), exported_heads(recipe), target)
+        context.say(f"reward model: {target}")
+    context.state.wait_for_everyone()
+    return target
