@@ -1,5 +1,5 @@
-"""The tiny data folder and settings of the training tests."""
+"""One torch thread, as in the training tests."""
 
-from tests.training.conftest import data, tiny
+from tests.training.conftest import _one_thread
 
-__all__ = ["data", "tiny"]
+__all__ = ["_one_thread"]

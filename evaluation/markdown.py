@@ -1,0 +1,87 @@
+"""The report's main tables as Markdown, for README.md and the model card."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.bootstrap import Figure
+from evaluation.claims import shown
+from evaluation.records import Setting
+from training.card import table
+
+Summary = Mapping[str, Any]
+MARKS = {True: "yes", False: "**no**", None: "not measured"}
+
+
+def short(one: Figure) -> str:
+    """Return a figure with two decimals, "0.85 (0.83 .. 0.87)"."""
+    if one["value"] is None:
+        return "not measured"
+    if one["low"] is None or one["high"] is None:
+        return f"{one['value']:.2f}"
+    return f"{one['value']:.2f} ({one['low']:.2f} .. {one['high']:.2f})"
+
+
+def bar_table(summary: Summary) -> str:
+    """Return what the demo models must reach, and what they reach."""
+    rows = [
+        (row["what"], row["wanted"], row["got"], MARKS[row["passed"]]) for row in summary["bar"]
+    ]
+    return table(("measure", "wanted", "measured", "reached"), rows)
+
+
+def contender_table(summary: Summary) -> str:
+    """Return every contender's gain with its prices."""
+    rows = [
+        (
+            entry["setting"]["contender"],
+            _knobs(entry["setting"]),
+            short(entry["gain"]),
+            short(entry["price"]["kl_per_token"]),
+            short(entry["fluency"]["perplexity_ratio"]),
+            f"{entry['price']['relative_tokens']['value']:.1f} x",
+        )
+        for entry in summary["text"].values()
+        if entry["gain"]["value"] is not None and not entry["setting"]["multi"]
+    ]
+    header = ("contender", "", "user-swap gap", "KL to base", "perplexity / base", "token-forwards")
+    return table(header, sorted(rows))
+
+
+def _knobs(setting: Mapping[str, Any]) -> str:
+    label = Setting(**setting).label
+    return label.removeprefix(setting["contender"]).strip()
+
+
+def direction_table(summary: Summary) -> str:
+    """Return how each preference moves its attribute under the main setting."""
+    directions = summary["text"][summary["about"]["main"]]["directions"]
+    rows = [
+        (name, shown(entry["shift"]), shown(entry["plain_shift"]), shown(entry["win_rate"]))
+        for name, entry in directions.items()
+    ]
+    return table(
+        ("preference", "shift, in sd of the base", "the same by plain count", "wins against base"),
+        rows,
+    )
+
+
+def pair_table(summary: Summary) -> str:
+    """Return reward-model and policy accuracy of each conditioning, by group of pairs."""
+    beta = f"{summary['text'][summary['about']['main']]['setting']['beta']:g}"
+    groups = ("single", "seen_phrasings", "unseen_phrasings", "personas", "unseen_personas")
+    rows: list[Sequence[Any]] = []
+    for name, entry in summary["pairs"].items():
+        for what, kinds in (("rewards", entry.get("rm")), ("policy", entry["policy"].get(beta))):
+            if kinds is None:
+                continue
+            found = kinds["sum" if what == "rewards" else "mean"]
+            rows.append(
+                (name, what, *(shown(found[one]) if one in found else "" for one in groups))
+            )
+    return table(("conditioning", "ranked by", *(one.replace("_", " ") for one in groups)), rows)
+
+
+def claims_table(summary: Summary) -> str:
+    """Return the paper's claims and whether they hold here."""
+    rows = [(row["claim"], row["verdict"], row["evidence"]) for row in summary["claims"]]
+    return table(("claim", "here", "evidence"), rows)
