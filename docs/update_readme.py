@@ -1,11 +1,14 @@
-"""Write the generated parts of README.md anew: `python docs/update_readme.py`.
+"""Write the generated parts of README.md and of the model card: `python docs/update_readme.py`.
 
-Settings tables come from the settings, the speed figures from the newest entry of the log.
+Settings tables come from the settings, the speed figures from the newest entry of the log, the
+figures of quality from the newest evaluation.
 """
 
+import json
 import sys
 from pathlib import Path
 
+from evaluation import markdown
 from generator_svc.settings import PREFIX as GENERATOR_PREFIX
 from generator_svc.settings import GeneratorSettings
 from reward_svc.settings import PREFIX as REWARD_PREFIX
@@ -14,16 +17,37 @@ from svc_common.settings import settings_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+CARD = ROOT / "models/demo-persrm/README.md"
+EVALUATION = ROOT / "docs/evaluation/evaluation.json"
 TABLES = {
     "settings:generator": (GeneratorSettings, GENERATOR_PREFIX),
     "settings:reward": (RewardSettings, REWARD_PREFIX),
 }
 
 
-def parts() -> dict[str, str]:
-    """Return the generated parts by the names of their markers."""
+def readme_parts() -> dict[str, str]:
+    """Return the generated parts of README.md by the names of their markers."""
     tables = {name: settings_table(settings, prefix) for name, (settings, prefix) in TABLES.items()}
-    return {**tables, "bench": newest_entry((ROOT / "benchmarks/LOG.md").read_text("utf-8"))}
+    summary = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    return {
+        **tables,
+        "bench": newest_entry((ROOT / "benchmarks/LOG.md").read_text("utf-8")),
+        "quality": markdown.contender_table(summary),
+        "bar": markdown.bar_table(summary),
+        "claims": markdown.claims_table(summary),
+    }
+
+
+def card_parts() -> dict[str, str]:
+    """Return the generated parts of the reward model's card."""
+    summary = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    sections = (
+        "Pairs ranked right, by rewards and by the guided policy:\n",
+        markdown.pair_table(summary),
+        "What guidance does to replies, preference by preference:\n",
+        markdown.direction_table(summary),
+    )
+    return {"evaluation": "\n".join(sections)}
 
 
 def newest_entry(log: str) -> str:
@@ -32,16 +56,17 @@ def newest_entry(log: str) -> str:
     return body.strip() + "\n"
 
 
-def with_parts(text: str) -> str:
-    """Return `text` with the current parts between their markers.
+def with_parts(path: Path, parts: dict[str, str]) -> str:
+    """Return the text of `path` with the current parts between their markers.
 
     Raises:
         ValueError: A marker is missing, stands twice, or ends before it begins.
     """
-    for name, part in parts().items():
+    text = path.read_text(encoding="utf-8")
+    for name, part in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-            raise ValueError(f"{README.name}: must hold {begin} and then {end}, once each")
+            raise ValueError(f"{path.name}: must hold {begin} and then {end}, once each")
         before, rest = text.split(begin)
         after = rest.split(end)[1]
         text = f"{before}{begin}\n{part}{end}{after}"
@@ -49,14 +74,20 @@ def with_parts(text: str) -> str:
 
 
 def main() -> int:
-    """Return the exit status: 1 where README.md lacks a marker."""
+    """Return the exit status: 1 where a file lacks a marker."""
     try:
-        text = with_parts(README.read_text(encoding="utf-8"))
+        texts = {path: with_parts(path, parts) for path, parts in documents()}
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    README.write_text(text, encoding="utf-8")
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
     return 0
+
+
+def documents() -> list[tuple[Path, dict[str, str]]]:
+    """Return the files that have generated parts, with these parts."""
+    return [(README, readme_parts()), (CARD, card_parts())]
 
 
 if __name__ == "__main__":
