@@ -1,6 +1,7 @@
 """The thresholds that the demo models must reach, and whether they do."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from evaluation.bootstrap import Figure, is_above
@@ -67,12 +68,8 @@ def _text(summary: Mapping[str, Any], main: Setting) -> list[Requirement]:
     if entry is None:
         return [Requirement(what="generated text", wanted="", got="not measured", passed=None)]
     gaps, fluency = entry["gaps"], entry["fluency"]
-    joined = [
-        both_moved(other["wishes"], "p")
-        for other in summary["text"].values()
-        if {**other["setting"], "multi": ""} == {**entry["setting"], "multi": ""}
-    ]
-    value, _, users = max(joined)
+    joined = summary["text"].get(replace(main, multi="joined").label, entry)
+    value, _, users = both_moved(joined["wishes"], "p")
     above = sum(is_above(gap, 0.0) for gap in gaps.values())
     return [
         _count(

@@ -32,7 +32,9 @@ class PreferenceEncodings:
         missing = [text for text in texts if text not in kept] if version else []
         kept |= await self._compute(version, missing) if missing else {}
         return tuple(
-            EncodedPreference(preference.text, preference.weight, kept.get(preference.text, b""))
+            EncodedPreference(
+                preference.text, preference.weight, kept.get(preference.text, b""), version
+            )
             for preference in preferences
         )
 

@@ -98,7 +98,7 @@ class Batcher:
             self._fail(opened)
             return
         for session in refused:
-            needed, free = len(session.opening.prompts), self.load.num_free_slots
+            needed, free = len(session.opening.plan.prompts), self.load.num_free_slots
             rule = f"num_slots: the session needs {needed} rows, {free} are free"
             self._close(session, Reason.NO_FREE_SLOTS, rule)
         for session in opened:
@@ -204,16 +204,16 @@ class Batcher:
     def _announce(self, session: Session) -> None:
         """Tell the generator that a session is ready."""
         session.stream.num_unanswered -= 1
-        longest = max(len(prompt.token_ids) for prompt in session.opening.prompts)
+        plan = session.opening.plan
         session.stream.send(
             Answer(
                 opened=[
                     Opened(
                         session=session.opening.session,
                         epoch=session.opening.epoch,
-                        num_prompt_tokens=sum(len(p.token_ids) for p in session.opening.prompts),
+                        num_prompt_tokens=sum(len(p.token_ids) for p in plan.prompts),
                         num_cached_tokens=session.num_cached_tokens,
-                        max_answer_tokens=self._cache.model.context_length - longest,
+                        max_answer_tokens=self._cache.model.context_length - plan.longest,
                     )
                 ]
             )

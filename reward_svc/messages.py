@@ -6,7 +6,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_svc.prompts import RowPrompt
+from reward_svc.prompts import Plan
 
 
 class Reason(Enum):
@@ -37,7 +37,7 @@ class Opening:
 
     session: int
     epoch: int
-    prompts: tuple[RowPrompt, ...]
+    plan: Plan
     token_ids: tuple[int, ...]
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from reward_svc.pad_config import Conditioning, read_pad_config
+from reward_svc.preference_encoders import BackboneEncoder
+from reward_svc.preference_vectors import PreferenceVectors, load_preference_vectors
 from reward_svc.settings import RewardSettings
 from reward_svc.value_head import file_digest, load_value_head, value_head_path
 from svc_common.errors import InvalidRequestError
@@ -15,6 +18,7 @@ from svc_common.lm.loading import DTYPES, LoadedModel, ModelFolderError, check_d
 from svc_common.lm.paired import WeightSplit, pair_weights
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import Tokenizer
+from svc_common.settings import SettingsError
 
 # Say where a model came from or how it is used, not what it computes.
 _NEUTRAL_CONFIG = frozenset(
@@ -26,7 +30,8 @@ _NEUTRAL_CONFIG = frozenset(
 class PersRM:
     """PAD's personalised reward model.
 
-    `heads` has one entry a row group: `THETA`, and `REFERENCE` if the backbone is loaded.
+    `heads` has one entry a row group: `THETA`, and `REFERENCE` if the backbone is loaded. `vectors`
+    is there if the conditioning needs it.
     """
 
     backbone: nn.Module
@@ -37,6 +42,8 @@ class PersRM:
     device: torch.device
     model_id: str
     version: str
+    conditioning: Conditioning
+    vectors: PreferenceVectors | None
 
     @property
     def has_reference(self) -> bool:
@@ -71,17 +78,13 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
 
     Raises:
         ModelFolderError: A folder does not hold what is needed, or the two do not belong together.
-        SettingsError: The device is not there.
+        SettingsError: The device is not there, or two settings contradict each other.
     """
     check_device("REWARD_DEVICE", settings.device)
     loaded = _load(settings, settings.model_dir, "REWARD_MODEL_DIR")
     config = loaded.model.config
-    value_head = load_value_head(settings.model_dir, config.hidden_size, settings.value_head)
-    if value_head is not None:
-        device, dtype = settings.device, DTYPES[settings.dtype]
-        value_head = ValueHead(
-            value_head.weight.to(device, dtype), value_head.bias.to(device, dtype)
-        )
+    conditioning = _conditioning(settings)
+    value_head = _value_head(settings, conditioning, config.hidden_size)
     heads = [loaded.head(value_head)]
     split, context_length = None, loaded.context_length
     if settings.backbone_dir:
@@ -91,16 +94,46 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
         heads.append(reference.head())
         context_length = min(context_length, reference.context_length)
         split = _pair(loaded, reference, backbone_dir)
+    backbone, tokenizer = loaded.model.base_model, loaded.tokenizer
+    own = BackboneEncoder(backbone, tokenizer, split=split, max_tokens=context_length)
+    vectors = load_preference_vectors(
+        settings.model_dir, conditioning, own, config.hidden_size, settings.device
+    )
     return PersRM(
-        backbone=loaded.model.base_model,
+        backbone=backbone,
         heads=tuple(heads),
         split=split,
-        tokenizer=loaded.tokenizer,
+        tokenizer=tokenizer,
         context_length=context_length,
         device=next(loaded.model.parameters()).device,
         model_id=loaded.model_id,
-        version=_version(loaded, settings.model_dir, has_value_head=value_head is not None),
+        version=_version(loaded, settings.model_dir, value_head, vectors),
+        conditioning=conditioning,
+        vectors=vectors,
     )
+
+
+def _conditioning(settings: RewardSettings) -> Conditioning:
+    """Return how preferences reach the model: as the setting says, else the folder."""
+    said = read_pad_config(settings.model_dir).conditioning
+    name = settings.conditioning
+    return said if name == "auto" else Conditioning(name)
+
+
+def _value_head(
+    settings: RewardSettings, conditioning: Conditioning, hidden_size: int
+) -> ValueHead | None:
+    """Return the value head, which belongs to conditioning `prompt` alone."""
+    if conditioning is not Conditioning.PROMPT:
+        if settings.value_head == "required":
+            rule = f"must be auto or stage1 with conditioning {conditioning.value}"
+            raise SettingsError(f"REWARD_VALUE_HEAD: {rule}, got required")
+        return None
+    head = load_value_head(settings.model_dir, hidden_size, settings.value_head)
+    if head is None:
+        return None
+    device, dtype = settings.device, DTYPES[settings.dtype]
+    return ValueHead(head.weight.to(device, dtype), head.bias.to(device, dtype))
 
 
 def _load(settings: RewardSettings, folder: Path, setting: str) -> LoadedModel:
@@ -141,8 +174,15 @@ def _pair(loaded: LoadedModel, reference: LoadedModel, backbone_dir: Path) -> We
         raise ModelFolderError(f"REWARD_BACKBONE_DIR={backbone_dir}: {error}") from error
 
 
-def _version(loaded: LoadedModel, model_dir: Path, *, has_value_head: bool) -> str:
-    """Return the fingerprint of what theta computes: folder and value head."""
-    path = value_head_path(model_dir) if has_value_head else None
+def _version(
+    loaded: LoadedModel,
+    model_dir: Path,
+    value_head: ValueHead | None,
+    vectors: PreferenceVectors | None,
+) -> str:
+    """Return the fingerprint of what theta computes: folder, conditioning, head and encoder."""
+    path = value_head_path(model_dir) if value_head is not None else None
     parts = f"{loaded.version}:{file_digest(path) if path else 'stage1'}"
+    if vectors is not None:
+        parts += f":{vectors.version}"
     return hashlib.sha256(parts.encode()).hexdigest()[:16]

@@ -51,9 +51,9 @@ class PreferenceHead(nn.Module):
 
 
 def apply_vectors(hidden: Tensor, vectors: Tensor) -> Tensor:
-    """Return `w_p * h + b_p`: `[..., D]`, `[..., 2D]` -> `[..., D]`."""
+    """Return `w_p * h + b_p`: `[..., D]`, `[..., 2D]` -> `[..., D]`, in the format of `hidden`."""
     scale, shift = vectors.chunk(2, dim=-1)
-    return hidden * scale + shift
+    return (hidden * scale + shift).to(hidden.dtype)
 
 
 def save_preference_head(head: PreferenceHead, path: Path) -> None:

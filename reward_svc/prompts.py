@@ -1,9 +1,14 @@
-"""What the reward model reads: one prompt a preference, and one without any for the reference."""
+"""What the reward model reads for a session, and how its reward is put together from that."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_svc.pad_config import Conditioning
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.preference_prompt import ChatMessage, Prompt, add_preference, guide_text
 
@@ -21,11 +26,15 @@ class Reference(Enum):
 
 @dataclass(frozen=True)
 class WeightedPreference:
-    """A preference; `encoding` holds the ids its prompt should begin with, or nothing."""
+    """A preference, with its encoding where the caller had it.
+
+    `encoding` holds the ids its prompt should begin with, `vector` w_p and b_p: `[2D]`.
+    """
 
     text: str
     weight: float
     encoding: tuple[int, ...] = ()
+    vector: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,14 +50,49 @@ class RewardContext:
 class RowPrompt:
     """The prompt of one row of the KV cache.
 
-    The reward is the sum over a session's rows of `weight` times their log-probabilities. The first
-    `prefix_length` tokens, always fewer than all, do not depend on the instruction.
+    The first `prefix_length` tokens, always fewer than all, do not depend on the instruction.
     """
 
     group: int
-    weight: float
     token_ids: tuple[int, ...]
     prefix_length: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a session's reward: `weight` times the log-probability that its row gives.
+
+    `row` counts the plan's prompts. If there is a `preference`, its vector changes the row's last
+    hidden state for this term; that is how several preferences share a row.
+    """
+
+    row: int
+    weight: float
+    preference: WeightedPreference | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a session runs and what its reward is: the sum of its terms, in the order of rows."""
+
+    prompts: tuple[RowPrompt, ...]
+    terms: tuple[Term, ...]
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt.token_ids) for prompt in self.prompts)
+
+    # A step needs these of each session, so they are made once.
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each term."""
+        return tuple(term.weight for term in self.terms)
+
+    @cached_property
+    def groups(self) -> tuple[int, ...]:
+        """The group of each term's row."""
+        return tuple(self.prompts[term.row].group for term in self.terms)
 
 
 def check_lengths(context: RewardContext, tokenizer: Tokenizer, max_tokens: int) -> None:
@@ -68,34 +112,46 @@ def check_lengths(context: RewardContext, tokenizer: Tokenizer, max_tokens: int)
     tokenizer.check_length("chat.messages", contents, max_tokens)
 
 
-def row_prompts(context: RewardContext, tokenizer: Tokenizer) -> tuple[RowPrompt, ...]:
-    """Return the prompts of a session: one a preference, then the reference's, if it has one.
+def plan_session(context: RewardContext, tokenizer: Tokenizer, conditioning: Conditioning) -> Plan:
+    """Return rows and terms: those of the preferences, then the reference's, if it has one.
+
+    Preferences that stand in no prompt share one row of theta.
 
     Raises:
         InvalidRequestError: A text holds a control token.
         ModelMismatchError: A conversation, but the model has no chat template.
     """
-    rows = []
+    prompts: list[RowPrompt] = []
+    terms: list[Term] = []
     for i, preference in enumerate(context.preferences):
         # A raw prompt may hold control tokens: its caller renders it. A preference never may.
         tokenizer.check_text(f"preferences[{i}].text", preference.text)
-        rows.append(_row(context.prompt, preference, tokenizer))
+        if conditioning.has_prompt:
+            prompts.append(_guided_row(context.prompt, preference, tokenizer))
+        elif not prompts:
+            prompts.append(_plain_row(THETA, context.prompt, tokenizer))
+        vectored = preference if conditioning.has_vector else None
+        terms.append(Term(len(prompts) - 1, preference.weight, vectored))
     if context.reference is Reference.BACKBONE:
-        token_ids = tuple(tokenizer.encode_prompt(context.prompt))
+        prompts.append(_plain_row(REFERENCE, context.prompt, tokenizer))
         weight = -sum(preference.weight for preference in context.preferences)
-        prefix_length = _prefix_length(token_ids, context.prompt, None, tokenizer)
-        rows.append(RowPrompt(REFERENCE, weight, token_ids, prefix_length))
-    return tuple(rows)
+        terms.append(Term(len(prompts) - 1, weight))
+    return Plan(tuple(prompts), tuple(terms))
 
 
-def _row(prompt: Prompt, preference: WeightedPreference, tokenizer: Tokenizer) -> RowPrompt:
+def _plain_row(group: int, prompt: Prompt, tokenizer: Tokenizer) -> RowPrompt:
+    token_ids = tuple(tokenizer.encode_prompt(prompt))
+    return RowPrompt(group, token_ids, _prefix_length(token_ids, prompt, None, tokenizer))
+
+
+def _guided_row(prompt: Prompt, preference: WeightedPreference, tokenizer: Tokenizer) -> RowPrompt:
     token_ids = tuple(tokenizer.encode_prompt(_guided(prompt, preference.text)))
     encoding = preference.encoding
     if encoding and token_ids[: len(encoding)] == encoding:
         prefix_length = min(len(encoding), len(token_ids) - 1)
     else:
         prefix_length = _prefix_length(token_ids, prompt, preference.text, tokenizer)
-    return RowPrompt(THETA, preference.weight, token_ids, prefix_length)
+    return RowPrompt(THETA, token_ids, prefix_length)
 
 
 def _prefix_length(

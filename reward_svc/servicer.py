@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 import grpc
 
 from pad.v1 import common_pb2, reward_pb2, reward_pb2_grpc
-from reward_svc import wire
+from reward_svc import wire, wire_context
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.messages import Message, Opening, Reason, RowFault
-from reward_svc.prompts import RowPrompt, check_lengths, row_prompts
+from reward_svc.prompts import Plan, check_lengths, plan_session
 from reward_svc.sequences import score_answers
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Stream
@@ -90,16 +90,15 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         """Return a session to open, or why it cannot be opened here."""
         try:
             self._check_tokenizer(message.tokenizer_fingerprint)
-            prompts = self._prompts(message.context)
+            plan = self._plan(message.context)
             token_ids = wire.token_ids("token_ids", message.token_ids, self._model.vocabulary_size)
-            longest = max(len(prompt.token_ids) for prompt in prompts)
-            self._model.check_length("context", longest + len(token_ids))
-            self._check_rows(len(prompts))
+            self._model.check_length("context", plan.longest + len(token_ids))
+            self._check_rows(len(plan.prompts))
         except InvalidRequestError as error:
             return RowFault(message.session, message.epoch, 0, Reason.INVALID, str(error))
         except ModelMismatchError as error:
             return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
-        return Opening(message.session, message.epoch, prompts, token_ids)
+        return Opening(message.session, message.epoch, plan, token_ids)
 
     def _check_rows(self, num_rows: int) -> None:
         if num_rows > self._cache.num_slots:
@@ -113,14 +112,19 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             rule = f"must be the reward model's {mine}, got {fingerprint[:40]!r}"
             raise ModelMismatchError(f"tokenizer_fingerprint: {rule}")
 
-    def _prompts(self, message: reward_pb2.RewardContext) -> tuple[RowPrompt, ...]:
+    def _plan(self, message: reward_pb2.RewardContext) -> Plan:
         model = self._model
-        # A turn takes a token at least.
-        context = wire.context(
-            message, has_reference=model.has_reference, max_turns=model.context_length
+        context = wire_context.context(
+            message,
+            has_reference=model.has_reference,
+            max_turns=model.context_length,  # a turn takes a token at least
+            vector_size=model.vectors.size if model.vectors is not None else None,
         )
         check_lengths(context, model.tokenizer, model.context_length)
-        return row_prompts(context, model.tokenizer)
+        if model.vectors is not None:
+            for i, preference in enumerate(context.preferences):
+                model.vectors.check(f"preferences[{i}].text", preference.text)
+        return plan_session(context, model.tokenizer, model.conditioning)
 
     async def ScoreSequences(
         self, request: reward_pb2.ScoreSequencesRequest, context: _Context
@@ -133,21 +137,20 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             wire.token_ids(f"sequences[{i}]", data, self._model.vocabulary_size)
             for i, data in enumerate(request.sequences)
         ]
-        prompts = self._prompts(request.context)
-        longest = max(len(prompt.token_ids) for prompt in prompts)
+        plan = self._plan(request.context)
         for i, answer in enumerate(answers):
-            self._model.check_length(f"sequences[{i}]", longest + len(answer))
-        rewards = await self._batcher.call(score_answers(self._cache, prompts, answers))
+            self._model.check_length(f"sequences[{i}]", plan.longest + len(answer))
+        rewards = await self._batcher.call(score_answers(self._cache, plan, answers))
         return reward_pb2.ScoreSequencesResponse(rewards=rewards)
 
     async def EncodePreference(
         self, request: reward_pb2.EncodePreferenceRequest, context: _Context
     ) -> reward_pb2.EncodePreferenceResponse:
-        preference = wire.preference("preference", request.preference, b"")
-        token_ids = await self._encoder.encode(preference.text)
+        preference = wire_context.preference("preference", request.preference)
+        encoding = await self._encoder.encode(preference.text)
         return reward_pb2.EncodePreferenceResponse(
-            encoding=wire.pack(token_ids),
-            conditioning=reward_pb2.CONDITIONING_PROMPT,
+            encoding=wire_context.encoding(encoding),
+            conditioning=wire_context.CONDITIONINGS[self._model.conditioning][-1],
             model_version=self._model.version,
         )
 
@@ -163,7 +166,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             tokenizer_fingerprint=self._model.tokenizer.fingerprint,
             vocabulary_size=self._model.vocabulary_size,
             context_length=self._model.context_length,
-            conditionings=[reward_pb2.CONDITIONING_PROMPT],
+            conditionings=wire_context.CONDITIONINGS[self._model.conditioning],
             references=references,
             num_slots=self._cache.num_slots,
             load=wire.load_message(self._batcher.load),

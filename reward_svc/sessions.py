@@ -12,13 +12,14 @@ from torch import Tensor
 from reward_svc import scoring
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM
+from reward_svc.preference_head import apply_vectors
 from reward_svc.prefix_cache import PrefixCache
-from reward_svc.prompts import RowPrompt
+from reward_svc.prompts import Plan, RowPrompt
 from reward_svc.stream import Session
 from svc_common.errors import OverloadedError
 from svc_common.lm.slots import Row
 
-MAX_SCORED_PLACES = 1 << 14  # rows x candidates that are gathered from lm_head at once
+MAX_SCORED_PLACES = 1 << 14  # terms x candidates that are gathered from lm_head at once
 
 Steps = Generator[int, None, None]
 """Work that yields after each forward the number of tokens it ran."""
@@ -61,7 +62,7 @@ class SessionCache:
                 self.runner.close(session.rows.pop())
         refused = []
         for session in opened:
-            prompts = session.opening.prompts
+            prompts = session.opening.plan.prompts
             if session.is_closed:
                 continue
             if len(prompts) > self.runner.num_free:
@@ -72,14 +73,21 @@ class SessionCache:
 
     def prefill(self, session: Session) -> Steps:
         """Run a session's prompts and the tokens already written."""
+        plan, written = session.opening.plan, session.opening.token_ids
+        session.vectors = yield from self.vectors(plan)
         hidden = []
-        written = session.opening.token_ids
-        for row, prompt in zip(session.rows, session.opening.prompts, strict=True):
+        for row, prompt in zip(session.rows, plan.prompts, strict=True):
             last, num_cached = yield from self.fill(row, prompt, written)
             session.num_cached_tokens += num_cached
             hidden.append(last)
         session.num_committed = len(written)
         session.hidden = torch.cat(hidden)  # [R, D]
+
+    def vectors(self, plan: Plan) -> Generator[int, None, Tensor | None]:
+        """Return the vectors of the terms that have one: `[P, 2D]`, None if no term has."""
+        if self.model.vectors is None:
+            return None
+        return (yield from self.model.vectors.of_terms(plan.terms))
 
     def fill(
         self, row: Row, prompt: RowPrompt, written: Sequence[int] = ()
@@ -155,12 +163,13 @@ class SessionCache:
     ) -> list[NDArray[np.float32]]:
         """Return the rewards of each session's candidates, without a forward."""
         rewards: list[NDArray[np.float32]] = []
-        start, num_rows, longest = 0, 0, 0
+        start, num_terms, longest = 0, 0, 0
         for i, (session, ids) in enumerate(asked):
-            num_rows, longest = num_rows + len(session.rows), max(longest, len(ids))
-            if num_rows * longest > MAX_SCORED_PLACES and i > start:
+            count = len(session.opening.plan.terms)
+            num_terms, longest = num_terms + count, max(longest, len(ids))
+            if num_terms * longest > MAX_SCORED_PLACES and i > start:
                 rewards += self._score(asked[start:i])
-                start, num_rows, longest = i, len(session.rows), len(ids)
+                start, num_terms, longest = i, count, len(ids)
         return rewards + self._score(asked[start:])
 
     @torch.inference_mode()
@@ -171,24 +180,25 @@ class SessionCache:
         candidates = np.zeros((len(asked), max(counts)), np.int64)  # [B, K]
         for target, (_, ids) in zip(candidates, asked, strict=True):
             target[: len(ids)] = ids
-        prompts = [prompt for session, _ in asked for prompt in session.opening.prompts]
-        num_rows = [len(session.rows) for session, _ in asked]
-        owners = torch.from_numpy(np.repeat(np.arange(len(asked)), num_rows))  # [R]
-        places = torch.from_numpy(np.concatenate([np.arange(n) for n in num_rows]))  # [R]
-        weights = torch.tensor([prompt.weight for prompt in prompts])  # [R]
-        groups = torch.tensor([prompt.group for prompt in prompts])  # [R]
-        hidden = torch.cat([_hidden(session) for session, _ in asked])  # [R, D]
-        logits = self._logits(hidden, torch.from_numpy(candidates)[owners], groups)  # [R, K]
-        logprobs = scoring.candidate_logprobs(logits, torch.tensor(counts)[owners])  # [R, K]
+        sessions = [session for session, _ in asked]
+        plans = [session.opening.plan for session in sessions]
+        num_terms = [len(plan.terms) for plan in plans]
+        owners = torch.from_numpy(np.repeat(np.arange(len(asked)), num_terms))  # [S]
+        places = torch.from_numpy(np.concatenate([np.arange(n) for n in num_terms]))  # [S]
+        weights = torch.tensor([weight for plan in plans for weight in plan.weights])  # [S]
+        groups = torch.tensor([group for plan in plans for group in plan.groups])  # [S]
+        hidden = _term_states(sessions)  # [S, D]
+        logits = self._logits(hidden, torch.from_numpy(candidates)[owners], groups)  # [S, K]
+        logprobs = scoring.candidate_logprobs(logits, torch.tensor(counts)[owners])  # [S, K]
         rewards = scoring.weighted_sum(logprobs, weights, owners, places).numpy()  # [B, K]
         return [row[:count] for row, count in zip(rewards, counts, strict=True)]
 
     def _logits(self, hidden: Tensor, candidate_ids: Tensor, groups: Tensor) -> Tensor:
-        """Return each row's logits by the head of its group, on the CPU: `[R, K]` float32.
+        """Return each term's logits by the head of its group, on the CPU: `[S, K]` float32.
 
-        K numbers a row are so few that every further step is faster there.
+        K numbers a term are so few that every further step is faster there.
         """
-        logits = torch.empty(candidate_ids.shape)  # [R, K]
+        logits = torch.empty(candidate_ids.shape)  # [S, K]
         for group, head in enumerate(self.model.heads):
             members = (groups == group).nonzero().squeeze(1)
             if len(members):
@@ -207,3 +217,20 @@ class SessionCache:
 def _hidden(session: Session) -> Tensor:
     assert session.hidden is not None, "session is not ready"
     return session.hidden
+
+
+def _term_states(sessions: Sequence[Session]) -> Tensor:
+    """Return the hidden state that each term's logits come from: `[S, D]`."""
+    hidden = torch.cat([_hidden(session) for session in sessions])  # [R, D]
+    plans = [session.opening.plan for session in sessions]
+    if sum(len(plan.terms) for plan in plans) > len(hidden):  # else they are in the same order
+        starts = accumulate(len(plan.prompts) for plan in plans[:-1])
+        pairs = zip((0, *starts), plans, strict=True)
+        rows = [start + term.row for start, plan in pairs for term in plan.terms]
+        hidden = hidden[torch.tensor(rows, device=hidden.device)]  # [S, D]
+    vectors = [session.vectors for session in sessions if session.vectors is not None]
+    if vectors:
+        has_vector = [term.preference is not None for plan in plans for term in plan.terms]
+        changed = torch.from_numpy(np.flatnonzero(has_vector)).to(hidden.device)  # [P]
+        hidden[changed] = apply_vectors(hidden[changed], torch.cat(vectors))
+    return hidden

@@ -20,11 +20,18 @@ class RewardSettings:
         help="Folder of the reward model's frozen backbone, the reference of the paper's rule;"
         " empty: only REFERENCE_MODE_BASE is offered",
     )
+    conditioning: str = setting(
+        "auto",
+        choices=("auto", "prompt", "vector", "both"),
+        help="How a preference reaches the model: in its `prompt`, as a `vector` on the last hidden"
+        " state, or `both`; `auto`: as the folder's pad_config.json says, else `prompt`",
+    )
     value_head: str = setting(
         "auto",
         choices=("auto", "required", "stage1"),
         help="Whether the model folder must hold a value head: `auto` asks for one unless the"
-        ' folder\'s pad_config.json says {"stage": 1}; `stage1` runs without',
+        ' folder\'s pad_config.json says {"stage": 1}; `stage1` runs without. Conditioning'
+        " `prompt` alone uses one",
     )
     listen: str = setting("0.0.0.0:50052", help="host:port of the gRPC server; port 0: any free")
     metrics_port: int = setting(
@@ -37,7 +44,8 @@ class RewardSettings:
         64,
         min=2,
         max=4096,
-        help="Rows of the KV cache; a session takes one a preference and one for the reference",
+        help="Rows of the KV cache; a session takes one a preference (one for all with conditioning"
+        " `vector`) and one for the reference",
     )
     context_length: int = setting(
         1024, min=16, help="Most tokens of prompt and answer together; the model's limit if less"

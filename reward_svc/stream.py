@@ -72,7 +72,8 @@ class AskedRow:
 class Session:
     """One answer under its preferences: rows of the KV cache, one a prompt.
 
-    `hidden` `[R, D]` is the last hidden state of each row, after `num_committed` answer tokens.
+    `hidden` `[R, D]` is the last hidden state of each row, after `num_committed` answer tokens;
+    `vectors` `[P, 2D]` belong to the terms that have one, and are None if no term has.
     `work` is carried out in its order, once the session is ready.
     """
 
@@ -80,6 +81,7 @@ class Session:
     opening: Opening
     rows: list[Row] = field(default_factory=list)
     hidden: Tensor | None = None
+    vectors: Tensor | None = None
     num_committed: int = 0
     num_cached_tokens: int = 0
     forward_s: float = 0.0
@@ -93,8 +95,7 @@ class Session:
     @property
     def num_tokens(self) -> int:
         """Tokens of the longest row."""
-        prompt = max(len(prompt.token_ids) for prompt in self.opening.prompts)
-        return prompt + self.num_committed
+        return self.opening.plan.longest + self.num_committed
 
     def fault(self, step: int, reason: Reason, message: str) -> RowFault:
         return RowFault(self.opening.session, self.opening.epoch, step, reason, message)

@@ -7,9 +7,10 @@ import numpy as np
 from reward_svc.batcher import Batcher
 from reward_svc.messages import CandidateBatch, CandidateRow, Commit, Message, Opening
 from reward_svc.model import PersRM
-from reward_svc.prompts import REFERENCE, THETA, RowPrompt
+from reward_svc.prompts import REFERENCE, THETA, Plan, RowPrompt, Term, WeightedPreference
 
 NUM_TOKENS = 8
+PREFERENCE = WeightedPreference("Be brief.", 1.0)
 
 
 async def warm_up(batcher: Batcher, model: PersRM) -> None:
@@ -19,14 +20,16 @@ async def warm_up(batcher: Batcher, model: PersRM) -> None:
         RuntimeError: the model cannot do it.
     """
     token_ids = tuple(range(NUM_TOKENS))
-    prompts = [RowPrompt(THETA, 1.0, token_ids, 0)]
+    prompts = [RowPrompt(THETA, token_ids, 0)]
+    terms = [Term(0, 1.0, PREFERENCE if model.conditioning.has_vector else None)]
     if model.has_reference:
-        prompts.append(RowPrompt(REFERENCE, -1.0, token_ids, 0))
+        prompts.append(RowPrompt(REFERENCE, token_ids, 0))
+        terms.append(Term(1, -1.0))
     stream = batcher.intake.open_stream()
     try:
         asked = CandidateRow(0, 0, 1, np.arange(2, dtype=np.uint32))
         message = Message(
-            openings=(Opening(0, 0, tuple(prompts), ()),),
+            openings=(Opening(0, 0, Plan(tuple(prompts), tuple(terms)), ()),),
             commits=(Commit(0, 0, 0, 0),),
             candidates=CandidateBatch(1, (asked,), time.perf_counter()),
         )

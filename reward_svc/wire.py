@@ -1,4 +1,4 @@
-"""Messages of reward.proto to the service's own types and back, checked on the way in."""
+"""Messages of the Score stream to the service's own types and back, checked on the way in."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pad.v1 import common_pb2, reward_pb2
+from pad.v1 import reward_pb2
 from reward_svc.messages import (
     Answer,
     CandidateBatch,
@@ -17,13 +17,9 @@ from reward_svc.messages import (
     RowFault,
     ScoredRow,
 )
-from reward_svc.prompts import Reference, RewardContext, WeightedPreference
-from svc_common.errors import InvalidRequestError, ModelMismatchError
-from svc_common.preference_prompt import ChatMessage, Prompt
-from svc_common.preference_rules import check_count, check_preference
+from svc_common.errors import InvalidRequestError
 
 MAX_CANDIDATES = 1024
-ROLES = ("system", "user", "assistant")
 UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
 
 
@@ -51,77 +47,6 @@ def token_ids(field: str, data: bytes, vocabulary_size: int) -> tuple[int, ...]:
     if len(ids) and int(ids.max()) >= vocabulary_size:
         raise InvalidRequestError(_outside(field, vocabulary_size, int(ids.max())))
     return tuple(ids.tolist())
-
-
-def preference(field: str, message: common_pb2.Preference, encoding: bytes) -> WeightedPreference:
-    """Return a preference.
-
-    Raises:
-        InvalidRequestError: Its text or weight is out of range.
-    """
-    text, weight = message.text, message.weight if message.HasField("weight") else 1.0
-    check_preference(field, text, weight)
-    # The encoding is a hint that is compared with the prompt's own ids, so any bytes will do.
-    hint = np.frombuffer(encoding[: len(encoding) // 4 * 4], UINT32)
-    return WeightedPreference(text, weight, tuple(hint.tolist()))
-
-
-def context(
-    message: reward_pb2.RewardContext, *, has_reference: bool, max_turns: int
-) -> RewardContext:
-    """Return what a session scores.
-
-    Args:
-        message: As it came.
-        has_reference: Whether the reference's model is loaded.
-        max_turns: Of a conversation: empty ones are not free either.
-
-    Raises:
-        InvalidRequestError: A field is missing or out of range.
-        ModelMismatchError: The reference's model is not loaded here.
-    """
-    check_count("preferences", len(message.preferences))
-    preferences = tuple(
-        preference(f"preferences[{i}]", encoded.preference, encoded.encoding)
-        for i, encoded in enumerate(message.preferences)
-    )
-    return RewardContext(
-        _prompt(message, max_turns), preferences, _reference(message, has_reference)
-    )
-
-
-def _reference(message: reward_pb2.RewardContext, has_reference: bool) -> Reference:
-    names = {reference.value: reference for reference in Reference}
-    reference = names.get(message.reference)
-    if reference is None:
-        known = " | ".join(f"REFERENCE_MODE_{one.name}" for one in Reference)
-        raise InvalidRequestError(f"reference: must be {known}, got {message.reference}")
-    if reference is Reference.BACKBONE and not has_reference:
-        raise ModelMismatchError(
-            "reference: the reward service has no backbone loaded (REWARD_BACKBONE_DIR is not set),"
-            " so strategy pad-released or reference base must be used, got backbone"
-        )
-    return reference
-
-
-def _prompt(message: reward_pb2.RewardContext, max_turns: int) -> Prompt:
-    match message.WhichOneof("input"):
-        case "prompt" if message.prompt:
-            return message.prompt
-        case "chat":
-            count = len(message.chat.messages)
-            if count > max_turns:
-                rule = f"must have at most {max_turns} entries"
-                raise InvalidRequestError(f"chat.messages: {rule}, got {count}")
-            messages = tuple(ChatMessage(m.role, m.content) for m in message.chat.messages)
-            for i, turn in enumerate(messages):
-                if turn.role not in ROLES:
-                    rule = f"must be {' | '.join(ROLES)}, got {turn.role[:40]!r}"
-                    raise InvalidRequestError(f"chat.messages[{i}].role: {rule}")
-            if not any(turn.role == "user" for turn in messages):
-                raise InvalidRequestError("chat.messages: need one with role user, got none")
-            return messages
-    raise InvalidRequestError("input: prompt must not be empty, or chat must be set")
 
 
 def commits(message: reward_pb2.CommitRows) -> tuple[Commit, ...]:

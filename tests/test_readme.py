@@ -1,33 +1,44 @@
 """The generated parts of README.md are what the code and the benchmark log say."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from docs.update_readme import README, TABLES, newest_entry, parts, with_parts
+from docs.update_readme import TABLES, documents, newest_entry, readme_parts, with_parts
 
-EMPTY = "".join(f"# {name}\n<!-- {name} -->\n<!-- /{name} -->\nafter\n" for name in parts())
-
-
-def test_readme_is_up_to_date() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text == with_parts(text), "run python docs/update_readme.py"
+PARTS = readme_parts()
+EMPTY = "".join(f"# {name}\n<!-- {name} -->\n<!-- /{name} -->\nafter\n" for name in PARTS)
 
 
-def test_parts_stand_between_their_markers_and_nothing_else_changes() -> None:
-    text = with_parts(EMPTY)
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    path = tmp_path / "README.md"
+    path.write_text(EMPTY, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("path", "parts"), documents(), ids=lambda value: str(value)[-30:])
+def test_generated_parts_are_up_to_date(path: Path, parts: dict[str, str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text == with_parts(path, parts), "run python docs/update_readme.py"
+
+
+def test_parts_stand_between_their_markers_and_nothing_else_changes(readme: Path) -> None:
+    text = with_parts(readme, PARTS)
     for settings, prefix in TABLES.values():
         for field in fields(settings):
             assert f"| `{prefix}{field.name.upper()}` |" in text
-    for name, part in parts().items():
+    for name, part in PARTS.items():
         assert f"<!-- {name} -->\n{part}<!-- /{name} -->\nafter\n" in text
         text = text.replace(part, "")
     assert text == EMPTY
 
 
-def test_stale_parts_are_replaced() -> None:
-    text = with_parts(EMPTY)
-    assert with_parts(text.replace("| `GENERATOR_LISTEN` |", "| `GENERATOR_PORT` |")) == text
+def test_stale_parts_are_replaced(readme: Path) -> None:
+    text = with_parts(readme, PARTS)
+    readme.write_text(text.replace("| `GENERATOR_LISTEN` |", "| `GENERATOR_PORT` |"), "utf-8")
+    assert with_parts(readme, PARTS) == text
 
 
 def test_the_newest_benchmark_is_the_one_shown() -> None:
@@ -44,6 +55,7 @@ def test_the_newest_benchmark_is_the_one_shown() -> None:
         "<!-- /settings:generator -->\n" + EMPTY.replace("<!-- /settings:generator -->", ""),
     ],
 )
-def test_missing_or_doubled_markers_are_named(text: str) -> None:
+def test_missing_or_doubled_markers_are_named(readme: Path, text: str) -> None:
+    readme.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"README\.md: must hold <!-- settings:"):
-        with_parts(text)
+        with_parts(readme, PARTS)

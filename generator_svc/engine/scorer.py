@@ -13,11 +13,15 @@ from svc_common.preference_prompt import Prompt
 
 @dataclass(frozen=True)
 class EncodedPreference:
-    """A wish, its weight, and the reward model's encoding of it where at hand."""
+    """A wish, its weight, and the reward model's encoding of it where at hand.
+
+    `encoding_version` is the version of the model that made it: it is of no use to another.
+    """
 
     text: str
     weight: float
     encoding: bytes = b""
+    encoding_version: str = ""
 
 
 @dataclass(frozen=True)

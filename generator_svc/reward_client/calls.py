@@ -28,12 +28,12 @@ class RewardCalls:
         Raises:
             RewardUnavailableError: no replica answered in time.
         """
+        replica = await self._any_replica(timeout_s)
         request = reward_pb2.ScoreSequencesRequest(
-            context=pack_context(context),
+            context=pack_context(context, replica.model_version),
             sequences=[pack_ids(answer) for answer in answers],
             tokenizer_fingerprint=self._fingerprint,
         )
-        replica = await self._any_replica(timeout_s)
         with unary_errors():
             response = await replica.stub.ScoreSequences(request, timeout=timeout_s)
         return replica.model_version, list(response.rewards)

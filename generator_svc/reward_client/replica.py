@@ -85,6 +85,7 @@ class Replica:
         self.model_version = ""
         self.num_free_slots = 0
         self.refusal = ""  # why the replica can never serve this generator
+        self._shares_rows = False  # all preferences of a session take one row
         self._fingerprint = tokenizer_fingerprint
         self._events = events
         self._placements: dict[int, Placement] = {}
@@ -127,12 +128,13 @@ class Replica:
         message.opens.add(
             session=placement.number,
             epoch=epoch,
-            context=pack_context(session.context),
+            context=pack_context(session.context, self.model_version),
             token_ids=pack_ids(session.token_ids),
             tokenizer_fingerprint=self._fingerprint,
         )
         has_reference_row = session.context.reference is Reference.BACKBONE
-        self.num_free_slots -= len(session.context.preferences) + has_reference_row
+        num_preferences = len(session.context.preferences)
+        self.num_free_slots -= (1 if self._shares_rows else num_preferences) + has_reference_row
         self._outgoing.put_nowait(message)
         return placement
 
@@ -199,6 +201,7 @@ class Replica:
         )
         self.model_version = info.model_version
         self.num_free_slots = info.load.num_free_slots
+        self._shares_rows = list(info.conditionings) == [reward_pb2.CONDITIONING_VECTOR]
         self.refusal = ""
         if info.tokenizer_fingerprint != self._fingerprint:
             self.refusal = (

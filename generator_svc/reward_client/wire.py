@@ -26,8 +26,12 @@ def unpack_ids(data: bytes) -> list[int]:
     return ids
 
 
-def pack_context(context: RewardContext) -> reward_pb2.RewardContext:
-    """Return the message that says what rewards are about."""
+def pack_context(context: RewardContext, model_version: str) -> reward_pb2.RewardContext:
+    """Return the message that says to a replica what rewards are about.
+
+    While replicas change to another model, an encoding by one version would make the other
+    compute something else, in silence: that one goes without.
+    """
     message = reward_pb2.RewardContext(reference=REFERENCES[context.reference])
     if isinstance(context.prompt, str):
         message.prompt = context.prompt
@@ -35,9 +39,10 @@ def pack_context(context: RewardContext) -> reward_pb2.RewardContext:
         for turn in context.prompt:
             message.chat.messages.add(role=turn.role, content=turn.content)
     for preference in context.preferences:
+        is_fitting = preference.encoding_version == model_version
         message.preferences.add(
             preference=common_pb2.Preference(text=preference.text, weight=preference.weight),
-            encoding=preference.encoding,
+            encoding=preference.encoding if is_fitting else b"",
         )
     return message
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from svc_common.lm.adapters import Adapter, find_adapter
 from svc_common.lm.head import Head, ValueHead
 from svc_common.lm.tokenizer import Tokenizer, load_tokenizer
 from svc_common.settings import SettingsError
@@ -54,7 +55,7 @@ def load_model(
     """Load the model in `model_dir`.
 
     Args:
-        model_dir: a transformers model folder.
+        model_dir: a transformers model folder, or that of a LoRA adapter, which names its base.
         dtype: a key of DTYPES.
         device: a torch device name.
         context_length: most tokens of a sequence; the model's own limit if that is less.
@@ -65,37 +66,63 @@ def load_model(
     """
     where = f"{setting}={model_dir}"
     disable_progress_bar()  # stderr holds JSON lines
-    if not (model_dir / "config.json").is_file():
+    try:
+        adapter = find_adapter(model_dir)
+    except ValueError as error:
+        raise ModelFolderError(f"{where}: {error}") from error
+    weights_dir = adapter.base_dir if adapter is not None else model_dir
+    if not (weights_dir / "config.json").is_file():
         raise ModelFolderError(f"{where}: must be a model folder, has no config.json")
-    if not any(model_dir.glob("*.safetensors")):
+    if not any(weights_dir.glob("*.safetensors")):
         raise ModelFolderError(f"{where}: must hold weights as *.safetensors, has none")
     try:
-        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            model_dir,
-            config=config,
-            dtype=DTYPES[dtype],
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-        tokenizer = load_tokenizer(model_dir)
+        model = _load_weights(weights_dir, DTYPES[dtype])
+        if adapter is not None:
+            model = adapter.merge(model)
+        tokenizer_dir = adapter.tokenizer_dir if adapter is not None else model_dir
+        tokenizer = load_tokenizer(tokenizer_dir, generation_dir=weights_dir)
+    except _IncompleteError as error:
+        raise ModelFolderError(f"{where}: must hold all weights, {error}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelFolderError(f"{where}: cannot be loaded: {error}") from error
-    lacking = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
-    if lacking:  # transformers would go on with random numbers in their place
-        raise ModelFolderError(f"{where}: must hold all weights, {len(lacking)} lack: {lacking[0]}")
-    limits = [context_length, getattr(config, "max_position_embeddings", None)]
-    limits.append(_sliding_window(config))
+    limits = [context_length, getattr(model.config, "max_position_embeddings", None)]
+    limits.append(_sliding_window(model.config))
     return LoadedModel(
         model=model.eval().to(device).requires_grad_(False),
         tokenizer=tokenizer,
         context_length=min(limit for limit in limits if limit),
         model_id=model_dir.resolve().name,
-        version=fingerprint(model_dir),
+        version=_version(weights_dir, adapter),
         where=where,
     )
+
+
+class _IncompleteError(Exception):
+    """Weights are missing, in whose place transformers would go on with random numbers."""
+
+
+def _load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    lacking = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
+    if lacking:
+        raise _IncompleteError(f"{len(lacking)} lack: {lacking[0]}")
+    return model
+
+
+def _version(weights_dir: Path, adapter: Adapter | None) -> str:
+    version = fingerprint(weights_dir)
+    if adapter is None:
+        return version
+    return hashlib.sha256(f"{version}:{adapter.fingerprint}".encode()).hexdigest()[:16]
 
 
 def check_device(setting: str, device: str) -> None:

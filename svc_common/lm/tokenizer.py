@@ -103,16 +103,22 @@ class Tokenizer:
         return ids
 
 
-def load_tokenizer(model_dir: Path) -> Tokenizer:
+def load_tokenizer(model_dir: Path, generation_dir: Path | None = None) -> Tokenizer:
     """Load the tokenizer of a local model folder.
+
+    Args:
+        model_dir: holds the tokenizer.
+        generation_dir: holds the generation_config.json that names further ends of a turn;
+            `model_dir` if None.
 
     Raises:
         OSError: the folder holds no tokenizer.
     """
+    generation_dir = generation_dir or model_dir
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-    if (model_dir / "generation_config.json").is_file():
-        eos = GenerationConfig.from_pretrained(model_dir, local_files_only=True).eos_token_id
+    if (generation_dir / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(generation_dir, local_files_only=True).eos_token_id
         if eos is not None:
             ends |= {eos} if isinstance(eos, int) else set(eos)
     return Tokenizer(tokenizer, frozenset(ends))

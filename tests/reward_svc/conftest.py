@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from reward_svc.model import PersRM, load_pers_rm
+from reward_svc.pad_config import Conditioning
 from reward_svc.settings import RewardSettings
 from tests.reward_svc.oracle import Oracle
-from tests.reward_svc.replica import save_folders
+from tests.reward_svc.replica import save_conditioned, save_folders
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +32,20 @@ def model(settings: RewardSettings) -> PersRM:
 @pytest.fixture(scope="session")
 def oracle() -> Oracle:
     return Oracle.of()
+
+
+@pytest.fixture(scope="session")
+def conditioned(
+    settings: RewardSettings, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Conditioning, RewardSettings]:
+    """The same weights with what each conditioning needs."""
+    found = {Conditioning.PROMPT: settings}
+    for conditioning in (Conditioning.VECTOR, Conditioning.BOTH):
+        folder = tmp_path_factory.mktemp(conditioning.value)
+        found[conditioning] = save_conditioned(folder, conditioning)
+    return found
+
+
+@pytest.fixture(scope="session")
+def models(conditioned: dict[Conditioning, RewardSettings]) -> dict[Conditioning, PersRM]:
+    return {conditioning: load_pers_rm(its) for conditioning, its in conditioned.items()}

@@ -1,6 +1,7 @@
 """A reward replica of tiny random models without gRPC, and a generator that speaks to it."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -25,12 +26,15 @@ from reward_svc.messages import (
 )
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM
-from reward_svc.prompts import Reference, RewardContext, WeightedPreference, row_prompts
+from reward_svc.pad_config import Conditioning
+from reward_svc.preference_head import save_preference_head
+from reward_svc.preference_vectors import HEAD_FILES
+from reward_svc.prompts import Reference, RewardContext, WeightedPreference, plan_session
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
 from svc_common.lm.model_thread import ModelThread
 from svc_common.preference_prompt import ChatMessage, Prompt
-from tests.reward_svc.oracle import REFERENCE_SEED, THETA_SEED
+from tests.reward_svc.oracle import REFERENCE_SEED, THETA_SEED, random_preference_head
 from tests.tiny_model import VOCABULARY_SIZE, save_tiny_model
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -44,6 +48,18 @@ def save_folders(folder: Path, architecture: str = "llama") -> RewardSettings:
     return RewardSettings(
         model_dir=theta, backbone_dir=str(backbone), value_head="stage1", context_length=256
     )
+
+
+def save_conditioned(folder: Path, conditioning: Conditioning) -> RewardSettings:
+    """Write the same theta and backbone with a preference head, and settings for conditioning."""
+    settings = save_folders(folder)
+    (settings.model_dir / "pad_config.json").write_text(
+        json.dumps({"stage": 1, "conditioning": conditioning.value})
+    )
+    if conditioning.has_vector:
+        path = settings.model_dir / HEAD_FILES[conditioning]
+        save_preference_head(random_preference_head(), path)
+    return settings
 
 
 def context(
@@ -81,8 +97,8 @@ class Generator:
     def opening(
         self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0
     ) -> Opening:
-        prompts = row_prompts(what, self.model.tokenizer)
-        return Opening(number, epoch, prompts, tuple(written))
+        plan = plan_session(what, self.model.tokenizer, self.model.conditioning)
+        return Opening(number, epoch, plan, tuple(written))
 
     async def open(
         self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0

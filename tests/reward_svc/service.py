@@ -75,7 +75,9 @@ def context_message(what: RewardContext) -> reward_pb2.RewardContext:
             message.chat.messages.add(role=turn.role, content=turn.content)
     for preference in what.preferences:
         stated = common_pb2.Preference(text=preference.text, weight=preference.weight)
-        message.preferences.add(preference=stated, encoding=pack(preference.encoding))
+        vector = preference.vector
+        encoding = pack(preference.encoding) if vector is None else vector.tobytes()
+        message.preferences.add(preference=stated, encoding=encoding)
     return message
 
 

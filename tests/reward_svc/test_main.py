@@ -106,10 +106,15 @@ async def start(settings: RewardSettings) -> tuple[asyncio.subprocess.Process, s
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
-    async with asyncio.timeout(60):
-        async for line in process.stderr:
-            if b'"serving"' in line:
-                return process, json.loads(line)["address"]
+    try:
+        async with asyncio.timeout(60):
+            async for line in process.stderr:
+                if b'"serving"' in line:
+                    return process, json.loads(line)["address"]
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
     raise AssertionError("the service ended before it served")
 
 

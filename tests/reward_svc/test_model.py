@@ -74,9 +74,14 @@ def test_a_folder_can_say_itself_that_it_is_a_stage_1_model(
     load_from(settings, folder, value_head="auto")
     with pytest.raises(ModelFolderError, match="must hold value_head"):
         load_from(settings, folder, value_head="required")
+    plain = load_from(settings, folder, value_head="auto")
     save_head(folder, value_head_tensors(), "safetensors")
-    with pytest.raises(ModelFolderError, match=r"as pad_config.json says stage 1"):
-        load_from(settings, folder, value_head="auto")
+    auto, headed = (
+        load_from(settings, folder, value_head=policy) for policy in ("auto", "required")
+    )
+    hidden = torch.randn(2, plain.backbone.config.hidden_size)
+    assert torch.equal(auto.heads[0].logits(hidden), plain.heads[0].logits(hidden))
+    assert not torch.allclose(headed.heads[0].logits(hidden), plain.heads[0].logits(hidden))
 
 
 @pytest.mark.parametrize("text", ['{"stage": 3}', "[]", "{"])

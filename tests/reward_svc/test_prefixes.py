@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.messages import Opening
 from reward_svc.model import PersRM
+from reward_svc.pad_config import Conditioning
 from reward_svc.prefix_cache import PrefixCache
 from reward_svc.prompts import (
     THETA,
+    Plan,
     Reference,
     RewardContext,
     RowPrompt,
+    Term,
     WeightedPreference,
     common_length,
     encode_preference,
-    row_prompts,
+    plan_session,
 )
 from svc_common.preference_prompt import ChatMessage, Prompt
 from tests.reward_svc.oracle import Oracle, naive_prompt
@@ -31,15 +34,18 @@ HEAD = (
 )
 
 
+def row_prompts(what: RewardContext, model: PersRM) -> tuple[RowPrompt, ...]:
+    return plan_session(what, model.tokenizer, Conditioning.PROMPT).prompts
+
+
 def test_prompts_are_those_a_person_would_write_by_hand(model: PersRM) -> None:
     for prompt in (CHAT, SYSTEM, "Once upon a time"):
-        rows = row_prompts(
-            context(("Be brief.", 2.0), ("Rhyme.", 0.5), prompt=prompt), model.tokenizer
-        )
+        what = context(("Be brief.", 2.0), ("Rhyme.", 0.5), prompt=prompt)
+        plan = plan_session(what, model.tokenizer, Conditioning.PROMPT)
         expected = [naive_prompt(prompt, text) for text in ("Be brief.", "Rhyme.", None)]
-        assert [list(row.token_ids) for row in rows] == expected
-        assert [row.weight for row in rows] == [2.0, 0.5, -2.5]
-        assert [row.group for row in rows] == [0, 0, 1]
+        assert [list(row.token_ids) for row in plan.prompts] == expected
+        assert [row.group for row in plan.prompts] == [0, 0, 1]
+        assert plan.terms == (Term(0, 2.0), Term(1, 0.5), Term(2, -2.5))
 
 
 def test_a_prefix_ends_where_the_instruction_begins(model: PersRM) -> None:
@@ -52,7 +58,7 @@ def test_a_prefix_ends_where_the_instruction_begins(model: PersRM) -> None:
         ),
         ("Once upon a time", HEAD, ""),
     ):
-        guided, plain = row_prompts(context(("Be brief.", 1.0), prompt=prompt), model.tokenizer)
+        guided, plain = row_prompts(context(("Be brief.", 1.0), prompt=prompt), model)
         assert list(guided.token_ids[: guided.prefix_length]) == naive_prompt(head, None)
         assert list(plain.token_ids[: plain.prefix_length]) == naive_prompt(plain_head, None)
 
@@ -60,19 +66,19 @@ def test_a_prefix_ends_where_the_instruction_begins(model: PersRM) -> None:
 def test_an_empty_instruction_leaves_a_token_to_run(model: PersRM) -> None:
     (row,) = row_prompts(
         context(("Be brief.", 1.0), prompt=(ChatMessage("user", ""),), reference=Reference.BASE),
-        model.tokenizer,
+        model,
     )
     assert row.prefix_length == len(row.token_ids) - 1
 
 
 def test_an_encoding_is_believed_only_where_it_is_the_prompts_own_beginning(model: PersRM) -> None:
     right = encode_preference("Be brief.", model.tokenizer)
-    (plain, _) = row_prompts(BRIEF, model.tokenizer)
+    (plain, _) = row_prompts(BRIEF, model)
     assert right == plain.token_ids[: plain.prefix_length]
     for encoding in (right, (*right[:-1], 0), encode_preference("Rhyme.", model.tokenizer), ()):
         preference = WeightedPreference("Be brief.", 1.0, encoding)
         what = RewardContext(CHAT, (preference,), Reference.BACKBONE)
-        assert row_prompts(what, model.tokenizer)[0] == plain
+        assert row_prompts(what, model)[0] == plain
 
 
 async def test_a_hit_gives_equal_rewards_and_runs_fewer_tokens(
@@ -85,7 +91,7 @@ async def test_a_hit_gives_equal_rewards_and_runs_fewer_tokens(
         assert first.num_cached_tokens == 0
         again = context(("Be brief.", 1.0), prompt=other_chat)
         second = await generator.open(2, again)
-        guided, plain = row_prompts(again, model.tokenizer)
+        guided, plain = row_prompts(again, model)
         assert second.num_cached_tokens >= guided.prefix_length + plain.prefix_length
         assert second.num_prompt_tokens == len(guided.token_ids) + len(plain.token_ids)
         (rewards,) = await generator.score((2, 0, CANDIDATES))
@@ -100,15 +106,15 @@ async def test_a_prompt_that_is_the_beginning_of_a_kept_prefix_still_runs_its_la
     model: PersRM,
 ) -> None:
     longer, candidates = tuple(range(60, 100)), [7, 99, 30]
-    shorter = RowPrompt(THETA, 1.0, longer[:20], 10)
+    shorter = Plan((RowPrompt(THETA, longer[:20], 10),), (Term(0, 1.0),))
     async with running_replica(model) as replica:
         cold = replica.generator()
-        await cold.send(openings=(Opening(1, 0, (shorter,), ()),))
+        await cold.send(openings=(Opening(1, 0, shorter, ()),))
         await cold.next_answer()
         (expected,) = await cold.score((1, 0, candidates))
-        await replica.batcher.call(replica.cache.warm(RowPrompt(THETA, 1.0, longer, 40)))
+        await replica.batcher.call(replica.cache.warm(RowPrompt(THETA, longer, 40)))
         warm = replica.generator()
-        await warm.send(openings=(Opening(1, 0, (shorter,), ()),))
+        await warm.send(openings=(Opening(1, 0, shorter, ()),))
         assert (await warm.next_answer()).opened[0].num_cached_tokens == 19
         (rewards,) = await warm.score((1, 0, candidates))
         torch.testing.assert_close(rewards, expected, **TOLERANCE)
@@ -126,7 +132,7 @@ async def test_a_replica_without_free_rows_encodes_all_the_same(model: PersRM) -
     async with running_replica(model, num_slots=2) as replica:
         await replica.generator().open(1, BRIEF)
         token_ids = await PreferenceEncoder(replica.cache, replica.batcher).encode("Be brief.")
-        assert token_ids == encode_preference("Be brief.", model.tokenizer)
+        assert tuple(token_ids) == encode_preference("Be brief.", model.tokenizer)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=6).map(tuple), max_size=30), st.data())

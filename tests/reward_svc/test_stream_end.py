@@ -8,7 +8,7 @@ import numpy as np
 from reward_svc.jobs import Job, JobQueue
 from reward_svc.messages import Commit, Opening, Reason
 from reward_svc.model import PersRM
-from reward_svc.prompts import row_prompts
+from reward_svc.prompts import plan_session
 from reward_svc.sequences import score_answers
 from reward_svc.stream import Session, Stream
 from tests.reward_svc.replica import BRIEF, Generator, context, running_replica
@@ -52,11 +52,11 @@ async def test_a_session_closed_during_its_prefill_is_never_announced(model: Per
 
 async def test_a_call_that_is_cancelled_gives_its_rows_back(model: PersRM) -> None:
     async with running_replica(model, prefill_chunk=4) as replica:
-        prompts = row_prompts(THREE, model.tokenizer)
+        plan = plan_session(THREE, model.tokenizer, model.conditioning)
         loop, has_begun = asyncio.get_running_loop(), asyncio.Event()
 
         def steps() -> Steps[int, None, list[float]]:
-            working = score_answers(replica.cache, prompts, [[70] * 50] * 4)
+            working = score_answers(replica.cache, plan, [[70] * 50] * 4)
             yield next(working)
             loop.call_soon_threadsafe(has_begun.set)
             return (yield from working)

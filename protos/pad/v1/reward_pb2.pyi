@@ -31,7 +31,7 @@ class _ConditioningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conditio
     CONDITIONING_PROMPT: _Conditioning.ValueType  # 1
     """It stands in the reward model's prompt."""
     CONDITIONING_VECTOR: _Conditioning.ValueType  # 2
-    """It is a vector that scales the last hidden state."""
+    """It is a vector that scales and shifts the last hidden state."""
 
 class Conditioning(_Conditioning, metaclass=_ConditioningEnumTypeWrapper):
     """How a preference reaches the reward model."""
@@ -41,7 +41,7 @@ CONDITIONING_UNSPECIFIED: Conditioning.ValueType  # 0
 CONDITIONING_PROMPT: Conditioning.ValueType  # 1
 """It stands in the reward model's prompt."""
 CONDITIONING_VECTOR: Conditioning.ValueType  # 2
-"""It is a vector that scales the last hidden state."""
+"""It is a vector that scales and shifts the last hidden state."""
 Global___Conditioning: _TypeAlias = Conditioning  # noqa: Y015
 
 class _RowErrorReason:
@@ -93,7 +93,9 @@ class EncodedPreference(_message.Message):
     PREFERENCE_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     encoding: _builtins.bytes
-    """EncodePreferenceResponse.encoding of the same model version; empty if not at hand."""
+    """EncodePreferenceResponse.encoding of the same model version; empty if not at hand. Token ids
+    are only a hint; a vector is used as it is, so it must have its length and finite numbers.
+    """
     @_builtins.property
     def preference(self) -> _common_pb2.Preference:
         """Text and weight."""
@@ -629,7 +631,8 @@ class EncodePreferenceResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     encoding: _builtins.bytes
     """CONDITIONING_PROMPT: token ids of the prompt up to the instruction, uint32 each.
-    CONDITIONING_VECTOR: w_p, float32[D].
+    CONDITIONING_VECTOR: w_p, then b_p: float32[2D], D numbers in a hidden state. Also where the
+    model is conditioned in both ways.
     """
     conditioning: Global___Conditioning.ValueType
     """What the encoding is."""
@@ -694,12 +697,14 @@ class RewardServiceGetServerInfoResponse(_message.Message):
     context_length: _builtins.int
     """Most tokens of reward prompt and answer together."""
     num_slots: _builtins.int
-    """Rows of the KV cache; a session takes one a preference and one for the reference."""
+    """Rows of the KV cache; a session takes one a preference (all share one if preferences are
+    vectors alone) and one for the reference.
+    """
     software_version: _builtins.str
     """Version of this software."""
     @_builtins.property
     def conditionings(self) -> _containers.RepeatedScalarFieldContainer[Global___Conditioning.ValueType]:
-        """What the model supports."""
+        """How a preference reaches the model; if two are named, in both ways at once."""
 
     @_builtins.property
     def references(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.ReferenceMode.ValueType]:

@@ -29,7 +29,8 @@ class RewardServiceStub:
     """Scores candidate tokens. A session is a cache of one answer's prefix and can be rebuilt anywhere.
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
-    rewards. A row is one session in one step. "B" below is the number of rows in a message.
+    rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
+    message.
     """
 
     def __init__(self, channel):
@@ -64,7 +65,8 @@ class RewardServiceServicer:
     """Scores candidate tokens. A session is a cache of one answer's prefix and can be rebuilt anywhere.
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
-    rewards. A row is one session in one step. "B" below is the number of rows in a message.
+    rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
+    message.
     """
 
     def Score(self, request_iterator, context):
@@ -130,7 +132,8 @@ class RewardService:
     """Scores candidate tokens. A session is a cache of one answer's prefix and can be rebuilt anywhere.
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
-    rewards. A row is one session in one step. "B" below is the number of rows in a message.
+    rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
+    message.
     """
 
     @staticmethod

@@ -30,7 +30,8 @@ class RewardServiceStub:
     """Scores candidate tokens. A session is a cache of one answer's prefix and can be rebuilt anywhere.
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
-    rewards. A row is one session in one step. "B" below is the number of rows in a message.
+    rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
+    message.
     """
 
     @_typing.overload
@@ -51,7 +52,8 @@ class RewardServiceAsyncStub(RewardServiceStub):
     """Scores candidate tokens. A session is a cache of one answer's prefix and can be rebuilt anywhere.
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
-    rewards. A row is one session in one step. "B" below is the number of rows in a message.
+    rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
+    message.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -68,7 +70,8 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
     """Scores candidate tokens. A session is a cache of one answer's prefix and can be rebuilt anywhere.
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
-    rewards. A row is one session in one step. "B" below is the number of rows in a message.
+    rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
+    message.
     """
 
     @_abc_1.abstractmethod

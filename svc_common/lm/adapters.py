@@ -1,0 +1,94 @@
+"""LoRA adapters as peft writes them: found in a folder, and merged into their base on loading."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder that holds the change of a base model, and the folder of that base."""
+
+    folder: Path
+    base_dir: Path
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the adapter itself, without its base."""
+        digest = hashlib.sha256((self.folder / CONFIG_NAME).read_bytes())
+        with (self.folder / WEIGHTS_NAME).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """The adapter's own folder if it holds a tokenizer, else the base's."""
+        has_own = (self.folder / "tokenizer_config.json").is_file()
+        return self.folder if has_own else self.base_dir
+
+    def merge(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the base `model` with the adapter's change in its weights.
+
+        Raises:
+            ValueError: peft is not installed, or the adapter does not fit the base.
+        """
+        peft = _peft()
+        config = peft.PeftConfig.from_pretrained(str(self.folder))
+        config.base_model_name_or_path = None  # peft compares it with the path it was loaded from
+        changed = peft.get_peft_model(model, config)
+        tensors = load_file(self.folder / WEIGHTS_NAME)
+        result = peft.set_peft_model_state_dict(changed, tensors)
+        missing = [name for name in result.missing_keys if "lora_" in name]
+        if wrong := sorted([*missing, *result.unexpected_keys]):
+            raise ValueError(f"{WEIGHTS_NAME}: must fit the base, does not: {wrong[0]}")
+        merged: PreTrainedModel = changed.merge_and_unload(safe_merge=True)
+        return merged
+
+
+def find_adapter(folder: Path) -> Adapter | None:
+    """Return the adapter that `folder` holds, or None if there is none.
+
+    Raises:
+        ValueError: it is of another kind than LoRA, its weights are missing, its base is no local
+            folder, or the folder holds a model as well.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        return None
+    if (folder / "config.json").is_file():
+        # transformers would add the adapter to the folder's weights, but only where peft is there.
+        rule = "must hold a model (config.json) or an adapter"
+        raise ValueError(f"{rule} ({CONFIG_NAME}), holds both")
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise ValueError(f"must hold {WEIGHTS_NAME} beside {CONFIG_NAME}, has none")
+    try:
+        config = json.loads(path.read_text())
+        kind, name = config["peft_type"], config["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        rule = "must name peft_type and base_model_name_or_path"
+        raise ValueError(f"{CONFIG_NAME}: {rule}: {error}") from error
+    if kind != "LORA":
+        raise ValueError(f"{CONFIG_NAME}: peft_type must be LORA, got {kind!r}")
+    base_dir = (folder / str(name)).resolve()
+    if not name or not (base_dir / "config.json").is_file():
+        rule = "must be a local model folder, relative to the adapter's"
+        raise ValueError(f"{CONFIG_NAME}: base_model_name_or_path {rule}, got {name!r}")
+    return Adapter(folder, base_dir)
+
+
+def _peft() -> Any:
+    """Return peft. Whoever serves no adapter need not have it, nor wait for its import."""
+    try:
+        return import_module("peft")
+    except ModuleNotFoundError as error:
+        rule = "needs peft to be merged: pip install 'pad-serving[train]'"
+        raise ValueError(f"{CONFIG_NAME}: {rule} ({error})") from error
