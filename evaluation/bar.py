@@ -46,7 +46,7 @@ def _pairs(pairs: Mapping[str, Any], main: Setting) -> list[Requirement]:
     rewards, policy = table["rm"]["sum"], table["policy"][beta]["mean"]
     control = table["shuffled"]["policy"][beta]["mean"]["single"]
     return [
-        at_least("reward-model accuracy, dev pairs", rewards["single"], MIN_RM),
+        at_least("reward-model accuracy, 12 preferences", rewards["single"], MIN_RM),
         at_least(
             "reward-model accuracy, unseen phrasings", rewards["unseen_phrasings"], MIN_RM_UNSEEN
         ),

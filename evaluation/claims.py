@@ -6,6 +6,7 @@ itself for the demo models.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypedDict
 
 from evaluation.bootstrap import Figure, is_above
@@ -63,15 +64,26 @@ def claims(summary: Summary, main: Setting) -> list[Claim]:
             None,
             "needs text alignment between two tokenizers, which is not built yet",
         ),
-        _ahead(summary["matched_kl"], "prompt", "PAD beats the preference in the base's prompt"),
-        _ahead(summary["matched_kl"], "best-of-n", "PAD beats best-of-n"),
-        _ahead(summary["matched_kl"], "user-lora", "PAD beats a model tuned for each user"),
-        _ahead(summary["matched_cost"], "best-of-n", "PAD beats best-of-n at equal cost"),
-        _claim(
-            "No training for each user",
-            None if entry is None else True,
-            "by construction: one reward model serves all users of this report",
+        _ahead(
+            summary["matched_kl"],
+            "prompt",
+            "PAD beats the preference in the base's prompt",
+            "this base was never trained to follow instructions",
         ),
+        _ahead(summary["matched_kl"], "best-of-n", "PAD beats best-of-n"),
+        _ahead(
+            summary["matched_kl"],
+            "theta",
+            "Guiding the base beats decoding with the reward model alone",
+            "with the base as reference, beta 1 is nearly that",
+        ),
+        _ahead(
+            summary["matched_kl"],
+            "user-lora",
+            "PAD beats a model tuned for each user",
+            "1,000 pairs a user, once each",
+        ),
+        _ahead(summary["matched_cost"], "best-of-n", "PAD beats best-of-n at equal cost"),
         _strength(summary["sweep"], main),
     ]
 
@@ -148,7 +160,7 @@ def _other_base(text: Summary) -> Claim:
     return _claim(claim, above == len(gaps), f"{evidence}; mean {shown(known[0]['gain'])} sd")
 
 
-def _ahead(matches: Sequence[Any], contender: str, claim: str) -> Claim:
+def _ahead(matches: Sequence[Any], contender: str, claim: str, remark: str = "") -> Claim:
     """PAD is ahead of a contender where it is of each of that one's settings."""
     found = [one for one in matches if one["other"].split()[0] == contender]
     if not found:
@@ -159,7 +171,7 @@ def _ahead(matches: Sequence[Any], contender: str, claim: str) -> Claim:
         f" difference {shown(one['difference'])}" + (f" ({one['note']})" if one["note"] else "")
         for one in found
     ]
-    return _claim(claim, holds, "; ".join(parts))
+    return _claim(claim, holds, "; ".join([*parts, *([remark] if remark else [])]))
 
 
 def _strength(sweep: Sequence[Any], main: Setting) -> Claim:
@@ -168,4 +180,7 @@ def _strength(sweep: Sequence[Any], main: Setting) -> Claim:
     if len(rows) < 2:
         return _claim(claim, None, "no sweep")
     evidence = ", ".join(f"beta {beta:g}: {shown(gain)}" for beta, gain in rows)
-    return _claim(claim, is_above(rows[-1][1], rows[0][1]["high"] or 0.0), evidence)
+    gains = [gain for _, gain in rows]
+    rises = is_above(gains[-1], gains[0]["high"] or 0.0)
+    falls = any((later["high"] or 0.0) < (gain["low"] or 0.0) for gain, later in pairwise(gains))
+    return _claim(claim, rises and not falls, evidence)

@@ -34,7 +34,7 @@ class Plan:
     num_jobs: int = 2  # processes, one torch thread each
     max_new_tokens: int = MAX_NEW_TOKENS
     in_context_tokens: int = 304  # longest prompt with examples: the demo base was trained on 384
-    betas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    betas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
     candidate_counts: tuple[int, ...] = (5, 20, 50)  # K, besides the main one
     candidate_betas: tuple[float, ...] = (0.5, 1.0, 2.0)  # at those K
     variant_betas: tuple[float, ...] = (0.5, 1.0, 2.0)  # of the other conditionings
@@ -152,6 +152,7 @@ def _guided(plan: Plan, main: Setting, users: Mapping[str, User]) -> list[PlanRo
         _row("pad-new-personas", [joined, weights], new_persona_users, users, count),
         _row("pad-untrained", [main], untrained_users, users, count),
         _row("pad-released-singles", [released], single_users, users, count),
+        _row("theta-singles", [Setting("theta", main.variant)], single_users, users, count),
     ]
 
 

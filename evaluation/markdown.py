@@ -3,22 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.bootstrap import Figure
 from evaluation.claims import shown
 from evaluation.records import Setting
 from training.card import table
 
 Summary = Mapping[str, Any]
 MARKS = {True: "yes", False: "**no**", None: "not measured"}
-
-
-def short(one: Figure) -> str:
-    """Return a figure with two decimals, "0.85 (0.83 .. 0.87)"."""
-    if one["value"] is None:
-        return "not measured"
-    if one["low"] is None or one["high"] is None:
-        return f"{one['value']:.2f}"
-    return f"{one['value']:.2f} ({one['low']:.2f} .. {one['high']:.2f})"
 
 
 def bar_table(summary: Summary) -> str:
@@ -30,18 +20,21 @@ def bar_table(summary: Summary) -> str:
 
 
 def contender_table(summary: Summary) -> str:
-    """Return every contender's gain with its prices."""
+    """Return every contender's gain with its prices; of PAD, the main number of candidates."""
+    main = summary["text"][summary["about"]["main"]]["setting"]
     rows = [
         (
             entry["setting"]["contender"],
             _knobs(entry["setting"]),
-            short(entry["gain"]),
-            short(entry["price"]["kl_per_token"]),
-            short(entry["fluency"]["perplexity_ratio"]),
+            shown(entry["gain"]),
+            shown(entry["price"]["kl_per_token"]),
+            shown(entry["fluency"]["perplexity_ratio"]),
             f"{entry['price']['relative_tokens']['value']:.1f} x",
         )
         for entry in summary["text"].values()
-        if entry["gain"]["value"] is not None and not entry["setting"]["multi"]
+        if entry["gain"]["value"] is not None
+        and not entry["setting"]["multi"]
+        and entry["setting"]["k"] in (0, main["k"])
     ]
     header = ("contender", "", "user-swap gap", "KL to base", "perplexity / base", "token-forwards")
     return table(header, sorted(rows))

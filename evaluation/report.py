@@ -15,7 +15,7 @@ from evaluation.scorers import DIMENSIONS
 
 TEMPLATES = Path(__file__).with_name("templates")
 JSON_NAME, HTML_NAME = "evaluation.json", "report.html"
-PLOTTED = ("prompt", "in-context", "best-of-n", "pad-released", "user-lora", "pad")
+PLOTTED = ("prompt", "in-context", "best-of-n", "pad-released", "theta", "user-lora", "pad")
 Summary = Mapping[str, Any]
 
 

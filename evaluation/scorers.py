@@ -16,6 +16,7 @@ asking.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,8 @@ def _contrast(positive: list[str], negative: list[str], rng: Random) -> TextMode
 
 
 def _count(pattern_words: Sequence[str]) -> Callable[[str], float]:
-    return lambda text: float(sum(normalised(text).count(word) for word in pattern_words))
+    pattern = re.compile(rf"\b({'|'.join(pattern_words)})")  # words that begin so
+    return lambda text: float(len(pattern.findall(normalised(text))))
 
 
 def _word_length(text: str) -> float:
@@ -172,6 +174,5 @@ UNTRAINED: dict[str, tuple[float, Callable[[str], float]]] = {
             sum(word.split("'")[0] in _MYSELF for word in WORD.findall(normalised(text)))
         ),
     ),
-    "plain-words": (-1.0, _word_length),
 }
 SECONDARY: dict[str, Callable[[str], float]] = {"reading grade": grade, "word length": _word_length}

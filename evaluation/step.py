@@ -111,14 +111,17 @@ def _rewards(live: Sequence[Live], candidates: Candidates) -> Tensor:
 
 
 def candidate_kl(scores: Tensor, logprobs: Tensor) -> Tensor:
-    """Return KL(softmax of the scores || base), in nats.
+    """Return KL(softmax of the scores || base), both over the K candidates, in nats.
+
+    That the others are left out costs nothing here: greedy base decoding never takes them either,
+    and beta 0 must cost 0.
 
     Args:
         scores: `[B, K]`, -inf where a row has fewer candidates.
-        logprobs: `[B, K]`, ln p_base over the whole vocabulary.
+        logprobs: `[B, K]`, ln p_base.
     """
-    own = scores.log_softmax(-1)  # [B, K]
-    terms = own.exp() * (own - logprobs)
+    own, base = scores.log_softmax(-1), logprobs.log_softmax(-1)  # [B, K]
+    terms = own.exp() * (own - base)
     return terms.masked_fill(scores == -torch.inf, 0.0).sum(-1).double()  # [B]
 
 

@@ -53,7 +53,7 @@ from evaluation.trade import (
 from training.pair_file import Pair
 
 UNSEEN_PREFIX = "unseen:"
-MATCHED = ("prompt", "in-context", "best-of-n", "pad-released", "user-lora")
+MATCHED = ("prompt", "in-context", "best-of-n", "theta", "user-lora")
 
 
 def validity(scorers: Scorers, pairs: Sequence[Pair], resamples: int) -> dict[str, Any]:

@@ -171,6 +171,7 @@ def untrained_table(measured: Measured, setting: Setting) -> dict[str, Figure]:
             np.array([np.nan if text is None else measure(text) for text in one.texts])
             for one in (cell, base)
         )
-        moved = measured.resampler.means(own - other) / spread(measured, other)
+        unit = np.nan_to_num(spread(measured, other), nan=1.0)  # the base never does it: raw
+        moved = measured.resampler.means(own - other) / unit
         table[name] = figure(direction * moved, cell.num_replies)
     return table

@@ -8,8 +8,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from evaluation.bootstrap import Array, Figure, figure
-from evaluation.cells import Cell, Measured
+from evaluation.bootstrap import Array, Figure, figure, no_figure
+from evaluation.cells import BASE_USER, Cell, Measured
 from evaluation.fluency import distinct
 from evaluation.records import Setting
 from evaluation.text_metrics import mean_gap, single_users
@@ -85,9 +85,12 @@ def fluency_table(measured: Measured, setting: Setting) -> dict[str, Figure]:
         measured.resampler.sums(np.sum(present, axis=0)), 1.0
     )
     words = _mean_tokens(measured, cells)
+    is_judge_itself = setting.base != BASE_USER
     return {
-        "perplexity": figure(own, size),
-        "perplexity_ratio": figure(own / perplexity(measured, base), size),
+        "perplexity": no_figure() if is_judge_itself else figure(own, size),
+        "perplexity_ratio": (
+            no_figure() if is_judge_itself else figure(own / perplexity(measured, base), size)
+        ),
         "distinct_1": distinct([cell.texts for cell in cells], 1),
         "distinct_2": distinct([cell.texts for cell in cells], 2),
         "ends_properly": figure(share, size),
@@ -143,10 +146,12 @@ def match_kl(measured: Measured, pad: Sequence[Setting], other: Setting) -> Matc
     gains = np.stack([zeros, *(gain for _, gain in known)])
     wanted = kl_per_token(measured, other)
     within = bool(wanted[0] <= prices[:, 0].max())
-    note = "" if within else "PAD's largest beta spends less KL; compared there"
-    return _match(
-        measured, other, other.label, wanted, own, at_price(prices, gains, wanted), within, note
-    )
+    reached = at_price(prices, gains, wanted)
+    notes = [] if within else ["PAD's largest beta spends less KL; compared there"]
+    if other.contender == "best-of-n":
+        notes.append("its KL is an upper bound, against the sampler that it draws from")
+    note = "; ".join(notes)
+    return _match(measured, other, other.label, wanted, own, reached, within, note)
 
 
 def match_cost(measured: Measured, pad: Setting, others: Sequence[Setting]) -> Match | None:

@@ -18,7 +18,6 @@ UNTRAINED: Mapping[str, str] = {
     "weather": "Mention the weather.",
     "weekdays": "Name a day of the week.",
     "first-person": "Do not talk about yourself.",
-    "plain-words": "Use short, simple words.",
 }
 
 

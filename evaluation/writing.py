@@ -126,6 +126,8 @@ class Writer:
     def _speaker(self, row: PlanRow) -> LanguageModel:
         if row.contender in ("base-small", "pad-small-base"):
             return self._small_base
+        if row.contender == "theta":
+            return self._variants[row.settings[0].variant].theta
         if row.contender != "user-lora":
             return self._base
         (name,) = row.users
@@ -136,7 +138,8 @@ class Writer:
 
     def _job(self, task: _Task, speaker: LanguageModel) -> Job:
         setting = task.setting
-        plain_model = self._base if setting.contender == "user-lora" else speaker
+        is_tuned = setting.contender in ("user-lora", "theta")
+        plain_model = self._base if is_tuned else speaker
         plain = _read(plain_model, task.prompt.context)
         spoken, guide = _read(speaker, self._spoken(task)), None
         if setting.contender in ("pad", "pad-released", "pad-small-base"):
@@ -146,7 +149,7 @@ class Writer:
     def _spoken(self, task: _Task) -> Sequence[ChatMessage]:
         """Return the conversation as the writing model reads it."""
         context = task.prompt.context
-        if task.setting.contender == "prompt":
+        if task.setting.contender in ("prompt", "theta"):
             return add_preference(context, task.user.preference(task.prompt.prompt_id))
         return [*self._examples(task), *context]
 

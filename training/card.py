@@ -88,7 +88,7 @@ def _serving(recipe: Recipe, base: str) -> str:
         "        python -m reward_svc\n",
     ]
     if recipe.export.weights == "adapter":
-        lines.append("The weights are those of the base; merge `adapter/` into them first.\n")
+        lines.append(_ADAPTER.format(base=base))
     return "\n".join(lines)
 
 
@@ -98,6 +98,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
+_ADAPTER = """The weights are a LoRA adapter of `{base}`. The service finds that base by the path in
+`adapter_config.json`, relative to this folder, and merges the two while it loads: it needs peft
+(`pip install 'pad-serving[train]'`). Change the path there if either folder moves.
+"""
 _HEADER = """---
 library_name: transformers
 pipeline_tag: text-generation

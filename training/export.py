@@ -1,11 +1,13 @@
 """Write the reward model folder that the reward service and the evaluation read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -13,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from reward_svc.pad_config import CONFIG_NAME
 from reward_svc.preference_head import PreferenceHead, save_preference_head
 from reward_svc.value_head import BIAS, FILE_NAMES, WEIGHT
+from svc_common.lm.adapters import CONFIG_NAME as ADAPTER_CONFIG
+from svc_common.lm.adapters import WEIGHTS_NAME as ADAPTER_WEIGHTS
 from svc_common.lm.loading import DTYPES
 from training.backbone import Backbone
 from training.heads import Heads, LinearHead, VectorHead
@@ -30,7 +34,8 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "generation_config.json",
 )
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+# What an earlier export wrote and this one may not: the layouts differ with export.weights.
+_REPLACED = ("*.safetensors", "*.safetensors.index.json", "config.json", ADAPTER_CONFIG)
 
 
 def check_export(recipe: Recipe) -> None:
@@ -45,6 +50,34 @@ def check_export(recipe: Recipe) -> None:
     if export.conditioning != "prompt" and export.conditioning not in exported_heads(recipe):
         rule = "must be prompt or a head of stage2.heads and export.heads"
         raise RecipeError(f"export.conditioning: {rule}, got {export.conditioning!r}")
+    _check_target(recipe, target_folder(recipe))
+
+
+def target_folder(recipe: Recipe) -> Path:
+    """Return the folder that the reward model is written to."""
+    return Path(recipe.export.dir) if recipe.export.dir else Path(recipe.out) / "model"
+
+
+def _check_target(recipe: Recipe, folder: Path) -> None:
+    """Refuse a folder in which the export would delete what is not its own."""
+    target, encoder = folder.resolve(), recipe.stage2.encoder
+    if target == Path(recipe.out).resolve():
+        raise RecipeError(f"export.dir: must be another folder than the run's, got {folder}")
+    for name, source in (("model.base", recipe.model.base), ("stage2.encoder", encoder)):
+        if source and Path(source).resolve().is_relative_to(target):
+            rule = f"must not be or hold {name} ({source}), whose files it would replace"
+            raise RecipeError(f"export.dir: {rule}, got {folder}")
+    if encoder and target.is_relative_to(Path(encoder).resolve()):
+        rule = f"must not lie in stage2.encoder ({encoder}), which is copied into it"
+        raise RecipeError(f"export.dir: {rule}, got {folder}")
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"export.dir: must be a folder, got the file {folder}")
+    if (folder / CONFIG_NAME).is_file():
+        return
+    patterns = (*_REPLACED, FILE_NAMES[1], ADAPTER_FOLDER, ENCODER_FOLDER)
+    if foreign := sorted(path.name for pattern in patterns for path in folder.glob(pattern)):
+        rule = f"must be new, or hold a reward model ({CONFIG_NAME})"
+        raise RecipeError(f"export.dir: {rule}, got {folder}, which holds {foreign[0]}")
 
 
 def exported_heads(recipe: Recipe) -> list[str]:
@@ -59,7 +92,8 @@ def export_model(recipe: Recipe, backbone: Backbone, heads: Heads, folder: Path)
     With merged weights the backbone is merged in memory as well.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in (*_WEIGHTS, FILE_NAMES[1]):
+    _write_config(recipe, folder)  # first: `check_export` then knows a half-written folder
+    for pattern in (*_REPLACED, FILE_NAMES[1]):
         for old in folder.glob(pattern):
             old.unlink()
     shutil.rmtree(folder / ADAPTER_FOLDER, ignore_errors=True)
@@ -74,7 +108,6 @@ def export_model(recipe: Recipe, backbone: Backbone, heads: Heads, folder: Path)
             _write_vector_head(head, folder / f"{name}_head.safetensors")
     if recipe.stage2.encoder and set(exported_heads(recipe)) & {"vector", "both"}:
         shutil.copytree(recipe.stage2.encoder, folder / ENCODER_FOLDER)
-    _write_config(recipe, folder)
 
 
 def write_value_head(weight: Tensor, bias: Tensor, path: Path) -> None:
@@ -105,11 +138,12 @@ def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
 
 
 def _write_weights(recipe: Recipe, backbone: Backbone, folder: Path) -> None:
+    """Write the adapter alone, which names its base, or the merged weights with it beside them."""
+    is_alone = recipe.export.weights == "adapter"
     if backbone.adapter is not None:
-        backbone.adapter.save_pretrained(folder / ADAPTER_FOLDER)
-        (folder / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)
-    if recipe.export.weights == "adapter":
-        copy_files(Path(recipe.model.base), folder, ("config.json", *_WEIGHTS))
+        own = folder if is_alone else folder / ADAPTER_FOLDER
+        write_adapter(backbone.adapter, Path(recipe.model.base), own)
+    if is_alone:
         return
     model = backbone.model
     if backbone.adapter is not None:
@@ -122,6 +156,26 @@ def _write_weights(recipe: Recipe, backbone: Backbone, folder: Path) -> None:
     written.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)
+
+
+def write_adapter(adapter: PeftModel, base: Path, folder: Path) -> None:
+    """Write a LoRA adapter that `svc_common.lm.adapters` loads.
+
+    Args:
+        adapter: the trained one.
+        base: folder of the model that it changes.
+        folder: to write to; both folders may be moved together.
+    """
+    card = folder / "README.md"
+    card.unlink(missing_ok=True)  # peft would add to it
+    adapter.save_pretrained(str(folder))
+    card.unlink(missing_ok=True)
+    (folder / ADAPTER_WEIGHTS).chmod(0o644)
+    path = folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # peft names the base as seen from the working directory of the training.
+    config["base_model_name_or_path"] = os.path.relpath(base.resolve(), folder.resolve())
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_vector_head(head: VectorHead, path: Path) -> None:

@@ -6,12 +6,19 @@ MPI.
 """
 
 import argparse
+import logging
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.distributed import run as torch_run
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from training.failures import FOLDER_VARIABLE, LAUNCHER_VARIABLE, Failure, first_failure
 from training.recipe_file import RecipeError, check_processes
 from training.train import follow, parse
 
@@ -35,9 +42,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def start_processes(num_processes: int, arguments: Sequence[str]) -> None:
-    """Run `training.train` with `arguments` in several processes and wait for them."""
+    """Run `training.train` with `arguments` in several processes and wait for them.
+
+    If one fails, the first failure's message is shown and its status is that of this process.
+    """
     count = ["--standalone", "--nproc-per-node", str(num_processes)]
-    torch_run.main([*count, "--module", "training.train", *arguments])
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # is told below
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        try:
+            torch_run.main([*count, "--module", "training.train", *arguments])
+        except ChildFailedError as error:
+            sys.exit(_tell(error, first_failure(Path(folder))))
+        except SignalException as error:
+            sys.exit(128 + error.sigval)
+
+
+def _tell(error: ChildFailedError, failure: Failure | None) -> int:
+    """Show why the processes failed and return the status to end with."""
+    if failure is not None:
+        sys.stderr.write(failure.text)
+        return failure.status
+    sys.stderr.write(f"{error}\n")
+    status = error.get_first_failure()[1].exitcode
+    return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":

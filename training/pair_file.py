@@ -18,6 +18,7 @@ Other fields are ignored.
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Pair:
     rejected: str
     labels: tuple[str, ...] = ()
     persona: str | None = None
-    where: str = ""  # file and line
+    where: str = ""  # path and line
 
     @property
     def group(self) -> str:
@@ -65,11 +66,11 @@ def read_pair_files(paths: Sequence[Path]) -> list[Pair]:
 def _read(path: Path) -> Iterator[Pair]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with opener(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _parse(line, f"{path.name} line {number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                    yield _parse(line, f"{path} line {number}")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise PairFileError(f"{path}: cannot be read: {error}") from error
 
 
@@ -120,7 +121,17 @@ def _message(value: Any, where: str) -> ChatMessage:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise PairFileError(f"{where}: must be non-empty text, got {_short(value)}")
+    _check_characters(value, where)
     return value
+
+
+def _check_characters(text: str, where: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can write and UTF-8 and tokenizers cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        rule = f"must not hold a lone surrogate, has one at character {error.start}"
+        raise PairFileError(f"{where}: {rule}, got {_short(text)}") from error
 
 
 def _labels(row: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -135,12 +146,16 @@ def _labels(row: dict[str, Any], where: str) -> tuple[str, ...]:
         return ()
     if not isinstance(labels, list) or not all(isinstance(x, str) and x for x in labels):
         raise PairFileError(f"{where}: labels: must be a list of texts, got {_short(labels)}")
+    for label in labels:
+        _check_characters(label, f"{where}: labels")
     return tuple(labels)
 
 
 def _persona(value: Any, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise PairFileError(f"{where}: persona: must be text or null, got {_short(value)}")
+    if value is not None:
+        _check_characters(value, f"{where}: persona")
     return value
 
 

@@ -18,6 +18,7 @@ from training.backbone import Backbone
 from training.pair_file import Pair
 from training.pairs import EncodedPair
 from training.recipe import ReadingSettings
+from training.recipe_file import RecipeError
 
 
 class ReadingTask(nn.Module):
@@ -49,7 +50,10 @@ class ReadingTask(nn.Module):
         at = torch.arange(token_ids.shape[1], device=token_ids.device)  # [T]
         judged = (at >= self._first_token) & (at < lengths.unsqueeze(1))  # [B, T]
         targets = wanted.unsqueeze(1).expand_as(probe_logits)[judged]  # [N, L]
-        probe_loss = functional.cross_entropy(probe_logits[judged].float(), targets)
+        if len(targets):
+            probe_loss = functional.cross_entropy(probe_logits[judged].float(), targets)
+        else:  # every row is short; the probe still takes part, as several processes need
+            probe_loss = 0.0 * probe_logits.sum()
         scored = (at >= starts.unsqueeze(1)) & (at < lengths.unsqueeze(1))  # [B, T]
         sources = output.last_hidden_state[:, :-1][scored[:, 1:]]  # [M, D]
         logits = self._backbone.logits(sources)  # [M, V]
@@ -98,6 +102,32 @@ class ReadingCollator:
             "starts": torch.tensor(starts),
             "wanted": wanted,
         }
+
+
+def check_probe_layer(settings: ReadingSettings, num_layers: int) -> None:
+    """Refuse a probe behind the model's last layer.
+
+    Raises:
+        RecipeError: it is.
+    """
+    if settings.num_steps and settings.probe_layer > num_layers:
+        rule = f"must be at most the model's number of layers {num_layers}"
+        raise RecipeError(f"reading.probe_layer: {rule}, got {settings.probe_layer}")
+
+
+def check_probe_start(settings: ReadingSettings, num_tokens: Sequence[int]) -> None:
+    """Refuse a start behind the end of every row.
+
+    Args:
+        num_tokens: of each row.
+
+    Raises:
+        RecipeError: it is.
+    """
+    longest = max(num_tokens)
+    if settings.probe_start >= longest:
+        rule = f"must be below the number of tokens {longest} of the longest row"
+        raise RecipeError(f"reading.probe_start: {rule}, got {settings.probe_start}")
 
 
 def label_numbers(pairs: Sequence[Pair]) -> tuple[list[list[int]], list[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
+from svc_common.lm.loading import ModelFolderError
 from training.card import write_card
 from training.context import RunContext
 from training.dpo import PairCollator, PairTask, reply_log_probs
@@ -15,32 +16,58 @@ from training.inputs import InputReader, PairSet, shuffled_preferences
 from training.measure import RunInputs, measure
 from training.pair_file import read_pair_files
 from training.plots import plot_losses
-from training.reading import ReadingCollator, ReadingTask, label_numbers
+from training.reading import (
+    ReadingCollator,
+    ReadingTask,
+    check_probe_layer,
+    check_probe_start,
+    label_numbers,
+)
 from training.recipe import Recipe
-from training.run_folder import METRICS_FILE
-from training.stage2 import train_heads
+from training.run_folder import METRICS_FILE, run_lock
+from training.stage2 import preference_encoder, train_heads
 
 
 def run_recipe(recipe: Recipe) -> Path:
     """Do everything of `recipe` that is not done yet, and return the reward model's folder.
 
     Raises:
-        RecipeError: a setting is wrong, or the run's folder was begun with another one.
+        RecipeError: a setting is wrong, the run's folder was begun with another one, or another
+            run writes it.
         PairFileError: a pair file is wrong.
-        ModelFolderError: the base model cannot be trained.
+        ModelFolderError: the base model cannot be trained, or the encoder's folder holds none.
+        DivergedError: a loss, gradient or weight is not finite.
     """
     check_export(recipe)
-    context = RunContext(recipe)
-    inputs = read_inputs(context)
-    train_reading(context, inputs.train)
-    train_stage1(context, inputs)
-    heads = train_heads(context, inputs)
-    return finish(context, heads)
+    with run_lock(recipe):
+        context = RunContext(recipe)
+        check_probe_layer(recipe.reading, int(context.backbone.model.config.num_hidden_layers))
+        check_encoder(context)
+        inputs = read_inputs(context)
+        train_reading(context, inputs.train)
+        train_stage1(context, inputs)
+        heads = train_heads(context, inputs)
+        return finish(context, heads)
+
+
+def check_encoder(context: RunContext) -> None:
+    """Load the encoder's folder once, before hours of training.
+
+    Raises:
+        ModelFolderError: it holds no encoder.
+    """
+    settings = context.recipe.stage2
+    if settings.encoder and settings.num_steps and set(settings.heads) - {"value"}:
+        try:
+            preference_encoder(context)
+        except ModelFolderError as error:
+            raise ModelFolderError(f"stage2.encoder: {error}") from error
 
 
 def read_inputs(context: RunContext) -> RunInputs:
     """Read, encode and score all pairs."""
     data = context.recipe.data
+    dev = read_pair_files([Path(path) for path in data.dev]) if data.dev else []
     reader = InputReader(
         context.recipe, context.encoder, context.folder.phase("inputs"), context.state
     )
@@ -57,9 +84,8 @@ def read_inputs(context: RunContext) -> RunInputs:
         "num_pairs_left_out": num_left_out,
     }
     context.folder.update_metrics(figures)
-    if not data.dev:
+    if not dev:
         return RunInputs(train, None, None)
-    dev = read_pair_files([Path(path) for path in data.dev])
     return RunInputs(
         train,
         reader.pair_set("dev", dev, context.backbone),
@@ -82,6 +108,7 @@ def train_reading(context: RunContext, train: PairSet) -> None:
         len(names),
         context.encoder.pad_id,
     )
+    check_probe_start(schedule, collate.num_tokens())
     context.train_phase("reading", schedule, task, collate.num_tokens(), collate)
 
 

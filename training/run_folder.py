@@ -5,9 +5,15 @@ hidden/           frozen hidden states, while the heads train
 reading/ stage1/  checkpoints, then weights.safetensors; loss.jsonl
 value/ vector/ both/   the same, of each head
 metrics.json, losses.png
+lock              held by the run that writes the folder
 """
 
+import fcntl
+import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ from training.recipe_file import RecipeError, flatten
 
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
+LOCK_FILE = "lock"
 # What may differ when a run goes on.
 _FREE = (
     "out",
@@ -59,9 +66,7 @@ class RunFolder:
         self._state.wait_for_everyone()
         if self._state.is_main_process and not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            _write_json(mine, path)
         self._state.wait_for_everyone()
         return folder
 
@@ -76,12 +81,13 @@ class RunFolder:
             _check_same(begun, self._of_phase(path.parent.name), path.parent)
 
     def update_metrics(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """Add figures to the run's metrics and return all of them."""
+        """Add figures to the run's metrics and return all of them; {} but in the first process."""
+        if not self._state.is_main_process:
+            return {}
         path = self.path / METRICS_FILE
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         metrics = {**before, **figures}
-        if self._state.is_main_process:
-            path.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        _write_json(metrics, path)
         return metrics
 
     def _of_phase(self, name: str) -> dict[str, Any]:
@@ -91,11 +97,49 @@ class RunFolder:
         return {key: v for key, v in self._settings.items() if not key.startswith(left_out)}
 
 
+@contextmanager
+def run_lock(recipe: Recipe) -> Iterator[None]:
+    """Keep every other run out of the recipe's run folder; the first process holds the lock.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        RecipeError: another run writes the folder, or the folder cannot be written.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    folder = Path(recipe.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a")
+    except OSError as error:
+        raise RecipeError(f"out: {folder} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecipeError(f"out: another run is writing {folder}") from error
+        yield
+
+
+def _write_json(value: dict[str, Any], path: Path) -> None:
+    """Write a file that is there whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _contents(recipe: Recipe) -> dict[str, Any]:
     """Return what tells whether files behind the settings have changed."""
     base, files = Path(recipe.model.base), (*recipe.data.train, *recipe.data.dev)
     found: dict[str, Any] = {
-        f"size of {name}": Path(name).stat().st_size for name in files if Path(name).is_file()
+        f"sha256 of {name}": _sha256(Path(name)) for name in files if Path(name).is_file()
     }
     if (base / "config.json").is_file():
         found[f"fingerprint of {base}"] = fingerprint(base)

@@ -7,6 +7,7 @@ same in one process on one machine.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,10 @@ LOSS_FILE = "loss.jsonl"
 _SHOWN_LOSSES = 50  # steps whose mean loss the progress bar shows
 
 
+class DivergedError(Exception):
+    """A loss, gradient or weight is not finite; the text names phase, step and learning rate."""
+
+
 def train_phase(
     name: str,
     task: nn.Module,
@@ -49,6 +54,9 @@ def train_phase(
         groups: see `plan_groups`.
         collate: makes a group's tensors.
         folder: of this phase, in the run folder; exists.
+
+    Raises:
+        DivergedError: a loss, gradient or weight is not finite. The last checkpoint is from before.
     """
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
@@ -137,6 +145,7 @@ class _PhaseTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self._name = name
         self._folder = Path(arguments.output_dir)
         self._schedule = schedule
+        self._setting = name if name in ("reading", "stage1") else "stage2"
         self._keep = compute.keep_checkpoints
         self._recent: list[float] = []
 
@@ -157,6 +166,7 @@ class _PhaseTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self._last = time.monotonic()
         with (self._folder / LOSS_FILE).open("a", encoding="utf-8", buffering=1) as self._log:
             self.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        self._check_weights()
         self._bar.close()
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -189,6 +199,9 @@ class _PhaseTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         """Write one line a step, and move the progress bar."""
         if "loss" not in logs or not self.is_world_process_zero():
             return
+        for kind in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(kind, 0.0)):
+                raise self._diverged(f"{kind} must be finite, got {logs[kind]}")
         now = time.monotonic()
         line = {"step": self.state.global_step, "seconds": round(now - self._last, 4), **logs}
         line.pop("epoch", None)
@@ -219,8 +232,19 @@ class _PhaseTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             assert output_dir is not None
             Path(output_dir).mkdir(exist_ok=True)
             tensors = {name: value.detach() for name, value in trainable(self.model).items()}
+            self._check_weights()
             write_tensors(tensors, Path(output_dir) / WEIGHTS_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read what is trained."""
         load_trained(self.model, Path(resume_from_checkpoint) / WEIGHTS_FILE)
+
+    def _check_weights(self) -> None:
+        for name, value in trainable(self.model).items():
+            if not value.isfinite().all():
+                raise self._diverged(f"{name} must be finite")
+
+    def _diverged(self, what: str) -> DivergedError:
+        step, rate = self.state.global_step, self._schedule.learning_rate
+        hint = f"lower {self._setting}.learning_rate, which is {rate:g}"
+        return DivergedError(f"{self._name}, step {step}: {what}; {hint}")

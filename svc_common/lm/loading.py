@@ -80,7 +80,7 @@ def load_model(
         if adapter is not None:
             model = adapter.merge(model)
         tokenizer_dir = adapter.tokenizer_dir if adapter is not None else model_dir
-        tokenizer = load_tokenizer(tokenizer_dir, generation_dir=weights_dir)
+        tokenizer = load_tokenizer(tokenizer_dir, weights_dir)
     except _IncompleteError as error:
         raise ModelFolderError(f"{where}: must hold all weights, {error}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

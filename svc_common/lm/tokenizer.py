@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
@@ -103,22 +103,26 @@ class Tokenizer:
         return ids
 
 
-def load_tokenizer(model_dir: Path, generation_dir: Path | None = None) -> Tokenizer:
+def load_tokenizer(model_dir: Path, weights_dir: Path | None = None) -> Tokenizer:
     """Load the tokenizer of a local model folder.
 
     Args:
         model_dir: holds the tokenizer.
-        generation_dir: holds the generation_config.json that names further ends of a turn;
+        weights_dir: holds the config.json, by whose kind of model transformers chooses the kind of
+            tokenizer, and the generation_config.json, which may name further ends of a turn;
             `model_dir` if None.
 
     Raises:
         OSError: the folder holds no tokenizer.
     """
-    generation_dir = generation_dir or model_dir
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    weights_dir = weights_dir or model_dir
+    config = None  # that of `model_dir`, if it has one
+    if weights_dir != model_dir:
+        config = AutoConfig.from_pretrained(weights_dir, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, config=config)
     ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-    if (generation_dir / "generation_config.json").is_file():
-        eos = GenerationConfig.from_pretrained(generation_dir, local_files_only=True).eos_token_id
+    if (weights_dir / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(weights_dir, local_files_only=True).eos_token_id
         if eos is not None:
             ends |= {eos} if isinstance(eos, int) else set(eos)
     return Tokenizer(tokenizer, frozenset(ends))

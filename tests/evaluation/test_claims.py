@@ -122,7 +122,7 @@ def test_new_wordings_wishes_and_bases_have_claims_of_their_own() -> None:
     assert found["Wordings of a preference that were never trained"] == HOLDS
     assert found["One reward model guides a base of another size"] == FAILS
     assert found["A larger beta personalises more"] == HOLDS
-    assert found["Preferences about something that was never trained"] == UNTESTED
+    assert found["Preferences about something that was never trained"] == FAILS
 
 
 def test_the_control_fails_on_both_sides() -> None:

@@ -11,7 +11,16 @@ from evaluation.writing import spread
 from reward_svc.preference_head import PreferenceHead, save_preference_head
 from tests.evaluation.reply_data import write_data
 
-CONTENDERS = {"base", "prompt", "in-context", "best-of-n", "pad-released", "pad", "user-lora"}
+CONTENDERS = {
+    "base",
+    "prompt",
+    "in-context",
+    "best-of-n",
+    "pad-released",
+    "pad",
+    "theta",
+    "user-lora",
+}
 
 
 @pytest.fixture

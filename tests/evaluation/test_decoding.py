@@ -209,7 +209,9 @@ def test_kl_over_candidates_ignores_padding() -> None:
     logprobs = torch.tensor([[-1.0, -2.0, -torch.inf]])
     scores = torch.tensor([[-1.0, 0.0, -torch.inf]])
     policy = torch.tensor([-1.0, 0.0]).softmax(0)
-    expected = float((policy * (policy.log() - torch.tensor([-1.0, -2.0]))).sum())
+    base = torch.tensor([-1.0, -2.0]).softmax(0)
+    expected = float((policy * (policy.log() - base.log())).sum())
+    assert float(candidate_kl(logprobs, logprobs)) == pytest.approx(0, abs=1e-7)
     assert float(candidate_kl(scores, logprobs)) == pytest.approx(expected)
     assert float(full_kl(torch.ones(1, 4), torch.zeros(1, 4))) == pytest.approx(0, abs=1e-7)
 

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import multiprocessing
 
 from evaluation.contenders import plan_rows
+from evaluation.models import load_language_model
 from evaluation.records import read_replies
 from evaluation.replies import Folders, make_replies
 from evaluation.users import read_users
+from evaluation.writing import read_eval_prompts
+from svc_common.preference_prompt import add_preference
 from tests.evaluation.reply_data import PLAN, work_until_killed, write_data, write_models
+from training.wishes import DIRECTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -47,8 +52,28 @@ def test_every_row_of_the_plan_has_its_replies(folders: Folders, paths: list[Pat
     for reply in replies:
         assert reply.num_tokens <= PLAN.max_new_tokens - (not reply.ended) + 1
         assert reply.seconds > 0
-        is_stated = reply.contender in ("prompt", "best-of-n") or "pad" in reply.contender
+        names = ("prompt", "best-of-n", "theta")
+        is_stated = reply.contender in names or "pad" in reply.contender
         assert bool(reply.preference) == is_stated
+
+
+def test_theta_writes_alone_with_the_preference_in_its_prompt(
+    folders: Folders, paths: list[Path]
+) -> None:
+    theta = load_language_model(folders.models / "demo-persrm")
+    context = {
+        one.prompt_id: one.context
+        for one in read_eval_prompts(folders.data / "eval/prompts_dev.jsonl", PLAN.num_prompts)
+    }
+    replies = [reply for reply in read_replies(paths) if reply.contender == "theta"]
+    for reply in replies[:4]:
+        messages = add_preference(context[reply.prompt_id], reply.preference)
+        prompt = theta.tokenizer.encode_prompt(tuple(messages))
+        output = theta.model.generate(
+            torch.tensor([prompt]), max_new_tokens=PLAN.max_new_tokens, do_sample=False
+        )
+        assert theta.tokenizer.decode(output[0, len(prompt) :].tolist()).strip() == reply.text
+    assert {reply.user for reply in replies} == set(DIRECTIONS)
 
 
 def test_figures_of_the_adapters_are_written(folders: Folders, paths: list[Path]) -> None:

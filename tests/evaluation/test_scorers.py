@@ -121,13 +121,12 @@ def test_untrained_wishes_are_measured() -> None:
     texts = {
         "yes": "Yes, it is.",
         "apology": "Sorry, I am afraid not.",
-        "weather": "It is sunny.",
+        "weather": "It is sunny, the train restrained by wind.",
         "weekdays": "It is on Monday.",
         "first-person": "I'm here for my own good.",
-        "plain-words": "go",
     }
     assert {name: measure(texts[name]) for name, (_, measure) in UNTRAINED.items()} == {
-        "yes": 1, "apology": 2, "weather": 1, "weekdays": 1, "first-person": 2, "plain-words": 2,
+        "yes": 1, "apology": 2, "weather": 2, "weekdays": 1, "first-person": 2,
     }  # fmt: skip
 
 

@@ -13,13 +13,14 @@ GOOD = pair_row("Oslo", "Be brief.")
 
 
 def test_rows_are_read_with_labels(tmp_path: Path) -> None:
-    (pair,) = read_pair_files([write_rows(tmp_path / "pairs.jsonl", [GOOD])])
+    path = write_rows(tmp_path / "pairs.jsonl", [GOOD])
+    (pair,) = read_pair_files([path])
     assert pair.context == (ChatMessage("user", "A hotel in Oslo?"),)
     assert (pair.preference, pair.chosen, pair.rejected) == tuple(
         GOOD[name] for name in ("preference", "chosen", "rejected")
     )
     assert pair.labels == ("brevity:short",)
-    assert pair.where == "pairs.jsonl line 1"
+    assert pair.where == f"{path} line 1"
 
 
 def test_demo_rows_are_read_as_they_are(tmp_path: Path) -> None:
@@ -64,6 +65,8 @@ def test_flip_pairs_are_ordinary_rows(tmp_path: Path) -> None:
         ),
         ({"context": [{"role": "user"}]}, r"line 2: context\[0\]\.content: must be non-empty"),
         ({"labels": "brevity"}, "line 2: labels: must be a list of texts, got 'brevity'"),
+        ({"chosen": "a\ud83d"}, "line 2: chosen: must not hold a lone surrogate, has one at .* 1"),
+        ({"labels": ["\ud83d"]}, "line 2: labels: must not hold a lone surrogate"),
         ({"persona": 3}, "line 2: persona: must be text or null, got 3"),
         ({"labels": None, "dims": [{"dim": "brevity"}]}, "line 2: dims: must be objects with dim"),
     ],
@@ -72,7 +75,7 @@ def test_an_error_names_file_line_field_rule_and_value(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = write_rows(tmp_path / "pairs.jsonl", [GOOD, {**GOOD, **changes}])
-    with pytest.raises(PairFileError, match=f"^pairs.jsonl {message}"):
+    with pytest.raises(PairFileError, match=f"^{path} {message}"):
         read_pair_files([path])
 
 
@@ -92,3 +95,9 @@ def test_files_without_pairs_and_without_bytes_are_refused(tmp_path: Path) -> No
     (tmp_path / "torn.jsonl.gz").write_bytes(gzip.compress(b"{}" * 100)[:20])
     with pytest.raises(PairFileError, match="cannot be read"):
         read_pair_files([tmp_path / "torn.jsonl.gz"])
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(GOOD), encoding="utf-8-sig")
+    assert len(read_pair_files([path])) == 1

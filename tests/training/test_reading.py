@@ -6,8 +6,15 @@ from tests.tiny_model import tiny_model
 from training.backbone import Backbone
 from training.pair_file import Pair
 from training.pairs import EncodedPair
-from training.reading import ReadingCollator, ReadingTask, label_numbers
+from training.reading import (
+    ReadingCollator,
+    ReadingTask,
+    check_probe_layer,
+    check_probe_start,
+    label_numbers,
+)
 from training.recipe import ReadingSettings
+from training.recipe_file import RecipeError
 
 PAD, FIRST = 0, 3
 PAIRS = [
@@ -40,6 +47,25 @@ def test_loss_equals_naive_sum_without_padding(task: ReadingTask) -> None:
     expected = sum(probe) / len(probe) + sum(words) / len(words)
     loss = task(**ReadingCollator(PAIRS, LABELS, 3, PAD)([0, 1]))
     assert float(loss) == pytest.approx(expected, abs=1e-4)
+
+
+@torch.no_grad()
+def test_rows_that_end_before_the_probe_starts_give_the_replies_loss_alone() -> None:
+    backbone = Backbone(tiny_model())
+    batch = ReadingCollator(PAIRS, LABELS, 3, PAD)([0, 1])
+    loss = ReadingTask(backbone, 3, ReadingSettings(probe_layer=1, probe_start=6))(**batch)
+    whole = ReadingTask(backbone, 3, ReadingSettings(probe_layer=1, probe_start=FIRST))(**batch)
+    assert 0 < float(loss) < float(whole)
+
+
+def test_a_probe_outside_the_model_or_behind_all_rows_is_refused() -> None:
+    settings = ReadingSettings(num_steps=1, probe_layer=3, probe_start=6)
+    check_probe_layer(settings, 3)
+    with pytest.raises(RecipeError, match=r"^reading.probe_layer: must be at most .* 2, got 3$"):
+        check_probe_layer(settings, 2)
+    check_probe_start(settings, [4, 7])
+    with pytest.raises(RecipeError, match=r"^reading.probe_start: must be below .* 6 .*, got 6$"):
+        check_probe_start(settings, [4, 6])
 
 
 def test_probe_learns_labels(task: ReadingTask) -> None:

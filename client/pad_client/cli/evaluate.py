@@ -21,7 +21,7 @@ def evaluate(
         Path, typer.Option("--out", metavar="DIR", help="Where report and replies go.")
     ] = Path("evaluation-out"),
     prompts: Annotated[
-        int | None, typer.Option(min=1, help="Prompts to write replies to; default: 100.")
+        int | None, typer.Option(min=1, help="Prompts to write replies to; default: 50.")
     ] = None,
     quick: Annotated[bool, typer.Option(help="Everything once, on few prompts.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that write replies.")] = 2,

@@ -1,8 +1,12 @@
 """`pad train`: train a personalised reward model from a recipe."""
 
+import ctypes
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +16,7 @@ from pad_client.cli.console import sigterm_as_interrupt
 from pad_client.embedded import StackError
 
 _MODULE = "training.launch"
+_PR_SET_PDEATHSIG = 1
 _NEEDED = ("training", "torch", "transformers", "accelerate", "peft", "matplotlib")
 
 
@@ -42,8 +47,11 @@ def train(
 
 
 def run_child(command: list[str]) -> int:
-    """Run a command in the foreground and return its status; Ctrl-C and SIGTERM end it too."""
-    with subprocess.Popen(command) as child, sigterm_as_interrupt():
+    """Run a command in the foreground and return its status; Ctrl-C and SIGTERM end it too.
+
+    On Linux the end of this process by whatever signal ends it as well.
+    """
+    with subprocess.Popen(command, preexec_fn=_ender()) as child, sigterm_as_interrupt():
         try:
             status = child.wait()
         except KeyboardInterrupt:
@@ -52,3 +60,17 @@ def run_child(command: list[str]) -> int:
             typer.echo("\nStopped; the same command goes on from the last checkpoint.", err=True)
             return 130
     return status if status >= 0 else 128 - status
+
+
+def _ender() -> Callable[[], None] | None:
+    """Return what makes the kernel send a child SIGTERM when this process ends."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def end_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+
+    return end_with_parent

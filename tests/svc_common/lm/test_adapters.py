@@ -111,6 +111,22 @@ def test_the_tokenizer_is_the_adapters_if_it_has_one_else_the_bases(
     assert loaded.end_of_turn_ids == {CONTROL_TOKENS.index("<|end|>")}
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+def test_an_adapters_copy_of_the_bases_tokenizer_is_the_same_tokenizer(
+    tmp_path: Path, architecture: str
+) -> None:
+    """transformers chooses its kind by config.json, which lies beside the base alone."""
+    save_tiny_model(tmp_path / "base", architecture)
+    save_adapter(tmp_path / "adapter", "../base", architecture)
+    for path in (tmp_path / "base").glob("tokenizer*"):
+        shutil.copy(path, tmp_path / "adapter")
+    base, own = (load(tmp_path / name).tokenizer for name in ("base", "adapter"))
+    assert own.fingerprint == base.fingerprint
+    text = "I'm 12 km away, não?"
+    assert own.encode_prompt(text) == base.encode_prompt(text)
+    assert own.end_of_turn_ids == base.end_of_turn_ids
+
+
 def test_a_folder_that_holds_a_model_and_an_adapter_is_refused(
     tmp_path: Path, adapter: Path
 ) -> None:
