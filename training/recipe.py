@@ -110,7 +110,7 @@ class ExportSettings:
     """The reward model folder that the run writes."""
 
     dir: str = ""  # "": model/ of the run folder
-    weights: str = choice("merged", "merged", "adapter")  # adapter: base untouched, LoRA beside it
+    weights: str = choice("merged", "merged", "adapter")  # adapter: alone, merged on loading
     dtype: str = choice("bfloat16", "bfloat16", "float32", "float16")
     conditioning: str = choice("prompt", *CONDITIONINGS)  # the folder's default
     heads: tuple[str, ...] = choices(HEADS, *HEADS)  # of those trained
