@@ -76,7 +76,7 @@ def write(jobs: list[Job], num_rows: int = 64) -> list[Written]:
 
 @torch.no_grad()
 def naive(job: Job) -> tuple[list[int], float]:
-    """Return tokens and KL by whole forwards in float32, normalised over the vocabulary."""
+    """Return tokens by whole forwards in float32, and the KL over the candidates."""
     guide = job.guide
     assert guide is not None
     assert guide.reference is not None
@@ -97,7 +97,7 @@ def naive(job: Job) -> tuple[list[int], float]:
             score += guide.beta * row.weight * (theta - reference)
         best = own.topk(job.num_candidates).indices
         policy = score[best].softmax(-1)
-        kl += float((policy * (policy.log() - own[best])).sum())
+        kl += float((policy * (policy.log() - own[best].log_softmax(-1))).sum())
         tokens.append(int(best[score[best].argmax()]))
         if tokens[-1] in job.speaker.model.tokenizer.end_of_turn_ids:
             break
