@@ -43,7 +43,7 @@ format: setup  ## Format the code
 protos: setup  ## Generate the code of protos/ again
 	$(BIN)/python protos/generate.py protos
 
-train: setup  ## Train the demo models again from DATA (about an hour on 2 cores)
+train: setup  ## Train the demo models again from DATA (about 75 minutes on 2 free cores)
 	$(BIN)/python -m training.make_demo_models --data $(DATA) --out models
 
 evaluate: setup  ## Measure the demo models on DATA, write docs/evaluation and the tables made from it
