@@ -21,7 +21,7 @@ from reward_svc.value_head import load_value_head, value_head_path
 from svc_common.lm.head import Head
 from svc_common.lm.loading import load_model
 from svc_common.lm.tokenizer import Tokenizer
-from training.pairs import PairBatch, pair_mask
+from training.pairs import PairBatch, scored_states
 
 BASE, SMALL_BASE, REWARD_MODEL = "demo-base", "demo-base-small", "demo-persrm"
 PROMPT, VALUE, VECTOR, BOTH = "prompt", "value", "vector", "both"
@@ -76,13 +76,7 @@ def weights_hash(model: PreTrainedModel) -> str:
 @torch.inference_mode()
 def hidden(model: LanguageModel, batch: PairBatch) -> Tensor:
     """Return the last hidden states at the scored positions of packed pairs, `[N, D]`."""
-    states: Tensor = model.model.base_model(
-        input_ids=batch.token_ids,
-        attention_mask=pair_mask(batch.kinds),
-        position_ids=batch.positions,
-        use_cache=False,
-    ).last_hidden_state  # [B, T, D]
-    return states.flatten(0, 1)[batch.sources]  # [N, D]
+    return scored_states(model.model, batch)
 
 
 class RewardVariant:

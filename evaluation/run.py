@@ -30,6 +30,7 @@ from evaluation.records import Reply, Setting, read_replies
 from evaluation.replies import make_replies
 from evaluation.scorers import Scorers, count_table, fit_scorers
 from evaluation.summary import matched_cost, matched_kl, sweep_table, text_table, validity
+from evaluation.writing import PAIRS, PREFERENCES, PROMPTS
 from svc_common.preference_prompt import ChatMessage
 from training.build_pairs import build_pairs
 from training.data import read_rows, to_messages
@@ -38,11 +39,8 @@ from training.pair_file import Pair, read_pair_files
 from training.pairs import PairBatch
 from training.wishes import DIRECTIONS, HELD_OUT_COMBINATIONS, read_phrase_book
 
-PROMPTS = "eval/prompts_dev.jsonl"
 DEV_PAIRS = "preferences/pairs_dev.jsonl.gz"
-TRAIN_PAIRS = "preferences/pairs_train.jsonl.gz"
 DEV_CANDIDATES = "preferences/candidates_dev.jsonl.gz"
-PREFERENCES = "preferences/preferences.json"
 NUM_EXAMPLES = 10
 
 
@@ -198,7 +196,7 @@ def pair_set(data: Path, pairs: Sequence[Pair], config: EvaluationConfig) -> Pai
     """Return the validation pairs, with those of new personas beside them."""
     book = read_phrase_book(data / PREFERENCES)
     seen = {phrase for name in DIRECTIONS for phrase in book.phrases.get(name, ())}
-    seen |= {pair.preference for pair in read_pair_files([data / TRAIN_PAIRS])}
+    seen |= {pair.preference for pair in read_pair_files([data / PAIRS])}
     if config.num_pairs:
         pairs = Random(config.seed).sample(pairs, min(config.num_pairs, len(pairs)))
     new = new_persona_pairs(data, config.num_new_persona_pairs, config.seed)

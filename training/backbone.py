@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from svc_common.lm.loading import DTYPES, ModelFolderError
-from training.pairs import PairBatch, pair_mask
+from svc_common.lm.loading import DTYPES, ModelFolderError, sliding_window
+from training.pairs import PairBatch, scored_states
 from training.recipe import ModelSettings
 
 
@@ -52,13 +52,7 @@ class Backbone:
 
     def hidden(self, batch: PairBatch) -> Tensor:
         """Return the last hidden states at the scored positions, `[N, D]`."""
-        hidden: Tensor = self.model.base_model(
-            input_ids=batch.token_ids,
-            attention_mask=pair_mask(batch.kinds),
-            position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state  # [B, T, D]
-        return hidden.flatten(0, 1)[batch.sources]  # [N, D]
+        return scored_states(self.model, batch)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of hidden states: `[N, D]` -> `[N, V]` float32."""
@@ -132,12 +126,8 @@ def check_row_length(model: PreTrainedModel, max_tokens: int, where: str) -> Non
         ModelFolderError: they are longer.
     """
     config = model.config
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and "sliding_attention" not in kinds:
-        window = None
     limits = {
-        "sliding attention window": window,
+        "sliding attention window": sliding_window(config),
         "context length": getattr(config, "max_position_embeddings", None),
     }
     for name, limit in limits.items():

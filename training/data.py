@@ -1,4 +1,4 @@
-"""Reading the demo data: dialogues, candidate replies, preference pairs, prompts."""
+"""Reading the demo data: dialogues, candidate replies, wordings of preferences."""
 
 import gzip
 import json
@@ -39,22 +39,6 @@ class CandidatePrompt:
 
     context: tuple[ChatMessage, ...]
     replies: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PreferencePair:
-    """Two replies to one context, ranked under a stated preference."""
-
-    context: tuple[ChatMessage, ...]
-    preference: str
-    directions: tuple[str, ...]  # such as "brevity:short"; a persona has two
-    chosen: str
-    rejected: str
-
-    @property
-    def group(self) -> str:
-        """The direction, or `persona` for two wishes at once."""
-        return self.directions[0] if len(self.directions) == 1 else "persona"
 
 
 def require_data(data: Path) -> None:
@@ -110,25 +94,6 @@ def read_candidates(path: Path) -> list[CandidatePrompt]:
     ]
 
 
-def read_pairs(path: Path) -> list[PreferencePair]:
-    """Return the preference pairs of `path`."""
-    return [
-        PreferencePair(
-            to_messages(row["context"]),
-            row["preference"],
-            tuple("{dim}:{direction}".format(**wish) for wish in row["dims"]),
-            row["chosen"],
-            row["rejected"],
-        )
-        for row in read_rows(path)
-    ]
-
-
-def read_prompts(path: Path) -> list[tuple[ChatMessage, ...]]:
-    """Return the contexts of an evaluation prompt file."""
-    return [to_messages(row["context"]) for row in read_rows(path)]
-
-
 def read_phrases(path: Path) -> list[str]:
     """Return every training phrase of every direction in preferences.json."""
     dimensions = json.loads(path.read_text(encoding="utf-8"))["dimensions"]
@@ -138,9 +103,3 @@ def read_phrases(path: Path) -> list[str]:
         for direction in directions.values()
         for phrase in direction["phrases_train"]
     ]
-
-
-def read_directions(path: Path) -> list[str]:
-    """Return the "dimension:direction" names of preferences.json."""
-    dimensions = json.loads(path.read_text(encoding="utf-8"))["dimensions"]
-    return [f"{name}:{direction}" for name in dimensions for direction in dimensions[name]]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2
 
@@ -106,3 +107,14 @@ def pair_mask(kinds: Tensor) -> Tensor:
 
 def _joined(parts: Sequence[Sequence[int]]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+
+def scored_states(model: PreTrainedModel, batch: PairBatch) -> Tensor:
+    """Return a causal LM's last hidden states at the scored positions, `[N, D]`."""
+    states: Tensor = model.base_model(
+        input_ids=batch.token_ids,
+        attention_mask=pair_mask(batch.kinds),
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state  # [B, T, D]
+    return states.flatten(0, 1)[batch.sources]  # [N, D]

@@ -10,7 +10,7 @@ from svc_common.lm.loading import ModelFolderError
 from training.card import write_card
 from training.context import RunContext
 from training.dpo import PairCollator, PairTask, reply_log_probs
-from training.export import check_export, export_model, exported_heads
+from training.export import check_export, export_model, exported_heads, target_folder
 from training.heads import Head
 from training.inputs import InputReader, PairSet, shuffled_preferences
 from training.measure import RunInputs, measure
@@ -132,7 +132,7 @@ def train_stage1(context: RunContext, inputs: RunInputs) -> None:
 def finish(context: RunContext, heads: Mapping[str, Head]) -> Path:
     """Write loss curves, reward model and model card, by the first process."""
     recipe, run_path = context.recipe, context.folder.path
-    target = Path(recipe.export.dir) if recipe.export.dir else run_path / "model"
+    target = target_folder(recipe)
     if context.state.is_main_process:
         plot_losses(run_path, ("reading", "stage1", *heads))
         export_model(recipe, context.backbone, heads, target)

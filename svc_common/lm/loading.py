@@ -86,7 +86,7 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelFolderError(f"{where}: cannot be loaded: {error}") from error
     limits = [context_length, getattr(model.config, "max_position_embeddings", None)]
-    limits.append(_sliding_window(model.config))
+    limits.append(sliding_window(model.config))
     return LoadedModel(
         model=model.eval().to(device).requires_grad_(False),
         tokenizer=tokenizer,
@@ -138,7 +138,7 @@ def check_device(setting: str, device: str) -> None:
         raise SettingsError(f"{setting}: {rule}, got {device!r}") from error
 
 
-def _sliding_window(config: object) -> int | None:
+def sliding_window(config: object) -> int | None:
     """Return the attention window, within which sliding attention equals full attention."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and "sliding_attention" not in kinds:
