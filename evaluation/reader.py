@@ -11,6 +11,7 @@ from evaluation.models import LanguageModel
 from svc_common.lm.cache import KeysValues
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
+from svc_common.lm.transformers_forward import TransformersForward
 
 NUM_KEPT = 160  # prompts a model: those of one user, or the plain ones
 NUM_MODELS = 3  # base, theta, and a base of another size
@@ -83,7 +84,9 @@ class Reader:
         self._model = model
         self._store = store
         self._runner = SlotRunner(
-            model.model.base_model, num_slots=num_rows, context_length=context_length
+            TransformersForward(model.model.base_model),
+            num_slots=num_rows,
+            context_length=context_length,
         )
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import logging
 import os
 import sys
 from functools import partial
@@ -27,12 +28,13 @@ from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread
-from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.logs import configure_logging
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
 from svc_common.settings import SettingsError, load_settings
+
+logger = logging.getLogger(__name__)
 
 GENERATOR_SERVICE = "pad.v1.GeneratorService"
 PROFILE_SERVICE = "pad.v1.ProfileService"
@@ -126,11 +128,9 @@ def _engine(
     pool: RewardPool,
     metrics: GeneratorMetrics,
 ) -> Engine:
-    runner = SlotRunner(
-        loaded.model.base_model,
-        num_slots=settings.num_slots,
-        context_length=loaded.context_length,
-    )
+    network = loaded.network(settings.forward)
+    logger.info("base model loaded", extra={"model_id": loaded.model_id, "forward": network.kind})
+    runner = network.new_runner(settings.num_slots)
     scheduler = Scheduler(
         num_slots=settings.num_slots,
         max_waiting=settings.max_waiting,

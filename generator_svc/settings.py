@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svc_common.lm.loading import DTYPES
+from svc_common.lm.networks import FORWARDS
 from svc_common.logs import LEVELS
 from svc_common.settings import setting
 
@@ -23,6 +24,12 @@ class GeneratorSettings:
     metrics_port: int = setting(9101, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     dtype: str = setting("float32", choices=tuple(DTYPES), help="of weights and KV cache")
     device: str = setting("cpu", help="torch device, for example cuda:0")
+    forward: str = setting(
+        "auto",
+        choices=FORWARDS,
+        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `auto`: lean where it knows"
+        " the model",
+    )
     num_torch_threads: int = setting(1, min=1, max=256, help="CPU threads of a forward")
     num_slots: int = setting(32, min=1, max=1024, help="answers written at once")
     max_waiting: int = setting(256, min=0, max=100_000, help="requests that may wait for a slot")

@@ -1,11 +1,11 @@
 """The reward model: trained weights and frozen reference, ready to run in one forward."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from reward_svc.pad_config import Conditioning, read_pad_config
 from reward_svc.preference_encoders import BackboneEncoder
@@ -13,12 +13,23 @@ from reward_svc.preference_vectors import PreferenceVectors, load_preference_vec
 from reward_svc.settings import RewardSettings
 from reward_svc.value_head import file_digest, load_value_head, value_head_path
 from svc_common.errors import InvalidRequestError
+from svc_common.lm.adapters import LowRank
 from svc_common.lm.head import Head, ValueHead
-from svc_common.lm.loading import DTYPES, LoadedModel, ModelFolderError, check_device, load_model
-from svc_common.lm.paired import WeightSplit, pair_weights
+from svc_common.lm.lean_weights import can_be_lean
+from svc_common.lm.loading import (
+    DTYPES,
+    LoadedModel,
+    ModelFolderError,
+    check_device,
+    load_adapter_on,
+    load_model,
+)
+from svc_common.lm.networks import Network
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.settings import SettingsError
+
+logger = logging.getLogger(__name__)
 
 # Say where a model came from or how it is used, not what it computes.
 _NEUTRAL_CONFIG = frozenset(
@@ -34,9 +45,8 @@ class PersRM:
     is there if the conditioning needs it.
     """
 
-    backbone: nn.Module
+    network: Network
     heads: tuple[Head, ...]
-    split: WeightSplit | None
     tokenizer: Tokenizer
     context_length: int
     device: torch.device
@@ -65,12 +75,7 @@ class PersRM:
 
     def new_runner(self, num_slots: int) -> SlotRunner:
         """Return a KV cache of `num_slots` rows with the forward that fills it."""
-        return SlotRunner(
-            self.backbone,
-            num_slots=num_slots,
-            context_length=self.context_length,
-            split=self.split,
-        )
+        return self.network.new_runner(num_slots)
 
 
 def load_pers_rm(settings: RewardSettings) -> PersRM:
@@ -81,36 +86,66 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
         SettingsError: The device is not there, or two settings contradict each other.
     """
     check_device("REWARD_DEVICE", settings.device)
-    loaded = _load(settings, settings.model_dir, "REWARD_MODEL_DIR")
-    config = loaded.model.config
     conditioning = _conditioning(settings)
-    value_head = _value_head(settings, conditioning, config.hidden_size)
+    loaded, reference, low_rank = _load_both(settings, conditioning)
+    hidden_size = loaded.model.config.hidden_size
+    value_head = _value_head(settings, conditioning, hidden_size)
     heads = [loaded.head(value_head)]
-    split, context_length = None, loaded.context_length
-    if settings.backbone_dir:
-        backbone_dir = Path(settings.backbone_dir)
-        reference = _load(settings, backbone_dir, "REWARD_BACKBONE_DIR")
-        _check_pair(loaded, reference, backbone_dir)
+    if reference is not None:
         heads.append(reference.head())
-        context_length = min(context_length, reference.context_length)
-        split = _pair(loaded, reference, backbone_dir)
-    backbone, tokenizer = loaded.model.base_model, loaded.tokenizer
-    own = BackboneEncoder(backbone, tokenizer, split=split, max_tokens=context_length)
+    second = None if low_rank else reference
+    network = loaded.network(settings.forward, second=second, low_rank=low_rank)
+    logger.info(
+        "reward model loaded",
+        extra={
+            "model_id": loaded.model_id,
+            "forward": network.kind,
+            "shares_backbone": bool(low_rank),
+        },
+    )
+    own = BackboneEncoder(
+        network.backbone,
+        loaded.tokenizer,
+        split=network.split,
+        max_tokens=network.context_length,
+    )
     vectors = load_preference_vectors(
-        settings.model_dir, conditioning, own, config.hidden_size, settings.device
+        settings.model_dir, conditioning, own, hidden_size, settings.device
     )
     return PersRM(
-        backbone=backbone,
+        network=network,
         heads=tuple(heads),
-        split=split,
-        tokenizer=tokenizer,
-        context_length=context_length,
+        tokenizer=loaded.tokenizer,
+        context_length=network.context_length,
         device=next(loaded.model.parameters()).device,
         model_id=loaded.model_id,
         version=_version(loaded, settings.model_dir, value_head, vectors),
         conditioning=conditioning,
         vectors=vectors,
     )
+
+
+def _load_both(
+    settings: RewardSettings, conditioning: Conditioning
+) -> tuple[LoadedModel, LoadedModel | None, dict[str, LowRank] | None]:
+    """Return theta, its reference if one is named, and theta's changes where both share weights.
+
+    An adapter of the reference itself need not be merged: its rows add a change of low rank to the
+    weights that are read once for both. (Vectors are made by theta's own backbone, so it must be.)
+    """
+    if not settings.backbone_dir:
+        return _load(settings, settings.model_dir, "REWARD_MODEL_DIR"), None, None
+    backbone_dir = Path(settings.backbone_dir)
+    reference = _load(settings, backbone_dir, "REWARD_BACKBONE_DIR")
+    can_share = settings.forward != "transformers" and can_be_lean(reference.model.base_model)
+    if can_share and conditioning is Conditioning.PROMPT:
+        shared = load_adapter_on(reference, backbone_dir, settings.model_dir, "REWARD_MODEL_DIR")
+        if shared is not None:
+            _check_pair(shared[0], reference, backbone_dir)
+            return shared[0], reference, shared[1]
+    loaded = _load(settings, settings.model_dir, "REWARD_MODEL_DIR")
+    _check_pair(loaded, reference, backbone_dir)
+    return loaded, reference, None
 
 
 def _conditioning(settings: RewardSettings) -> Conditioning:
@@ -165,13 +200,6 @@ def _check_pair(loaded: LoadedModel, reference: LoadedModel, backbone_dir: Path)
         raise ModelFolderError(
             f"{where}: tokenizer must be the reward model's {mine_print}, got {theirs_print}"
         )
-
-
-def _pair(loaded: LoadedModel, reference: LoadedModel, backbone_dir: Path) -> WeightSplit:
-    try:
-        return pair_weights(loaded.model.base_model, reference.model.base_model)
-    except ValueError as error:
-        raise ModelFolderError(f"REWARD_BACKBONE_DIR={backbone_dir}: {error}") from error
 
 
 def _version(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svc_common.lm.loading import DTYPES
+from svc_common.lm.networks import FORWARDS
 from svc_common.logs import LEVELS
 from svc_common.settings import setting
 
@@ -39,6 +40,12 @@ class RewardSettings:
     )
     dtype: str = setting("float32", choices=tuple(DTYPES), help="Number format of the weights")
     device: str = setting("cpu", help="torch device, for example cpu or cuda:0")
+    forward: str = setting(
+        "auto",
+        choices=FORWARDS,
+        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `auto`: lean where it knows"
+        " the model",
+    )
     num_torch_threads: int = setting(1, min=1, max=256, help="CPU threads of a forward")
     num_slots: int = setting(
         64,

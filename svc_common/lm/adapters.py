@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one linear layer: `rows @ down @ up`; down `[in, r]`, up `[r, out]`, scaled."""
+
+    down: Tensor
+    up: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,36 @@ class Adapter:
         Raises:
             ValueError: peft is not installed, or the adapter does not fit the base.
         """
+        merged: PreTrainedModel = self._attach(model).merge_and_unload(safe_merge=True)
+        return merged
+
+    def low_rank(self, model: PreTrainedModel) -> dict[str, LowRank] | None:
+        """Return the change of each linear layer of the backbone of `model`, which stays as it is.
+
+        None where the adapter changes more than that, or in another way than W + B A.
+
+        Raises:
+            ValueError: peft is not installed, or the adapter does not fit the base.
+        """
+        changed = self._attach(model)
+        config = changed.peft_config["default"]
+        is_plain = not (config.use_dora or config.modules_to_save or config.bias != "none")
+        changes = {
+            name: _change(module)
+            for name, module in changed.base_model.model.base_model.named_modules()
+            if hasattr(module, "lora_A")
+        }
+        others = {
+            name
+            for name, module in changed.base_model.model.named_modules()
+            if hasattr(module, "lora_A")
+        }
+        model = changed.unload()
+        is_plain = is_plain and len(others) == len(changes) and None not in changes.values()
+        return {name: change for name, change in changes.items() if change} if is_plain else None
+
+    def _attach(self, model: PreTrainedModel) -> Any:
+        """Return the base `model` as peft's, with the adapter beside its weights."""
         peft = _peft()
         config = peft.PeftConfig.from_pretrained(str(self.folder))
         config.base_model_name_or_path = None  # peft compares it with the path it was loaded from
@@ -50,8 +89,21 @@ class Adapter:
         missing = [name for name in result.missing_keys if "lora_" in name]
         if wrong := sorted([*missing, *result.unexpected_keys]):
             raise ValueError(f"{WEIGHTS_NAME}: must fit the base, does not: {wrong[0]}")
-        merged: PreTrainedModel = changed.merge_and_unload(safe_merge=True)
-        return merged
+        return changed
+
+
+def _change(module: Any) -> LowRank | None:
+    """Return what a layer of peft's adds; None if it is no linear layer, or has its own bias."""
+    base = module.get_base_layer()
+    if not isinstance(base, nn.Linear) or module.lora_B["default"].bias is not None:
+        return None
+    down, up = module.lora_A["default"].weight.T, module.lora_B["default"].weight.T
+    kind = {"dtype": base.weight.dtype, "device": base.weight.device}
+    scaled = up * module.scaling["default"]
+    return LowRank(
+        down.detach().to(**kind).contiguous(),
+        scaled.detach().to(**kind).contiguous(),
+    )
 
 
 def find_adapter(folder: Path) -> Adapter | None:

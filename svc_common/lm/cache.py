@@ -1,28 +1,13 @@
 """A KV cache whose rows grow, join and leave independently (transformers cache interface)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from svc_common.lm.forward import Step
+
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer: `[kv_heads, T, head_dim]` each."""
-
-
-@dataclass
-class Step:
-    """What one forward reads and writes; set before the forward, shared by all layers.
-
-    Args:
-        rows: row of each sequence, ascending: a slice where they are neighbours, else `[B]` int64.
-        positions: `[B, T]` int64, where the new tokens go.
-        view: positions 0..view-1 are attended to.
-    """
-
-    rows: slice | Tensor
-    positions: Tensor
-    view: int
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
@@ -74,7 +59,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def __init__(self, num_layers: int, num_slots: int, context_length: int) -> None:
         self.num_slots = num_slots
         self.context_length = context_length
-        self.step = Step(slice(0, 0), torch.zeros(0, 0, dtype=torch.int64), 0)
+        self.step = Step(slice(0, 0), torch.zeros(0, 0, dtype=torch.int64), 0, 0)
         super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -90,11 +75,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             for layer in self._allocated()
         ]
 
-    def write(self, row: int, contents: list[KeysValues]) -> None:
-        """Put back what `read` returned."""
+    def write(self, row: int, contents: list[KeysValues], length: int) -> None:
+        """Put back the first `length` positions of what `read` returned."""
         for layer, (keys, values) in zip(self._allocated(), contents, strict=True):
-            layer.keys[row, :, : keys.shape[1]] = keys
-            layer.values[row, :, : values.shape[1]] = values
+            layer.keys[row, :, :length] = keys[:, :length]
+            layer.values[row, :, :length] = values[:, :length]
 
     def _allocated(self) -> list[SlotLayer]:
         return [layer for layer in self.layers if layer.is_initialized]

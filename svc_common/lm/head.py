@@ -1,10 +1,13 @@
 """From the last hidden state to logits: of the whole vocabulary, or of a few candidates only."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from svc_common.lm.linear import Linear, make_linear
 
 PROBE_TOLERANCE = 1e-3  # largest allowed difference to the model's own logits
 
@@ -50,8 +53,12 @@ class Head:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of every token: `[B, D]` -> `[B, V]` float32."""
-        logits = nn.functional.linear(self._valued(hidden), self._weight, self._bias)
-        return self._finish(logits)
+        return self._finish(self._linear(self._valued(hidden), 0))
+
+    @cached_property
+    def _linear(self) -> Linear:
+        """The layer for whole vocabularies; a reward model that scores K candidates needs none."""
+        return make_linear(self._weight, self._bias)
 
     @torch.inference_mode()
     def candidate_logits(self, hidden: Tensor, candidate_ids: Tensor) -> Tensor:
@@ -76,7 +83,8 @@ class Head:
     def _check(self, model: PreTrainedModel) -> None:
         """Compare with the model's own logits, so that an unknown kind of head is not guessed."""
         ids = torch.arange(4, device=self._weight.device).unsqueeze(0)  # [1, 4]
-        mine = self.logits(model.base_model(input_ids=ids).last_hidden_state[0])  # [4, V]
+        hidden = model.base_model(input_ids=ids).last_hidden_state[0]  # [4, D]
+        mine = self._finish(nn.functional.linear(hidden, self._weight, self._bias))  # [4, V]
         theirs = model(input_ids=ids).logits[0].float()  # [4, V]
         worst = (mine - theirs).abs().max().item()
         limit = PROBE_TOLERANCE * (1 + theirs.abs().max().item())

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,8 +11,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from svc_common.lm.adapters import Adapter, find_adapter
+from svc_common.lm.adapters import Adapter, LowRank, find_adapter
 from svc_common.lm.head import Head, ValueHead
+from svc_common.lm.networks import Network, make_network
 from svc_common.lm.tokenizer import Tokenizer, load_tokenizer
 from svc_common.settings import SettingsError
 
@@ -45,6 +47,29 @@ class LoadedModel:
         """
         try:
             return Head(self.model, value_head)
+        except ValueError as error:
+            raise ModelFolderError(f"{self.where}: {error}") from error
+
+    def network(
+        self,
+        kind: str,
+        *,
+        second: "LoadedModel | None" = None,
+        low_rank: Mapping[str, LowRank] | None = None,
+    ) -> Network:
+        """Return the model without its head, ready to run; see `make_network`.
+
+        Raises:
+            ModelFolderError: no forward of this kind runs it, or `second` is another architecture.
+        """
+        length = self.context_length
+        if second is not None:
+            length = min(length, second.context_length)
+        other = None if second is None else second.model.base_model
+        try:
+            return make_network(
+                self.model.base_model, length, kind, second=other, low_rank=low_rank
+            )
         except ValueError as error:
             raise ModelFolderError(f"{self.where}: {error}") from error
 
@@ -95,6 +120,40 @@ def load_model(
         version=_version(weights_dir, adapter),
         where=where,
     )
+
+
+def load_adapter_on(
+    base: LoadedModel, base_dir: Path, adapter_dir: Path, setting: str
+) -> tuple[LoadedModel, dict[str, LowRank]] | None:
+    """Load the LoRA adapter in `adapter_dir` beside its base, whose weights both then share.
+
+    Returns:
+        The base's model with the adapter's names, and the changes of its layers; None where the
+        folder holds no adapter of that base, or one that cannot stand beside it: then it must be
+        merged.
+
+    Raises:
+        ModelFolderError: the adapter does not fit its base.
+    """
+    where = f"{setting}={adapter_dir}"
+    try:
+        adapter = find_adapter(adapter_dir)
+        if adapter is None or adapter.base_dir.resolve() != base_dir.resolve():
+            return None
+        changes = adapter.low_rank(base.model)
+        if changes is None:
+            return None
+        tokenizer = load_tokenizer(adapter.tokenizer_dir, adapter.base_dir)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelFolderError(f"{where}: cannot be loaded: {error}") from error
+    loaded = replace(
+        base,
+        tokenizer=tokenizer,
+        model_id=adapter_dir.resolve().name,
+        version=_version(adapter.base_dir, adapter),
+        where=where,
+    )
+    return loaded, changes
 
 
 class _IncompleteError(Exception):

@@ -24,6 +24,7 @@ from svc_common.lm.head import Head
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream, Tokenizer
+from svc_common.lm.transformers_forward import TransformersForward
 from svc_common.preference_prompt import ChatMessage
 from tests.generator_svc.fake_scorer import NaiveScorer
 from tests.tiny_model import CONTROL_TOKENS, tiny_model, tiny_tokenizer
@@ -85,7 +86,9 @@ async def running_engine(
 ) -> AsyncIterator[Harness]:
     base = tiny_model(seed=1)
     scorer = NaiveScorer(tiny_model(seed=2), tiny_model(seed=3), TOKENIZER)
-    runner = SlotRunner(base.base_model, num_slots=num_slots, context_length=CONTEXT_LENGTH)
+    runner = SlotRunner(
+        TransformersForward(base.base_model), num_slots=num_slots, context_length=CONTEXT_LENGTH
+    )
     thread = ModelThread(1)
     scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting, prefill_chunk=prefill_chunk)
     engine = Engine(StepModel(runner, Head(base)), thread, scheduler, scorer, NullObserver())

@@ -79,7 +79,7 @@ def test_a_folder_can_say_itself_that_it_is_a_stage_1_model(
     auto, headed = (
         load_from(settings, folder, value_head=policy) for policy in ("auto", "required")
     )
-    hidden = torch.randn(2, plain.backbone.config.hidden_size)
+    hidden = torch.randn(2, plain.network.backbone.config.hidden_size)
     assert torch.equal(auto.heads[0].logits(hidden), plain.heads[0].logits(hidden))
     assert not torch.allclose(headed.heads[0].logits(hidden), plain.heads[0].logits(hidden))
 

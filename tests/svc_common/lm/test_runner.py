@@ -6,12 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from svc_common.lm.forward import Forward
 from svc_common.lm.head import Head, ValueHead
+from svc_common.lm.lean import LeanForward
+from svc_common.lm.lean_weights import lean_weights
+from svc_common.lm.networks import make_network
 from svc_common.lm.paired import pair_weights
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import NoFreeSlotError, Row
+from svc_common.lm.transformers_forward import TransformersForward
 from tests.tiny_model import ARCHITECTURES, VOCABULARY_SIZE, tiny_model
 
+LEAN = ["llama", "mistral", "gemma", "qwen2"]  # architectures that the lean forward knows
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32; batch composition changes rounding
 
 
@@ -26,15 +32,24 @@ def random_ids(rng: random.Random, most: int) -> list[int]:
     return [rng.randrange(VOCABULARY_SIZE) for _ in range(rng.randint(1, most))]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def forward_of(kind: str, model: nn.Module) -> Forward:
+    if kind == "lean":
+        return LeanForward(lean_weights(model.base_model, 128))
+    model.set_attn_implementation(kind)
+    return TransformersForward(model.base_model)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [(architecture, kind) for architecture in ARCHITECTURES for kind in ("sdpa", "eager")]
+    + [(architecture, "lean") for architecture in LEAN],
+)
 def test_rows_that_join_and_leave_at_random_get_what_a_full_recompute_gives(
-    architecture: str, attention: str
+    architecture: str, kind: str
 ) -> None:
     model = tiny_model(architecture)
-    model.set_attn_implementation(attention)
     head = Head(model)
-    runner = SlotRunner(model.base_model, num_slots=5, context_length=128)
+    runner = SlotRunner(forward_of(kind, model), num_slots=5, context_length=128)
     rng = random.Random(3)
     live: dict[Row, list[int]] = {}
     num_compared = 0
@@ -63,13 +78,20 @@ def test_rows_that_join_and_leave_at_random_get_what_a_full_recompute_gives(
     assert num_compared > 60
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_two_sets_of_weights_in_one_forward_give_what_each_model_gives(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [(architecture, "transformers") for architecture in ARCHITECTURES]
+    + [(architecture, "lean") for architecture in LEAN],
+)
+def test_two_sets_of_weights_in_one_forward_give_what_each_model_gives(
+    architecture: str, kind: str
+) -> None:
     first, second = tiny_model(architecture, seed=1), tiny_model(architecture, seed=2)
     oracle = tiny_model(architecture, seed=1), tiny_model(architecture, seed=2)
     heads = Head(first), Head(second)
-    split = pair_weights(first.base_model, second.base_model)
-    runner = SlotRunner(first.base_model, num_slots=6, context_length=128, split=split)
+    network = make_network(first.base_model, 128, kind, second=second.base_model)
+    assert network.kind == kind
+    runner = network.new_runner(6)
     rng = random.Random(4)
     live: dict[Row, list[int]] = {}
     for step in range(40):
@@ -100,10 +122,33 @@ def test_pairing_shares_equal_layers_and_refuses_other_architectures() -> None:
         pair_weights(tiny_model(hidden=64).base_model, tiny_model().base_model)
 
 
-def test_a_prefix_that_was_read_can_be_written_to_another_row() -> None:
+@pytest.mark.parametrize("kind", ["lean", "sdpa"])
+def test_several_tokens_a_row_in_one_forward_give_what_each_row_gives_alone(kind: str) -> None:
+    model = tiny_model()
+    runner = SlotRunner(forward_of(kind, model), num_slots=4, context_length=128)
+    rng = random.Random(8)
+    prompts = [random_ids(rng, 30) for _ in range(4)]
+    rows = [runner.open() for _ in prompts]
+    for row, prompt in zip(rows, prompts, strict=True):
+        runner.append(row, prompt)
+    order = [2, 0, 3]
+    drafts = [[rng.randrange(VOCABULARY_SIZE) for _ in range(5)] for _ in order]
+    logits = Head(model).logits(runner.extend([rows[i] for i in order], drafts))  # [B, T, V]
+    for mine, i, draft in zip(logits, order, drafts, strict=True):
+        for j in range(5):
+            theirs = recomputed_logits(model, prompts[i] + draft[: j + 1])
+            torch.testing.assert_close(mine[j], theirs, **TOLERANCE)
+    runner.truncate(rows[0], len(prompts[0]) + 2)  # what follows is written over
+    logits = Head(model).logits(runner.decode([rows[0]], [9]))[0]
+    expected = recomputed_logits(model, prompts[0] + drafts[1][:2] + [9])
+    torch.testing.assert_close(logits, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["lean", "sdpa"])
+def test_a_prefix_that_was_read_can_be_written_to_another_row(kind: str) -> None:
     model = tiny_model()
     head = Head(model)
-    runner = SlotRunner(model.base_model, num_slots=3, context_length=64)
+    runner = SlotRunner(forward_of(kind, model), num_slots=3, context_length=64)
     ids = [*random_ids(random.Random(5), 30), 7, 8, 9]
     row = runner.open()
     runner.append(row, ids)
@@ -118,7 +163,7 @@ def test_a_prefix_that_was_read_can_be_written_to_another_row() -> None:
 
 
 def test_a_full_runner_says_so() -> None:
-    runner = SlotRunner(tiny_model().base_model, num_slots=1, context_length=8)
+    runner = SlotRunner(TransformersForward(tiny_model().base_model), num_slots=1, context_length=8)
     runner.open()
     with pytest.raises(NoFreeSlotError):
         runner.open()

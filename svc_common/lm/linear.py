@@ -1,0 +1,105 @@
+"""Linear layers of the lean forward: packed for the CPU, and with weights that depend on the row.
+
+`num_first` is how many rows, from the front, belong to group 0 (see `slots`).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+PACK_FOR_ROWS = 4  # packed for few rows: 1 to 6 rows then cost about the same
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Linear(Protocol):
+    """Maps rows `[N, in]` to `[N, out]`."""
+
+    def __call__(self, rows: Tensor, num_first: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DenseLinear:
+    """An ordinary layer: `weight` `[out, in]`, `bias` `[out]` or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+        return nn.functional.linear(rows, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A layer whose weight lies in oneDNN's blocked order.
+
+    One to six rows take a third to a half of the time of an ordinary layer, and a row's numbers do
+    not depend on how many rows there are (figures in docs/decisions.md).
+    """
+
+    weight: Tensor  # opaque
+    bias: Tensor | None
+
+    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+        num_rows = rows.shape[0]
+        if num_rows < PACK_FOR_ROWS:
+            rows = nn.functional.pad(rows, (0, 0, 0, PACK_FOR_ROWS - num_rows))
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, self.weight, self.bias, "none", [], ""
+        )
+        return result[:num_rows]
+
+
+@dataclass(frozen=True)
+class PairedLinear:
+    """Rows of group 0 run `first`, those of group 1 `second`."""
+
+    first: Linear
+    second: Linear
+
+    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+        if num_first == rows.shape[0]:
+            return self.first(rows, num_first)
+        if num_first == 0:
+            return self.second(rows, 0)
+        first, second = self.first(rows[:num_first], num_first), self.second(rows[num_first:], 0)
+        return torch.cat([first, second])
+
+
+@dataclass(frozen=True)
+class LowRankLinear:
+    """All rows run `base`; those of group 0 add a change of low rank: `(row @ down) @ up`.
+
+    Source: LoRA, arXiv 2106.09685: W x + B A x. The base's weight is read once for both groups.
+
+    Args:
+        base: the layer that both groups share.
+        down: `[in, r]`.
+        up: `[r, out]`, times LoRA's scale.
+    """
+
+    base: Linear
+    down: Tensor
+    up: Tensor
+
+    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+        result = self.base(rows, num_first)
+        if num_first:
+            result[:num_first].addmm_(rows[:num_first] @ self.down, self.up)
+        return result
+
+
+def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Return the fastest layer for a weight `[out, in]` where it lies."""
+    if weight.device.type == "cpu" and weight.dtype in PACKED_DTYPES and _can_pack(weight.dtype):
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACK_FOR_ROWS)
+        return PackedLinear(packed, bias)
+    return DenseLinear(weight, bias)
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch packs, and this CPU computes in the number format."""
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
