@@ -15,12 +15,12 @@ import time
 import torch
 from torch import Tensor
 
-from generator_svc.decoding.candidates import stack_candidates
-from generator_svc.decoding.choice import RowChoice, choose
+from generator_svc.decoding.candidates import Candidates, gather_candidates
+from generator_svc.decoding.choice import Choices, choose
 from generator_svc.engine.observer import EngineObserver
 from generator_svc.engine.scheduler import Batch, Scheduler
-from generator_svc.engine.scorer import RewardScorer, RewardSession, SessionState
-from generator_svc.engine.sequence import Sequence
+from generator_svc.engine.scorer import RewardScorer, RewardSession, ScoreRows, SessionState
+from generator_svc.engine.sequence import FinishReason, Sequence
 from generator_svc.engine.step_model import StepModel
 from svc_common.errors import RewardUnavailableError, ShuttingDownError
 from svc_common.lm.model_thread import ModelThread
@@ -45,6 +45,8 @@ class Engine:
         self._scorer = scorer
         self._observer = observer
         self._wake = asyncio.Event()
+        # Tokens that were chosen and not yet handed to their readers.
+        self._chosen: list[tuple[Sequence, Choices, int, FinishReason | None, bool]] = []
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; its tokens come from `sequence.tokens()`.
@@ -70,6 +72,7 @@ class Engine:
             error = step_error
             raise
         finally:
+            self._emit()
             for sequence in self._scheduler.everyone:
                 self._end(sequence, error)
 
@@ -79,13 +82,15 @@ class Engine:
         self._sweep()
         self._admit()
         batch = self._scheduler.next_batch()
-        if not batch.is_empty:
+        if batch.is_empty:
+            self._emit()
+        else:
             await self._forward(batch)
         ready = [s for s in self._scheduler.active if self._can_choose(s)]
         if ready:
             await self._choose(ready)
         self._observer.load(
-            num_active=len(self._scheduler.active),
+            num_active=self._scheduler.num_active,
             num_waiting=self._scheduler.num_waiting,
             num_free_slots=self._model.num_free,
         )
@@ -116,15 +121,20 @@ class Engine:
         self._scorer.open(sequence.session)
 
     async def _forward(self, batch: Batch) -> None:
-        """Commit the last tokens at the reward service and run them ourselves, both at once."""
+        """Commit the last tokens at the reward service and run them ourselves, both at once.
+
+        Readers get the last step's tokens meanwhile.
+        """
         sessions = [s.session for s in batch.decodes if s.session is not None]
         self._scorer.commit([s for s in sessions if s.state is SessionState.OPEN])
         await asyncio.sleep(0)  # the commit leaves before our forward takes the interpreter
         started = time.perf_counter()
+        running = self._thread.start(self._model.run, batch)
         if batch.prefill is not None and batch.prefill.num_prefilled == 0:
             batch.prefill.timings.queue_s = started - batch.prefill.arrived_at
             self._observer.started(batch.prefill.timings.queue_s)
-        await self._thread.run(self._model.run, batch)
+        self._emit()
+        await running
         seconds = time.perf_counter() - started
         for sequence in batch.decodes:
             sequence.timings.generator_forward_s += seconds
@@ -155,46 +165,69 @@ class Engine:
     async def _choose(self, ready: list[Sequence]) -> None:
         """Score the candidates of `ready` and give each its next token."""
         started = time.perf_counter()
-        scored = [s for s in ready if s.session and s.session.state is SessionState.OPEN]
-        rewards = await self._score(scored) if scored else {}
+        block = gather_candidates([s.candidates for s in ready if s.candidates])  # [B, K]
+        rewards, is_guided = await self._score(ready, block)
         received = time.perf_counter()
-        # A sequence that lost its session keeps its candidates and waits for a new one.
-        chosen = [s for s in ready if s in rewards or s not in scored]
+        chosen = list(range(len(ready)))
+        if not all(is_guided):
+            # A sequence that lost its session keeps its candidates and waits for a new one.
+            chosen = [i for i in chosen if is_guided[i] or not _is_scored(ready[i])]
         if not chosen:
             return
-        candidates = stack_candidates([s.candidates for s in chosen if s.candidates])  # [B, K]
-        padded = torch.zeros_like(candidates.logprobs)  # [B, K]
-        for i, sequence in enumerate(chosen):
-            if sequence in rewards:
-                padded[i, : sequence.params.top_k] = rewards[sequence]
-        params = [s.row_params(is_guided=s in rewards) for s in chosen]
-        choices = choose(candidates, padded, params)
+        if len(chosen) < len(ready):
+            kept = torch.tensor(chosen)
+            block = Candidates(block.token_ids[kept], block.logprobs[kept])
+            rewards = rewards[kept]
+        params = [ready[i].row_params(is_guided=is_guided[i]) for i in chosen]
+        choices = choose(block, rewards, params)
         selected = time.perf_counter()
-        for i, sequence in enumerate(chosen):
-            is_guided = sequence in rewards
-            sequence.timings.reward_wait_s += (received - started) * is_guided
+        for row, i in enumerate(chosen):
+            sequence = ready[i]
+            if is_guided[i]:
+                sequence.timings.reward_wait_s += received - started
             sequence.timings.select_s += selected - received
-            self._accept(sequence, choices.of_row(i, sequence.params.top_k), is_guided=is_guided)
-        if scored:
+            self._accept(sequence, choices, row, is_guided=is_guided[i])
+        if any(is_guided):
             self._observer.phase("reward_wait", received - started)
         self._observer.phase("select", selected - received)
-        self._observer.phase("emit", time.perf_counter() - selected)
 
-    async def _score(self, scored: list[Sequence]) -> dict[Sequence, Tensor]:
-        """Return the rewards `[K]` of each sequence that got some."""
-        rows = [(s.session, s.candidates.token_ids) for s in scored if s.session and s.candidates]
-        answers = await self._scorer.score(rows)
-        pairs = zip(scored, answers, strict=True)
-        return {sequence: answer for sequence, answer in pairs if answer is not None}
+    async def _score(self, ready: list[Sequence], block: Candidates) -> tuple[Tensor, list[bool]]:
+        """Return rewards `[B, K]` for the candidates of `ready`, and which of its rows got some."""
+        places = [i for i, sequence in enumerate(ready) if _is_scored(sequence)]
+        if not places:
+            return torch.zeros_like(block.logprobs), [False] * len(ready)
+        sessions = [ready[i].session for i in places]
+        counts = [ready[i].params.top_k for i in places]
+        is_all = len(places) == len(ready)
+        ids = block.token_ids if is_all else block.token_ids[places]
+        scored = await self._scorer.score(ScoreRows([s for s in sessions if s], ids, counts))
+        if is_all:
+            return scored.rewards, scored.has_rewards
+        rewards, is_guided = torch.zeros_like(block.logprobs), [False] * len(ready)
+        rewards[places, : scored.rewards.shape[1]] = scored.rewards
+        for i, has_rewards in zip(places, scored.has_rewards, strict=True):
+            is_guided[i] = has_rewards
+        return rewards, is_guided
 
-    def _accept(self, sequence: Sequence, choice: RowChoice, *, is_guided: bool) -> None:
-        """Append a token to its answer, emit it, and end the answer if it is complete."""
-        previous = sequence.last_token_at
-        token = sequence.accept(choice, self._model.context_length, is_guided=is_guided)
-        since = sequence.last_token_at - previous if previous else None
-        self._observer.token(token, sequence, since)
-        if token.finish_reason is not None:
+    def _accept(self, sequence: Sequence, choices: Choices, row: int, *, is_guided: bool) -> None:
+        """Append a token to its answer, and end the answer if it is complete."""
+        reason = sequence.append(choices.token_ids[row], self._model.context_length)
+        self._chosen.append((sequence, choices, row, reason, is_guided))
+        if reason is not None:
             self._end(sequence)
+
+    def _emit(self) -> None:
+        """Hand the tokens that were chosen last to their readers."""
+        if not self._chosen:
+            return
+        started = time.perf_counter()
+        chosen, self._chosen = self._chosen, []
+        for sequence, choices, row, reason, is_guided in chosen:
+            previous = sequence.last_token_at
+            token = sequence.emit(choices, row, reason, is_guided=is_guided)
+            since = sequence.last_token_at - previous if previous else None
+            self._observer.token(token, sequence, since)
+        self._observer.phase("emit", time.perf_counter() - started)
 
     def _end(self, sequence: Sequence, error: Exception | None = None) -> None:
         """Take a sequence out; tell its reader why if it did not end by itself."""
@@ -203,3 +236,8 @@ class Engine:
             self._scorer.close(sequence.session)
         if error is not None:
             sequence.fail(error)
+
+
+def _is_scored(sequence: Sequence) -> bool:
+    """Whether a sequence's next token is chosen with rewards."""
+    return sequence.session is not None and sequence.session.state is SessionState.OPEN

@@ -38,6 +38,10 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_active(self) -> int:
+        return len(self._active)
+
+    @property
     def active(self) -> list[Sequence]:
         return list(self._active)
 

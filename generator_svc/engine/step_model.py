@@ -1,6 +1,6 @@
 """The base model as the engine uses it: one call a step, on the model thread."""
 
-from generator_svc.decoding.candidates import Candidates, top_candidates
+from generator_svc.decoding.candidates import CandidateRow, top_candidates
 from generator_svc.engine.scheduler import Batch
 from svc_common.lm.head import Head
 from svc_common.lm.runner import SlotRunner
@@ -42,8 +42,8 @@ class StepModel:
         hidden = self._runner.append(sequence.row, batch.chunk)  # [1, D]
         sequence.num_prefilled += len(batch.chunk)
         if sequence.num_prefilled == len(sequence.prompt_ids):
-            best = top_candidates(self._head.logits(hidden), sequence.params.top_k)
-            sequence.candidates = Candidates(best.token_ids[0], best.logprobs[0])
+            k = sequence.params.top_k
+            sequence.candidates = CandidateRow(top_candidates(self._head.logits(hidden), k), 0, k)
 
     def _decode(self, batch: Batch) -> None:
         rows = [s.row for s in batch.decodes if s.row is not None]
@@ -51,5 +51,4 @@ class StepModel:
         widest = max(s.params.top_k for s in batch.decodes)
         best = top_candidates(self._head.logits(hidden), widest)  # [B, K]
         for i, sequence in enumerate(batch.decodes):
-            k = sequence.params.top_k
-            sequence.candidates = Candidates(best.token_ids[i, :k], best.logprobs[i, :k])
+            sequence.candidates = CandidateRow(best, i, sequence.params.top_k)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from generator_svc.decoding.strategies import Reference
-from generator_svc.engine.scorer import RewardSession, SessionState
+from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from svc_common.errors import RewardUnavailableError
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.preference_prompt import add_preference
@@ -38,13 +38,22 @@ class NaiveScorer:
         session.max_answer_tokens = self.max_answer_tokens
         session.on_change()
 
-    def commit(self, rows: list[RewardSession]) -> None:
-        for session in rows:
+    def commit(self, sessions: list[RewardSession]) -> None:
+        for session in sessions:
             if len(self.committed[session]) < len(session.token_ids):
                 self.committed[session].append(session.token_ids[-1])
 
-    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
+    async def score(self, rows: ScoreRows) -> ScoredRows:
         self.num_messages += 1
+        asked = zip(rows.sessions, rows.token_ids, rows.counts, strict=True)
+        found = self._score([(session, ids[:count]) for session, ids, count in asked])
+        rewards = torch.zeros(rows.token_ids.shape)
+        for row, its in zip(rewards, found, strict=True):
+            if its is not None:
+                row[: len(its)] = its
+        return ScoredRows(rewards, [its is not None for its in found])
+
+    def _score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
         if self.loses_after is not None and self.num_messages > self.loses_after:
             self.loses_after = None
             for session, _ in rows:
