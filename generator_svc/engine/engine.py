@@ -165,13 +165,14 @@ class Engine:
     async def _choose(self, ready: list[Sequence]) -> None:
         """Score the candidates of `ready` and give each its next token."""
         started = time.perf_counter()
+        is_scored = [_is_scored(sequence) for sequence in ready]  # a session may be lost below
         block = gather_candidates([s.candidates for s in ready if s.candidates])  # [B, K]
-        rewards, is_guided = await self._score(ready, block)
+        rewards, is_guided = await self._score(ready, block, is_scored)
         received = time.perf_counter()
         chosen = list(range(len(ready)))
         if not all(is_guided):
             # A sequence that lost its session keeps its candidates and waits for a new one.
-            chosen = [i for i in chosen if is_guided[i] or not _is_scored(ready[i])]
+            chosen = [i for i in chosen if is_guided[i] or not is_scored[i]]
         if not chosen:
             return
         if len(chosen) < len(ready):
@@ -191,9 +192,11 @@ class Engine:
             self._observer.phase("reward_wait", received - started)
         self._observer.phase("select", selected - received)
 
-    async def _score(self, ready: list[Sequence], block: Candidates) -> tuple[Tensor, list[bool]]:
+    async def _score(
+        self, ready: list[Sequence], block: Candidates, is_scored: list[bool]
+    ) -> tuple[Tensor, list[bool]]:
         """Return rewards `[B, K]` for the candidates of `ready`, and which of its rows got some."""
-        places = [i for i, sequence in enumerate(ready) if _is_scored(sequence)]
+        places = [i for i, is_row_scored in enumerate(is_scored) if is_row_scored]
         if not places:
             return torch.zeros_like(block.logprobs), [False] * len(ready)
         sessions = [ready[i].session for i in places]

@@ -177,7 +177,9 @@ async def test_a_lost_session_is_opened_again_and_the_answer_is_the_same() -> No
         fault_free = await harness.write("tell me", params)
     async with running_engine() as harness:
         harness.scorer.loses_after = 5
-        assert ids(await harness.write("tell me", params)) == ids(fault_free)
+        answer = await harness.write("tell me", params)
+        assert ids(answer) == ids(fault_free)
+        assert all(token.is_guided for token in answer)
         assert harness.scorer.loses_after is None
 
 
