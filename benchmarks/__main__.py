@@ -11,9 +11,16 @@ from pathlib import Path
 
 from benchmarks.options import Options, Scale
 from benchmarks.report import HERE, LOG, Report, log_entry, show
-from benchmarks.suites import models
+from benchmarks.suites import flat, long, memory, models, paced, scaling
 
-SUITES: dict[str, Callable[[Options], Report]] = {"models": models.run}
+SUITES: dict[str, Callable[[Options], Report]] = {
+    "models": models.run,
+    "paced": paced.run,
+    "scaling": scaling.run,
+    "flat": flat.run,
+    "long": long.run,
+    "memory": memory.run,
+}
 
 
 def main(words: list[str]) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build/benchmarks/models"
@@ -38,6 +39,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(32, 2, 64, 4, 2, 4096),
+    "paced": Size(32, 1, 64, 4, 2, 512),
     "8m": Size(256, 6, 688, 4, 4, 6144),
     "30m": Size(448, 10, 1216, 8, 8, 16384),
     "135m": Size(576, 30, 1536, 9, 3, 49152),
@@ -121,11 +123,35 @@ def _save_adapter(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def _save_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Write the bundled model's tokenizer, filled up with words that no text is split into."""
+    """Write the bundled model's tokenizer, filled up with words that no text is split into.
+
+    Of a smaller vocabulary a byte tokenizer is written.
+    """
     shutil.copy(TOKENIZER_DIR / "tokenizer_config.json", folder)
     values = json.loads((TOKENIZER_DIR / "tokenizer.json").read_text(encoding="utf-8"))
     known = values["model"]["vocab"]
+    if len(known) > vocabulary:
+        _byte_tokenizer(vocabulary).save_pretrained(folder)
+        return
     for number in range(len(known), vocabulary):
         known[f"\u0120w{number}"] = number
     text = json.dumps(values, ensure_ascii=False)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+
+
+def _byte_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of one token a byte, and further tokens that no text is split into."""
+    controls = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    tokens = controls + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens += [f"\u0120w{number}" for number in range(len(tokens), vocabulary)]
+    ids = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=controls[0],
+        bos_token=controls[1],
+        eos_token=controls[2],
+        additional_special_tokens=controls[3:],
+    )

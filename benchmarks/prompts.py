@@ -12,11 +12,12 @@ WORDS = "I need a table for two people in the city tonight and please find me on
 def make_prompts(tokenizer: Tokenizer, lengths: list[int], seed: int = 0) -> list[str]:
     """Return one text a length, no two alike, each of exactly so many tokens."""
     choose = random.Random(seed)
-    words = [w for w in WORDS.split() if len(tokenizer.encode_prompt(f"I {w}")) == 2]
+    words = [f" {w}" for w in WORDS.split() if len(tokenizer.encode_prompt(f"I {w}")) == 2]
+    pieces = words or list("abcdefgh")  # one token a byte
     texts = []
     for length in lengths:
-        text = " ".join(["I", *(choose.choice(words) for _ in range(length - 1))])
-        assert len(tokenizer.encode_prompt(text)) == length, "each word is one token"
+        text = "".join(["I", *(choose.choice(pieces) for _ in range(length - 1))])
+        assert len(tokenizer.encode_prompt(text)) == length, "each piece is one token"
         texts.append(text)
     return texts
 

@@ -55,6 +55,15 @@ def ratio_bar(
     return [Bar(name, limit, tuple(values), is_upper)]
 
 
+def value_bar(
+    name: str, limit: float, result: Result | None, quantity: str, *, is_upper: bool = True
+) -> list[Bar]:
+    """Return the bar on a quantity itself; none if it was not measured."""
+    if result is None:
+        return []
+    return [Bar(name, limit, tuple(result.values(quantity)), is_upper)]
+
+
 @dataclass
 class Report:
     """Everything one suite found."""

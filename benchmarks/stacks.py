@@ -21,7 +21,8 @@ class StackPlan:
         pair: folder with `demo-base` and `demo-persrm`.
         generator_module, reward_module: what `python -m` runs.
         generator, reward: settings without their prefix.
-        replica_cpus: cores of the reward replicas, in turn; empty: the last one.
+        generator_environment, reward_environment: further variables.
+        is_pinned: generator on the first core, replicas on the last.
     """
 
     pair: Path
@@ -30,7 +31,8 @@ class StackPlan:
     reward_module: str = "reward_svc"
     generator: Mapping[str, object] = field(default_factory=dict)
     reward: Mapping[str, object] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    generator_environment: Mapping[str, str] = field(default_factory=dict)
+    reward_environment: Mapping[str, str] = field(default_factory=dict)
     is_pinned: bool = True
 
 
@@ -52,8 +54,11 @@ def stack_options(plan: StackPlan) -> StackOptions:
         num_reward_replicas=plan.num_replicas,
         generator_command=(sys.executable, "-m", plan.generator_module),
         reward_command=(sys.executable, "-m", plan.reward_module),
-        generator_environment={**plan.environment, **_environment("GENERATOR", plan.generator)},
-        reward_environment={**plan.environment, **_environment("REWARD", plan.reward)},
+        generator_environment={
+            **plan.generator_environment,
+            **_environment("GENERATOR", plan.generator),
+        },
+        reward_environment={**plan.reward_environment, **_environment("REWARD", plan.reward)},
         cpus=cpus,
         start_timeout_s=400.0,
     )

@@ -10,7 +10,8 @@ from benchmarks.options import Options, Scale
 from benchmarks.prompts import make_prompts, pair_tokenizer
 from benchmarks.report import Report, ratio_bar
 from benchmarks.rounds import Cell, Result, Sample, interleave, say
-from benchmarks.service_contenders import PLAIN, ServiceContenders
+from benchmarks.service_contenders import PLAIN, SEQUENTIAL, service_contenders
+from benchmarks.service_loop import ServiceLoop
 from benchmarks.stacks import StackPlan, cores
 from benchmarks.worker import Worker
 
@@ -73,21 +74,22 @@ def run(options: Options) -> Report:
 
 
 def _measure(block: Block, options: Options, report: Report) -> None:
-    kinds = [""] if block.model == "demo" else ["full", "lora"]
+    kinds = ["full"] if block.model == "demo" else ["full", "lora"]
     pairs = {
-        kind: pair_dir(f"{block.model}-{kind}" if kind else block.model, options.cache)
+        kind: pair_dir("demo" if block.model == "demo" else f"{block.model}-{kind}", options.cache)
         for kind in kinds
     }
     num_rounds = options.num_rounds or block.num_rounds
     with ExitStack() as stack:
         services = stack.enter_context(_services(block, pairs))
         first = next(iter(pairs.values()))
+        tokenizer = pair_tokenizer(first)
         context = max(block.prompts) + 256
         worker = stack.enter_context(Worker(first, cores()[0], max(block.batches), context))
         library = _Library(worker, first)
         for batch, prompt in block.cells:
             cell = Cell(block.model, batch, prompt)
-            contenders = services.contenders(cell, block.num_steps)
+            contenders = service_contenders(services, tokenizer, cell, block.num_steps)
             contenders |= library.steady(cell, block.num_steps)
             report.results += interleave(cell, contenders, num_rounds)
             _add_bars(report, cell)
@@ -99,17 +101,19 @@ def _measure(block: Block, options: Options, report: Report) -> None:
             _add_no_cache(report, library, Cell(block.model, 1, prompt))
 
 
-def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceContenders:
+def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceLoop:
     context = max(block.prompts) + REWARD_PROMPT + 1024
     slots = max(block.batches)
-    plans = {kind: _plan(pair, slots, context, "generator_svc") for kind, pair in pairs.items()}
+    plans = {kind: service_plan(pair, slots, context) for kind, pair in pairs.items()}
     first = next(iter(pairs.values()))
-    plans["sequential"] = _plan(first, slots, context, "benchmarks.sequential")
-    tokenizer = pair_tokenizer(first)
-    return ServiceContenders(plans, tokenizer)
+    plans[SEQUENTIAL] = service_plan(first, slots, context, "benchmarks.sequential")
+    return ServiceLoop(plans)
 
 
-def _plan(pair: Path, num_slots: int, context: int, module: str) -> StackPlan:
+def service_plan(
+    pair: Path, num_slots: int, context: int, module: str = "generator_svc"
+) -> StackPlan:
+    """Return a stack with room for `num_slots` answers, each with one preference."""
     shared = {"context_length": context}
     return StackPlan(
         pair,
@@ -172,15 +176,14 @@ def _add_bars(report: Report, cell: Cell) -> None:
         return report.find(contender, cell.model, cell.batch, cell.prompt)
 
     plain, generate = found(PLAIN), found(GENERATE)
-    kind = "full" if found("pad-released, full") else ""
     if cell.batch in (1, 16):
-        for limit, name in ((1.25, "pad-released, lora"), (1.25, f"pad-released, {kind}"),
-                            (1.5, "pad, lora"), (1.5, f"pad, {kind}")):  # fmt: skip
+        for limit, name in ((1.25, "pad-released, lora"), (1.25, "pad-released, full"),
+                            (1.5, "pad, lora"), (1.5, "pad, full")):  # fmt: skip
             report.bars += ratio_bar(f"{name} / plain ({cell})", limit, found(name), plain)
     if cell.batch == 1:
         own = found(ENGINE)
         report.bars += ratio_bar(f"engine / generate ({cell})", 0.75, own, generate)
-        own = found(f"pad-released, {kind}")
+        own = found("pad-released, full")
         report.bars += ratio_bar(f"pad-released / generate ({cell})", 0.9, own, generate)
         own = found("pad, lora")
         report.bars += ratio_bar(f"pad, lora / generate ({cell})", 0.9, own, generate)
