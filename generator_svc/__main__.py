@@ -54,14 +54,15 @@ def main() -> int:
             context_length=settings.context_length,
             setting=f"{PREFIX}MODEL_DIR",
         )
-        asyncio.run(_run(settings, loaded))
+        asyncio.run(run(settings, loaded))
     except (SettingsError, ModelFolderError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
 
 
-async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
+async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
+    """Serve `loaded` until SIGTERM."""
     version = importlib.metadata.version("pad-serving")
     registry = new_registry("generator", version)
     metrics = GeneratorMetrics(registry)
@@ -78,7 +79,7 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
         metrics,
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
-    engine = _engine(settings, loaded, thread, pool, metrics)
+    engine = new_engine(settings, loaded, thread, pool, metrics)
     limits = RequestLimits(settings.max_tokens, settings.max_top_k)
     redis = connect(settings.redis_url, StoreOptions.timeout_s)
     async with ProfileStore(redis, _store_options(settings), metrics.profile_lookup) as store:
@@ -121,13 +122,14 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             thread.close()
 
 
-def _engine(
+def new_engine(
     settings: GeneratorSettings,
     loaded: LoadedModel,
     thread: ModelThread,
     pool: RewardPool,
     metrics: GeneratorMetrics,
 ) -> Engine:
+    """Return the engine that writes with `loaded`."""
     network = loaded.network(settings.forward)
     logger.info("base model loaded", extra={"model_id": loaded.model_id, "forward": network.kind})
     runner = network.new_runner(settings.num_slots)
