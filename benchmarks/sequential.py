@@ -5,25 +5,26 @@ so the reward service begins its forward only when the generator's is over.
 """
 
 import sys
-
-from torch import Tensor
+from typing import Any
 
 import generator_svc.__main__ as service
-from generator_svc.engine.scorer import RewardSession
+from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows
 from generator_svc.reward_client.pool import RewardPool
 
 
 class HoldingPool(RewardPool):
     """A pool that holds commits back until rewards are asked for."""
 
-    _held: tuple[RewardSession, ...] = ()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held: list[RewardSession] = []
 
-    def commit(self, rows: list[RewardSession]) -> None:
-        self._held += tuple(rows)
+    def commit(self, sessions: list[RewardSession]) -> None:
+        self._held.extend(sessions)
 
-    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
-        held, self._held = self._held, ()
-        super().commit(list(held))
+    async def score(self, rows: ScoreRows) -> ScoredRows:
+        held, self._held = self._held, []
+        super().commit(held)
         return await super().score(rows)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
+from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.engine.step_model import StepModel
@@ -138,7 +139,14 @@ def new_engine(
         max_waiting=settings.max_waiting,
         prefill_chunk=settings.prefill_chunk,
     )
-    return Engine(StepModel(runner, loaded.head()), thread, scheduler, pool, metrics)
+    return Engine(
+        StepModel(runner, loaded.head()),
+        thread,
+        scheduler,
+        pool,
+        metrics,
+        RunAhead(is_allowed=settings.runs_ahead),
+    )
 
 
 def _store_options(settings: GeneratorSettings) -> StoreOptions:

@@ -57,6 +57,12 @@ class GeneratorMetrics:
             "Guided tokens that differ from the base model's choice.",
             registry=registry,
         )
+        self._ahead = Counter(
+            "pad_run_ahead_tokens_total",
+            "Forwards of guessed tokens, by whether the rewards then kept the guess.",
+            ["outcome"],
+            registry=registry,
+        )
         self._sessions = Gauge(
             "pad_sessions", "Answers in the engine.", ["state"], registry=registry
         )
@@ -81,6 +87,10 @@ class GeneratorMetrics:
 
     def batch(self, num_rows: int) -> None:
         self._rows.observe(num_rows)
+
+    def ran_ahead(self, *, num_kept: int, num_redone: int) -> None:
+        self._ahead.labels("kept").inc(num_kept)
+        self._ahead.labels("redone").inc(num_redone)
 
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         self._sessions.labels("active").set(num_active)

@@ -37,6 +37,11 @@ class GeneratorSettings:
         1024, min=16, max=1_000_000, help="most tokens of prompt and answer; at most the model's"
     )
     prefill_chunk: int = setting(256, min=1, max=65536, help="prompt tokens read in one step")
+    runs_ahead: bool = setting(
+        True,
+        help="go on with the base model's own choice while rewards are on their way, where that"
+        " pays; the text is the same",
+    )
     max_tokens: int = setting(512, min=1, max=1_000_000, help="most tokens a request may ask for")
     max_top_k: int = setting(100, min=1, max=10_000, help="largest K a request may ask for")
     default_beta: float = setting(

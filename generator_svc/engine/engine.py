@@ -12,14 +12,12 @@ and mark a sequence cancelled. One step, for all sequences at once:
 import asyncio
 import time
 
-import torch
-from torch import Tensor
-
-from generator_svc.decoding.candidates import Candidates, gather_candidates
-from generator_svc.decoding.choice import Choices, choose
+from generator_svc.decoding.candidates import CandidateRow
+from generator_svc.engine.chooser import Chooser, Chosen, Proposal
 from generator_svc.engine.observer import EngineObserver
+from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Batch, Scheduler
-from generator_svc.engine.scorer import RewardScorer, RewardSession, ScoreRows, SessionState
+from generator_svc.engine.scorer import RewardScorer, RewardSession, SessionState
 from generator_svc.engine.sequence import FinishReason, Sequence
 from generator_svc.engine.step_model import StepModel
 from svc_common.errors import RewardUnavailableError, ShuttingDownError
@@ -38,6 +36,7 @@ class Engine:
         scheduler: Scheduler,
         scorer: RewardScorer,
         observer: EngineObserver,
+        run_ahead: RunAhead,
     ) -> None:
         self._model = model
         self._thread = thread
@@ -45,8 +44,10 @@ class Engine:
         self._scorer = scorer
         self._observer = observer
         self._wake = asyncio.Event()
+        self._chooser = Chooser(scorer, observer)
+        self._run_ahead = run_ahead
         # Tokens that were chosen and not yet handed to their readers.
-        self._chosen: list[tuple[Sequence, Choices, int, FinishReason | None, bool]] = []
+        self._accepted: list[tuple[Chosen, FinishReason | None]] = []
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; its tokens come from `sequence.tokens()`.
@@ -142,6 +143,7 @@ class Engine:
             batch.prefill.timings.prefill_s += seconds
             self._observer.phase("generator_prefill", seconds)
         if batch.decodes:
+            self._run_ahead.note_forward(seconds)
             self._observer.phase("generator_forward", seconds)
             self._observer.batch(len(batch.decodes))
 
@@ -163,71 +165,72 @@ class Engine:
         return True
 
     async def _choose(self, ready: list[Sequence]) -> None:
-        """Score the candidates of `ready` and give each its next token."""
-        started = time.perf_counter()
-        is_scored = [_is_scored(sequence) for sequence in ready]  # a session may be lost below
-        block = gather_candidates([s.candidates for s in ready if s.candidates])  # [B, K]
-        rewards, is_guided = await self._score(ready, block, is_scored)
-        received = time.perf_counter()
-        chosen = list(range(len(ready)))
-        if not all(is_guided):
-            # A sequence that lost its session keeps its candidates and waits for a new one.
-            chosen = [i for i in chosen if is_guided[i] or not is_scored[i]]
-        if not chosen:
+        """Give each of `ready` its next token, and run on with guesses meanwhile if that pays."""
+        proposal = Proposal(ready)
+        if all(proposal.is_scored) and self._run_ahead.pays(len(ready)):
+            await self._choose_ahead(proposal)
             return
-        if len(chosen) < len(ready):
-            kept = torch.tensor(chosen)
-            block = Candidates(block.token_ids[kept], block.logprobs[kept])
-            rewards = rewards[kept]
-        params = [ready[i].row_params(is_guided=is_guided[i]) for i in chosen]
-        choices = choose(block, rewards, params)
-        selected = time.perf_counter()
-        for row, i in enumerate(chosen):
-            sequence = ready[i]
-            if is_guided[i]:
-                sequence.timings.reward_wait_s += received - started
-            sequence.timings.select_s += selected - received
-            self._accept(sequence, choices, row, is_guided=is_guided[i])
-        if any(is_guided):
-            self._observer.phase("reward_wait", received - started)
-        self._observer.phase("select", selected - received)
+        started = time.perf_counter()
+        chosen = await self._chooser.choose(proposal)
+        self._accept(chosen, time.perf_counter() - started)
 
-    async def _score(
-        self, ready: list[Sequence], block: Candidates, is_scored: list[bool]
-    ) -> tuple[Tensor, list[bool]]:
-        """Return rewards `[B, K]` for the candidates of `ready`, and which of its rows got some."""
-        places = [i for i, is_row_scored in enumerate(is_scored) if is_row_scored]
-        if not places:
-            return torch.zeros_like(block.logprobs), [False] * len(ready)
-        sessions = [ready[i].session for i in places]
-        counts = [ready[i].params.top_k for i in places]
-        is_all = len(places) == len(ready)
-        ids = block.token_ids if is_all else block.token_ids[places]
-        scored = await self._scorer.score(ScoreRows([s for s in sessions if s], ids, counts))
-        if is_all:
-            return scored.rewards, scored.has_rewards
-        rewards, is_guided = torch.zeros_like(block.logprobs), [False] * len(ready)
-        rewards[places, : scored.rewards.shape[1]] = scored.rewards
-        for i, has_rewards in zip(places, scored.has_rewards, strict=True):
-            is_guided[i] = has_rewards
-        return rewards, is_guided
+    async def _choose_ahead(self, proposal: Proposal) -> None:
+        """Choose, while the base's own choices run: here, and in the sessions of their rewards."""
+        guesses = proposal.guesses(self._model.context_length)
+        pairs = zip(proposal.sequences, guesses, strict=True)
+        guessed = {sequence: guess for sequence, guess in pairs if guess is not None}
+        started = time.perf_counter()
+        choosing = asyncio.ensure_future(self._chooser.choose(proposal, guesses))
+        await asyncio.sleep(0)  # the question leaves before our forward takes the interpreter
+        running = None
+        if guessed:
+            running = self._thread.start(self._model.decode, list(guessed), list(guessed.values()))
+        self._emit()
+        chosen = await choosing
+        self._accept(chosen, time.perf_counter() - started)
+        self._emit()
+        if running is None:
+            return
+        block = await running
+        self._observer.phase("generator_forward", time.perf_counter() - started)
+        self._observer.batch(len(guessed))
+        num_before = {one.sequence: len(one.sequence.token_ids) - 1 for one in chosen}
+        wrong = []
+        for row, (sequence, guess) in enumerate(guessed.items()):
+            is_right = sequence in num_before and sequence.token_ids[-1] == guess
+            if sequence.session is not None:
+                confirmed = len(sequence.token_ids) - (sequence in num_before and not is_right)
+                committed = sequence.session.num_committed
+                sequence.session.num_committed = min(committed, confirmed)
+            if is_right and sequence.row is not None:
+                sequence.candidates = CandidateRow(block, row, sequence.params.top_k)
+            else:
+                wrong.append(sequence)
+        self._model.take_back(wrong)
+        self._observer.ran_ahead(num_kept=len(guessed) - len(wrong), num_redone=len(wrong))
 
-    def _accept(self, sequence: Sequence, choices: Choices, row: int, *, is_guided: bool) -> None:
-        """Append a token to its answer, and end the answer if it is complete."""
-        reason = sequence.append(choices.token_ids[row], self._model.context_length)
-        self._chosen.append((sequence, choices, row, reason, is_guided))
-        if reason is not None:
-            self._end(sequence)
+    def _accept(self, chosen: list[Chosen], wait_s: float) -> None:
+        """Append the tokens to their answers, and end the answers that are complete."""
+        guided = [one for one in chosen if one.is_guided]
+        if guided:
+            kept = sum(o.choices.columns[o.row] == o.choices.base_columns[o.row] for o in guided)
+            self._run_ahead.note_step(wait_s, kept, len(guided))
+        for one in chosen:
+            reason = one.sequence.append(one.token_id, self._model.context_length)
+            self._accepted.append((one, reason))
+            if reason is not None:
+                self._end(one.sequence)
 
     def _emit(self) -> None:
         """Hand the tokens that were chosen last to their readers."""
-        if not self._chosen:
+        if not self._accepted:
             return
         started = time.perf_counter()
-        chosen, self._chosen = self._chosen, []
-        for sequence, choices, row, reason, is_guided in chosen:
+        accepted, self._accepted = self._accepted, []
+        for one, reason in accepted:
+            sequence = one.sequence
             previous = sequence.last_token_at
-            token = sequence.emit(choices, row, reason, is_guided=is_guided)
+            token = sequence.emit(one.choices, one.row, reason, is_guided=one.is_guided)
             since = sequence.last_token_at - previous if previous else None
             self._observer.token(token, sequence, since)
         self._observer.phase("emit", time.perf_counter() - started)
@@ -239,8 +242,3 @@ class Engine:
             self._scorer.close(sequence.session)
         if error is not None:
             sequence.fail(error)
-
-
-def _is_scored(sequence: Sequence) -> bool:
-    """Whether a sequence's next token is chosen with rewards."""
-    return sequence.session is not None and sequence.session.state is SessionState.OPEN

@@ -69,14 +69,15 @@ class RewardSession:
 class ScoreRows:
     """Candidates of B open sessions: ids `[B, K]` int64, of which each row counts its first ones.
 
-    `guesses` are tokens that the sessions may go on with meanwhile, if they are given: a guess that
-    turns out wrong is taken back by the next commit.
+    `guesses`, where there are some, are tokens that the sessions may go on with meanwhile; a
+    session that is sent one counts it as committed. Whoever guessed wrong sets `num_committed` back
+    to the tokens that hold, and the next commit takes the session back.
     """
 
     sessions: list[RewardSession]
     token_ids: Tensor
     counts: list[int]
-    guesses: list[int] | None = None
+    guesses: list[int | None] | None = None
 
 
 @dataclass(frozen=True)

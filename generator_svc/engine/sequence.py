@@ -155,6 +155,12 @@ class Sequence:
             base_weight=context.total_weight if lacks_base and context is not None else 0.0,
         )
 
+    def would_end(self, token_id: int, context_length: int) -> bool:
+        """Whether the answer would end with this token, stop strings apart."""
+        if token_id in self.end_of_turn_ids and not self.params.ignores_end_of_turn:
+            return True
+        return len(self.token_ids) + 1 >= self._max_tokens(context_length)
+
     def append(self, token_id: int, context_length: int) -> FinishReason | None:
         """Append the chosen token and say whether it ends the answer; `emit` follows."""
         self.candidates = None
@@ -199,10 +205,14 @@ class Sequence:
             return FinishReason.END_OF_TURN
         if self.text.is_stopped:
             return FinishReason.STOP_STRING
+        is_full = len(self.token_ids) >= self._max_tokens(context_length)
+        return FinishReason.LENGTH if is_full else None
+
+    def _max_tokens(self, context_length: int) -> int:
         limits = [self.params.max_tokens, context_length - len(self.prompt_ids)]
         if self.session is not None and self.session.max_answer_tokens is not None:
             limits.append(self.session.max_answer_tokens)
-        return FinishReason.LENGTH if len(self.token_ids) >= min(limits) else None
+        return min(limits)
 
     def _time_token(self) -> None:
         now = time.perf_counter()

@@ -1,7 +1,8 @@
 """The base model as the engine uses it: one call a step, on the model thread."""
 
-from generator_svc.decoding.candidates import CandidateRow, top_candidates
+from generator_svc.decoding.candidates import CandidateRow, Candidates, top_candidates
 from generator_svc.engine.scheduler import Batch
+from generator_svc.engine.sequence import Sequence
 from svc_common.lm.head import Head
 from svc_common.lm.runner import SlotRunner
 
@@ -46,9 +47,19 @@ class StepModel:
             sequence.candidates = CandidateRow(top_candidates(self._head.logits(hidden), k), 0, k)
 
     def _decode(self, batch: Batch) -> None:
-        rows = [s.row for s in batch.decodes if s.row is not None]
-        hidden = self._runner.decode(rows, [s.token_ids[-1] for s in batch.decodes])  # [B, D]
-        widest = max(s.params.top_k for s in batch.decodes)
-        best = top_candidates(self._head.logits(hidden), widest)  # [B, K]
+        best = self.decode(batch.decodes, [s.token_ids[-1] for s in batch.decodes])
         for i, sequence in enumerate(batch.decodes):
             sequence.candidates = CandidateRow(best, i, sequence.params.top_k)
+
+    def decode(self, sequences: list[Sequence], token_ids: list[int]) -> Candidates:
+        """Run one token of each sequence and return the candidates that follow it: `[B, K]`."""
+        rows = [s.row for s in sequences if s.row is not None]
+        hidden = self._runner.decode(rows, token_ids)  # [B, D]
+        widest = max(s.params.top_k for s in sequences)
+        return top_candidates(self._head.logits(hidden), widest)  # [B, K]
+
+    def take_back(self, sequences: list[Sequence]) -> None:
+        """Forget the last token that each sequence ran."""
+        for sequence in sequences:
+            if sequence.row is not None:
+                self._runner.truncate(sequence.row, sequence.row.length - 1)

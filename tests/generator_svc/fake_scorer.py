@@ -34,6 +34,7 @@ class NaiveScorer:
             session.on_change()
             return
         self.committed[session] = list(session.token_ids)
+        session.num_committed = len(session.token_ids)
         self.max_open = max(self.max_open, len(self.committed))
         session.state, session.error = SessionState.OPEN, None
         session.model_version = "fake"
@@ -42,13 +43,18 @@ class NaiveScorer:
 
     def commit(self, sessions: list[RewardSession]) -> None:
         for session in sessions:
-            if len(self.committed[session]) < len(session.token_ids):
-                self.committed[session].append(session.token_ids[-1])
+            held = self.committed[session][: session.num_committed]
+            self.committed[session] = held + session.token_ids[session.num_committed :]
+            session.num_committed = len(session.token_ids)
 
     async def score(self, rows: ScoreRows) -> ScoredRows:
         self.num_messages += 1
         asked = zip(rows.sessions, rows.token_ids, rows.counts, strict=True)
         found = self._score([(session, ids[:count]) for session, ids, count in asked])
+        for session, guess in zip(rows.sessions, rows.guesses or (), strict=False):
+            if guess is not None and session in self.committed:
+                self.committed[session].append(guess)
+                session.num_committed += 1
         rewards = torch.zeros(rows.token_ids.shape)
         for row, its in zip(rewards, found, strict=True):
             if its is not None:
