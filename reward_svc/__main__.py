@@ -6,6 +6,8 @@ import sys
 from functools import partial
 from importlib.metadata import version
 
+import torch
+
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
@@ -44,6 +46,9 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     registry = new_registry("reward", software_version)
     metrics = RewardMetrics(registry)
     thread = ModelThread(settings.num_torch_threads)
+    torch.set_num_threads(
+        settings.num_torch_threads
+    )  # the event loop scores a few candidates itself
     cache = SessionCache(
         model,
         num_slots=settings.num_slots,

@@ -16,13 +16,14 @@ from torch import Tensor
 from reward_svc.batcher import Batcher
 from reward_svc.messages import (
     Answer,
-    CandidateBatch,
-    CandidateRow,
-    Commit,
+    CandidateRows,
+    CommitRows,
     Message,
     Opened,
     Opening,
+    RewardRows,
     RowFault,
+    unpack,
 )
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM
@@ -74,6 +75,26 @@ def context(
 BRIEF = context(("Be brief.", 1.0))
 
 
+def commit_rows(*commits: tuple[int, int, int], epoch: int = 0) -> CommitRows:
+    """Return rows of (session, step, token id)."""
+    return CommitRows.of((number, epoch, step, token) for number, step, token in commits)
+
+
+def candidate_rows(
+    batch_id: int, *asked: tuple[int, int, Sequence[int]], epoch: int = 0
+) -> CandidateRows:
+    """Return rows of (session, step, candidates)."""
+    rows = ((number, epoch, step, ids) for number, step, ids in asked)
+    return CandidateRows.of(batch_id, rows, time.perf_counter())
+
+
+def rewards_of(rows: RewardRows) -> dict[tuple[int, int], Tensor]:
+    """Return rewards `[K]` by session and step."""
+    keys = zip(unpack(rows.sessions), unpack(rows.steps), strict=True)
+    rewards = torch.tensor(np.frombuffer(rows.rewards, "<f4"))
+    return dict(zip(keys, rewards.split(unpack(rows.num_candidates)), strict=True))
+
+
 @dataclass
 class Generator:
     """Speaks to a batcher the way a generator does, message by message."""
@@ -110,8 +131,7 @@ class Generator:
 
     async def commit(self, *commits: tuple[int, int, int], epoch: int = 0) -> None:
         """Commit (session, step, token id) each."""
-        rows = tuple(Commit(number, epoch, step, token) for number, step, token in commits)
-        await self.send(commits=rows)
+        await self.send(commits=commit_rows(*commits, epoch=epoch))
 
     async def score(
         self, *asked: tuple[int, int, Sequence[int]], epoch: int = 0
@@ -121,20 +141,14 @@ class Generator:
         answer = await self.next_answer()
         assert answer.batch_id == self._batch_id
         assert answer.scored is not None
-        results: dict[tuple[int, int], Tensor | RowFault] = {
-            (row.session, row.step): torch.tensor(row.rewards) for row in answer.scored
-        }
+        results: dict[tuple[int, int], Tensor | RowFault] = {**rewards_of(answer.scored)}
         results |= {(fault.session, fault.step): fault for fault in answer.faults}
         assert len(results) == len(asked)
         return [results[number, step] for number, step, _ in asked]
 
     async def ask(self, *asked: tuple[int, int, Sequence[int]], epoch: int = 0) -> None:
         self._batch_id += 1
-        rows = tuple(
-            CandidateRow(number, epoch, step, np.array(ids, np.uint32))
-            for number, step, ids in asked
-        )
-        await self.send(candidates=CandidateBatch(self._batch_id, rows, time.perf_counter()))
+        await self.send(candidates=candidate_rows(self._batch_id, *asked, epoch=epoch))
 
     async def close(self, *numbers: int) -> None:
         await self.send(closes=numbers)
