@@ -12,8 +12,9 @@ from typing import Protocol
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case
 from generator_svc.reward_client.fleet import Fleet
+from generator_svc.reward_client.placement import Placement
 from generator_svc.reward_client.questions import Questions
-from generator_svc.reward_client.replica import Placement, Replica
+from generator_svc.reward_client.replica import Replica
 from pad.v1 import reward_pb2
 from svc_common.errors import (
     InvalidRequestError,

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from generator_svc.engine.scorer import ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case
-from generator_svc.reward_client.replica import Placement, Replica
+from generator_svc.reward_client.placement import Placement
+from generator_svc.reward_client.replica import Replica
+from generator_svc.reward_client.wire import CandidateBlock
 
 STRAGGLER_S = 0.25  # the answers of other replicas wait this long for a late one
 
@@ -46,6 +48,16 @@ class _Round:
             self.done.set_result(None)
 
 
+def _candidates(rows: ScoreRows, chosen: list[int]) -> CandidateBlock:
+    """Return the candidates of some of the rows, in order."""
+    guesses = rows.guesses
+    if len(chosen) == len(rows.sessions):
+        return CandidateBlock(rows.token_ids, rows.counts, guesses)
+    counts = [rows.counts[i] for i in chosen]
+    its_guesses = None if guesses is None else [guesses[i] for i in chosen]
+    return CandidateBlock(rows.token_ids[chosen], counts, its_guesses)
+
+
 class Questions:
     """The questions under way. Rewards that come late are kept until they are asked for again.
 
@@ -70,11 +82,9 @@ class Questions:
         loop = asyncio.get_running_loop()
         turn = _Round(scored, dict(groups), loop.create_future())
         for replica, asked in groups.items():
-            is_all = len(asked.rows) == len(cases)
             replica.ask(
                 asked.placements,
-                rows.token_ids if is_all else rows.token_ids[asked.rows],
-                rows.counts if is_all else [rows.counts[i] for i in asked.rows],
+                _candidates(rows, asked.rows),
                 partial(self._receive, turn, replica),
                 self._step_timeout_s,
             )

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardSession
+from generator_svc.reward_client.placement import Placement, take_guesses, take_missing
 from generator_svc.reward_client.wire import (
+    CandidateBlock,
     pack_candidates,
     pack_commits,
     pack_context,
@@ -39,15 +41,6 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
-
-
-@dataclass(eq=False)
-class Placement:
-    """A session's place on a replica."""
-
-    session: RewardSession
-    number: int  # the session's number on the stream
-    epoch: int
 
 
 @dataclass(frozen=True)
@@ -159,36 +152,41 @@ class Replica:
             self._outgoing.put_nowait(reward_pb2.ScoreRequest(closes=[placement.number]))
 
     def commit(self, placements: list[Placement]) -> None:
-        """Send the tokens that each session's replica does not have yet: usually the last one."""
-        rows = []
-        for placement in placements:
-            session = placement.session
-            while session.num_committed < len(session.token_ids):
-                step = session.num_committed
-                rows.append((placement.number, placement.epoch, step, session.token_ids[step]))
-                session.num_committed += 1
+        """Send the tokens that each session's replica does not have yet: usually the last one.
+
+        A session whose `num_committed` was set back is taken back to that many tokens.
+        """
+        rows = take_missing(placements)
         if rows:
             self._outgoing.put_nowait(reward_pb2.ScoreRequest(commits=pack_commits(rows)))
 
     def ask(
         self,
         placements: list[Placement],
-        token_ids: Tensor,
-        counts: list[int],
+        candidates: CandidateBlock,
         on_answer: OnAnswer,
         timeout_s: float,
     ) -> None:
-        """Ask for the rewards of candidate ids `[B, K]`; `on_answer` is called once.
+        """Ask for the rewards of candidates; `on_answer` is called once.
 
-        A replica that does not answer in time is given up.
+        A guess goes along, to be run as soon as the rewards are on their way: the session then
+        counts it as committed. A replica that does not answer in time is given up.
         """
-        self.commit(placements)  # a session may have moved in between
-        batch_id = next(self._batch_ids)
         keys = [(p.number, p.epoch, len(p.session.token_ids)) for p in placements]
-        candidates = pack_candidates(keys, token_ids, counts)
+        request = reward_pb2.ScoreRequest(
+            candidates=pack_candidates(keys, candidates),
+            batch_id=next(self._batch_ids),
+        )
+        missing = take_missing(placements)  # a session may have moved in between
+        if missing:
+            request.commits.CopyFrom(pack_commits(missing))
+        if candidates.guesses is not None:
+            guessed = take_guesses(placements, candidates.guesses)
+            request.tentative_commits.CopyFrom(pack_commits(guessed))
         timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
-        self._pending[batch_id] = Question(candidates, counts, on_answer, timer)
-        self._outgoing.put_nowait(reward_pb2.ScoreRequest(candidates=candidates, batch_id=batch_id))
+        question = Question(request.candidates, candidates.counts, on_answer, timer)
+        self._pending[request.batch_id] = question
+        self._outgoing.put_nowait(request)
 
     def _give_up(self) -> None:
         logger.warning("reward step timed out", extra={"address": self.address})

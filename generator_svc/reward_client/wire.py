@@ -1,5 +1,7 @@
 """Between the engine's values and the messages of reward.proto."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,26 +49,42 @@ def pack_context(context: RewardContext, model_version: str) -> reward_pb2.Rewar
     return message
 
 
-def pack_commits(rows: list[tuple[int, int, int, int]]) -> reward_pb2.CommitRows:
-    """Return commit rows from (session, epoch, step, token id)."""
-    sessions, epochs, steps, token_ids = (
-        pack_ids(list(column)) for column in zip(*rows, strict=True)
+CommitRow = tuple[int, int, int, int]
+"""(session, epoch, step, token id)."""
+
+
+def pack_commits(rows: list[CommitRow]) -> reward_pb2.CommitRows:
+    """Return commit rows."""
+    sessions, epochs, steps, token_ids = np.asarray(rows, dtype="<u4").reshape(-1, 4).T
+    return reward_pb2.CommitRows(
+        sessions=sessions.tobytes(),
+        epochs=epochs.tobytes(),
+        steps=steps.tobytes(),
+        token_ids=token_ids.tobytes(),
     )
-    return reward_pb2.CommitRows(sessions=sessions, epochs=epochs, steps=steps, token_ids=token_ids)
+
+
+@dataclass(frozen=True)
+class CandidateBlock:
+    """Candidates of B sessions.
+
+    Attributes:
+        token_ids: `[B, K]` int64.
+        counts: how many of its K ids each row has, the first ones.
+        guesses: what each session will probably choose; None: nobody guessed.
+    """
+
+    token_ids: Tensor
+    counts: list[int]
+    guesses: list[int | None] | None
 
 
 def pack_candidates(
-    rows: list[tuple[int, int, int]], token_ids: Tensor, counts: list[int]
+    rows: list[tuple[int, int, int]], candidates: CandidateBlock
 ) -> reward_pb2.CandidateRows:
-    """Return candidate rows.
-
-    Args:
-        rows: (session, epoch, step) of each.
-        token_ids: `[B, K]` int64.
-        counts: how many of its K ids each row has, the first ones.
-    """
+    """Return candidate rows, of (session, epoch, step) each."""
     sessions, epochs, steps = np.asarray(rows, dtype="<u4").T
-    ids = token_ids.numpy().astype("<u4")  # [B, K]
+    ids, counts = candidates.token_ids.numpy().astype("<u4"), candidates.counts  # [B, K]
     if min(counts) < ids.shape[1]:
         ids = ids[np.arange(ids.shape[1]) < np.asarray(counts)[:, None]]
     return reward_pb2.CandidateRows(
