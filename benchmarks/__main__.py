@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.make_models import CACHE
 from benchmarks.options import Options, Scale
+from benchmarks.plots import save_plots
 from benchmarks.report import HERE, LOG, Report, log_entry, show
 from benchmarks.suites import flat, long, memory, models, paced, scaling
 
@@ -33,16 +35,18 @@ def main(words: list[str]) -> int:
     sizes.add_argument("--tiny", action="store_true", help="only whether everything runs")
     parser.add_argument("--rounds", type=int, default=0, help="in place of the suite's own number")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results/ and plots/")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the models made")
     parser.add_argument("--log", action="store_true", help="append to benchmarks/LOG.md")
     arguments = parser.parse_args(words)
     scales = [s for s in Scale if getattr(arguments, s.value, False)] or [Scale.DEFAULT]
-    options = Options(scales[0], num_rounds=arguments.rounds)
+    options = Options(scales[0], arguments.cache, arguments.rounds)
     names = list(SUITES) if "all" in arguments.suite else arguments.suite
     command = " ".join(["python -m benchmarks", *words])
     reports = []
     for name in names:
         report = SUITES[name](options)
         report.save(command, arguments.out / "results")
+        save_plots(report, arguments.out / "plots")
         show(report)
         reports.append(report)
     if arguments.log:

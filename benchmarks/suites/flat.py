@@ -82,6 +82,11 @@ def run(options: Options) -> Report:
         }
         cell = Cell(plan.size, 1, short)
         found = interleave(cell, {**lengths, **candidates, **users}, num_rounds)
+    for result in found:
+        if result.contender.endswith(f"prompt {long}"):
+            result.cell = Cell(plan.size, 1, long)
+        elif result.contender.endswith(f"{len(WISHES)} users"):
+            result.cell = Cell(plan.size, len(WISHES), short)
     report.results = found
     by_name = {result.contender: result for result in found}
     for strategy in STRATEGIES:
