@@ -14,6 +14,7 @@ from reward_svc.sessions import SessionCache
 from reward_svc.stream import AskedRow, Session
 from svc_common.errors import OverloadedError, ServiceError
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
 
 logger = logging.getLogger(__name__)
 
@@ -179,16 +180,23 @@ class Batcher:
         return None
 
     async def _run_job(self) -> None:
-        """Run a slice of a prefill or a call; in every second turn even if much else waits."""
+        """Run a slice of prefills and calls; in every second turn even if much else waits."""
         if not self._jobs:
             return
         self._num_turns_without_job += 1
         if self._is_busy and self._num_turns_without_job < MAX_TURNS_WITHOUT_JOB:
             return
         self._num_turns_without_job = 0
-        job = self._jobs.first()
+        pace = self._cache.pace
+        sessions = [session for s in self.intake.streams for session in s.sessions.values()]
+        pace.begin_step(delays_others=any(session.is_ready for session in sessions))
+        while self._jobs and pace.left > 0:
+            await self._run_slice(self._jobs.first(), pace)
+
+    async def _run_slice(self, job: Job, pace: PrefillPace) -> None:
+        """Run a job as far as the pace allows, and tell who waits for it if it is finished."""
         started = time.perf_counter()
-        is_finished = await self._attempt(run_steps, job, self._cache.prefill_chunk)
+        is_finished = await self._attempt(run_steps, job, pace)
         self._metrics.prefill_s.observe(time.perf_counter() - started)
         if is_finished is False:
             return

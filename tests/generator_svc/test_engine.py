@@ -10,6 +10,7 @@ import torch
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
+from generator_svc.engine.prompt_reader import PromptReader, SilentObserver
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import EncodedPreference, RewardContext
 from generator_svc.engine.sequence import ChosenToken, FinishReason, GenerationParams, Sequence
@@ -22,6 +23,8 @@ from svc_common.errors import (
 )
 from svc_common.lm.head import Head
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.lm.transformers_forward import TransformersForward
@@ -90,8 +93,11 @@ async def running_engine(
         TransformersForward(base.base_model), num_slots=num_slots, context_length=CONTEXT_LENGTH
     )
     thread = ModelThread(1)
-    scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting, prefill_chunk=prefill_chunk)
-    engine = Engine(StepModel(runner, Head(base)), thread, scheduler, scorer, NullObserver())
+    scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting)
+    pace = PrefillPace(prefill_chunk, max_s=60.0)
+    prompts = PromptReader(runner, pace, PrefixCache(1 << 20), SilentObserver())
+    model = StepModel(runner, Head(base), prompts)
+    engine = Engine(model, thread, scheduler, scorer, NullObserver())
     loop = asyncio.create_task(engine.run())
     try:
         yield Harness(engine, scorer, runner)
