@@ -11,6 +11,7 @@ import torch
 
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
+from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import GenerationParams, Sequence
@@ -29,6 +30,8 @@ from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.logs import configure_logging
 from svc_common.metrics import new_registry
@@ -134,13 +137,15 @@ def new_engine(
     network = loaded.network(settings.forward)
     logger.info("base model loaded", extra={"model_id": loaded.model_id, "forward": network.kind})
     runner = network.new_runner(settings.num_slots)
-    scheduler = Scheduler(
-        num_slots=settings.num_slots,
-        max_waiting=settings.max_waiting,
-        prefill_chunk=settings.prefill_chunk,
+    prompts = PromptReader(
+        runner,
+        PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
+        PrefixCache(settings.max_prefix_cache_bytes),
+        metrics,
     )
+    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
     return Engine(
-        StepModel(runner, loaded.head()),
+        StepModel(runner, loaded.head(), prompts),
         thread,
         scheduler,
         pool,

@@ -36,7 +36,19 @@ class GeneratorSettings:
     context_length: int = setting(
         1024, min=16, max=1_000_000, help="most tokens of prompt and answer; at most the model's"
     )
-    prefill_chunk: int = setting(256, min=1, max=65536, help="prompt tokens read in one step")
+    prefill_chunk: int = setting(
+        256, min=1, max=65536, help="most prompt tokens that are run in one step"
+    )
+    max_prefill_s: float = setting(
+        0.05,
+        min=0,
+        max=60,
+        help="seconds that reading prompts may add to a step while answers are written: fewer"
+        " tokens are run then, though never under 16",
+    )
+    max_prefix_cache_bytes: int = setting(
+        1 << 28, min=0, help="keys and values of prompts that are kept for prompts to come; 0: none"
+    )
     runs_ahead: bool = setting(
         True,
         help="go on with the base model's own choice while rewards are on their way, where that"

@@ -20,6 +20,7 @@ from reward_svc.turn import CommitRules, Runs
 from reward_svc.work import ScoreWork
 from svc_common.errors import OverloadedError, ServiceError
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
 
 logger = logging.getLogger(__name__)
 
@@ -126,12 +127,7 @@ class Batcher:
         work = self._scorable(work)
         if not work.rows:
             return
-        asked = batch.asked
-        counts, ids = asked.counts, asked.candidate_ids
-        if len(work.rows) < len(counts):
-            ends = np.cumsum(counts)
-            ids = np.concatenate([ids[ends[row] - counts[row] : ends[row]] for row in work.rows])
-            counts = [counts[row] for row in work.rows]
+        counts, ids = batch.asked.of_rows(work.rows)
         rewards = await self._rewards(work, counts, ids)
         if isinstance(rewards, Exception):
             for row, session, step in zip(work.rows, work.group.sessions, work.steps, strict=True):
@@ -191,7 +187,7 @@ class Batcher:
             self._metrics.batch_rows.observe(sum([len(session.rows) for session in sessions]))
 
     async def _run_job(self) -> bool:
-        """Run a slice of a prefill or a call; in every second turn even if much else waits.
+        """Run a slice of prefills and calls; in every second turn even if much else waits.
 
         Returns:
             Whether there was one.
@@ -203,12 +199,20 @@ class Batcher:
         if is_busy and self._num_turns_without_job < MAX_TURNS_WITHOUT_JOB:
             return True
         self._num_turns_without_job = 0
-        job = self._jobs.first()
+        pace = self._cache.pace
+        sessions = [session for s in self.intake.streams for session in s.sessions.values()]
+        pace.begin_step(delays_others=any(session.is_ready for session in sessions))
+        while self._jobs and pace.left > 0:
+            await self._run_slice(self._jobs.first(), pace)
+        return True
+
+    async def _run_slice(self, job: Job, pace: PrefillPace) -> None:
+        """Run a job as far as the pace allows, and tell who waits for it if it is finished."""
         started = time.perf_counter()
-        is_finished = await self._attempt(run_steps, job, self._cache.prefill_chunk)
+        is_finished = await self._attempt(run_steps, job, pace)
         self._metrics.prefill_s.observe(time.perf_counter() - started)
         if is_finished is False:
-            return True
+            return
         self._jobs.remove(job)
         error = is_finished if isinstance(is_finished, Exception) else None
         if job.session is None:
@@ -217,7 +221,6 @@ class Batcher:
             self._fail([job.session])
         elif not job.session.is_closed:
             self._announce(job.session)
-        return True
 
     def _announce(self, session: Session) -> None:
         """Tell the generator that a session is ready."""

@@ -90,6 +90,14 @@ class CandidateRows:
         keys = (pack(sessions), pack(epochs), pack(steps), pack(counts))
         return cls(batch_id, *keys, counts, ids, arrived)
 
+    def of_rows(self, rows: Sequence[int]) -> tuple[list[int], NDArray[np.uint32]]:
+        """Return the counts and candidates of some rows, which ascend."""
+        if len(rows) == len(self.counts):
+            return self.counts, self.candidate_ids
+        ends = np.cumsum(self.counts)
+        parts = [self.candidate_ids[ends[row] - self.counts[row] : ends[row]] for row in rows]
+        return [self.counts[row] for row in rows], np.concatenate(parts)
+
 
 def columns(rows: Iterable[tuple[int, ...]], count: int) -> list[list[int]]:
     """Return the `count` columns of rows, of which there may be none."""

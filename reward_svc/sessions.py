@@ -11,11 +11,12 @@ from torch import Tensor
 from reward_svc import states
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM
-from reward_svc.prefix_cache import PrefixCache
 from reward_svc.prompts import Plan, RowPrompt
 from reward_svc.scorer import Scorer
 from reward_svc.stream import Group, Session
 from svc_common.errors import OverloadedError
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.slots import Row
 
 Steps = Generator[int, None, None]
@@ -28,8 +29,8 @@ class SessionCache:
     Args:
         model: The reward model.
         num_slots: Rows of the cache.
-        prefill_chunk: Most tokens of one prefill forward.
-        max_prefix_tokens: Bound of the prefix cache.
+        pace: Bounds the tokens that a prefill may run at once.
+        prefixes: Keeps the beginnings of prompts.
         metrics: Told what the prefix cache saved.
     """
 
@@ -38,14 +39,14 @@ class SessionCache:
         model: PersRM,
         *,
         num_slots: int,
-        prefill_chunk: int,
-        max_prefix_tokens: int,
+        pace: PrefillPace,
+        prefixes: PrefixCache,
         metrics: RewardMetrics,
     ) -> None:
         self.model = model
         self.runner = model.new_runner(num_slots)
-        self.prefixes = PrefixCache(max_prefix_tokens)
-        self.prefill_chunk = prefill_chunk
+        self.prefixes = prefixes
+        self.pace = pace
         self.num_slots = num_slots
         self._metrics = metrics
         self._scorer = Scorer(model)
@@ -96,21 +97,28 @@ class SessionCache:
             The last hidden state `[1, D]`, and how many tokens came from the cache.
         """
         token_ids = [*prompt.token_ids, *written]
-        contents, length = self.prefixes.find(row.group, token_ids)
-        num_cached = min(length, len(token_ids) - 1)  # the last token's hidden state is needed
-        if num_cached:
-            self.runner.write(row, contents, num_cached)
-        self._count(prompt, length)
-        is_kept = length >= prompt.prefix_length
+        # The last token's hidden state is needed.
+        num_cached = self.prefixes.fill(self.runner, row, token_ids[:-1])
+        self._count(prompt, num_cached)
+        is_kept = num_cached >= prompt.prefix_length
         while True:
-            chunk = token_ids[row.length : row.length + self.prefill_chunk]
-            hidden = self.runner.append(row, chunk)  # [1, D]
+            chunk = token_ids[row.length : row.length + self.pace.left]
+            hidden = self.run(row, chunk)  # [1, D]
             if not is_kept and row.length >= prompt.prefix_length:
-                self._keep_prefix(row, prompt.token_ids[: prompt.prefix_length])
+                self._keep(row, prompt.token_ids[: prompt.prefix_length], is_shared=True)
                 is_kept = True
+            if row.length == len(token_ids):
+                self._keep(row, prompt.token_ids)
             yield len(chunk)
             if row.length == len(token_ids):
                 return hidden, num_cached
+
+    def run(self, row: Row, token_ids: Sequence[int], *, all_positions: bool = False) -> Tensor:
+        """Run tokens as `SlotRunner.append` does, while the pace looks at its clock."""
+        with self.pace.measure(len(token_ids)):
+            hidden = self.runner.append(row, token_ids, all_positions=all_positions)
+            self._wait_for_device()
+        return hidden
 
     def warm(self, prompt: RowPrompt) -> Steps:
         """Put a prompt into the prefix cache.
@@ -118,21 +126,21 @@ class SessionCache:
         Raises:
             OverloadedError: All rows are in use.
         """
-        if self.prefixes.has(prompt.group, prompt.token_ids):
+        if self.prefixes.count(prompt.group, prompt.token_ids) == len(prompt.token_ids):
             return
         if not self.runner.num_free:
             raise OverloadedError("num_slots: a row is needed, none is free")
         row = self.runner.open(prompt.group)
         try:
             yield from self.fill(row, prompt)
-            self._keep_prefix(row, prompt.token_ids)
+            self._keep(row, prompt.token_ids, is_shared=True)
         finally:
             self.runner.close(row)
 
-    def _keep_prefix(self, row: Row, token_ids: Sequence[int]) -> None:
-        if len(token_ids) <= self.prefixes.max_tokens:
-            self.prefixes.put(row.group, token_ids, self.runner.read(row, len(token_ids)))
-            self._metrics.prefix_tokens.set(self.prefixes.num_tokens)
+    def _keep(self, row: Row, token_ids: Sequence[int], *, is_shared: bool = False) -> None:
+        self.prefixes.keep(self.runner, row, token_ids, is_shared=is_shared)
+        self._metrics.prefix_tokens.set(self.prefixes.num_tokens)
+        self._metrics.prefix_bytes.set(self.prefixes.num_bytes)
 
     def _count(self, prompt: RowPrompt, num_found: int) -> None:
         num_cached = min(num_found, len(prompt.token_ids))

@@ -131,16 +131,17 @@ class Engine:
         await asyncio.sleep(0)  # the commit leaves before our forward takes the interpreter
         started = time.perf_counter()
         running = self._thread.start(self._model.run, batch)
-        if batch.prefill is not None and batch.prefill.num_prefilled == 0:
-            batch.prefill.timings.queue_s = started - batch.prefill.arrived_at
-            self._observer.started(batch.prefill.timings.queue_s)
         self._emit()
         await running
         seconds = time.perf_counter() - started
         for sequence in batch.decodes:
             sequence.timings.generator_forward_s += seconds
-        if batch.prefill is not None:
-            batch.prefill.timings.prefill_s += seconds
+        for read in batch.reads:
+            if read.is_first:
+                read.sequence.timings.queue_s = started - read.sequence.arrived_at
+                self._observer.started(read.sequence.timings.queue_s)
+            read.sequence.timings.prefill_s += seconds
+        if batch.reads:
             self._observer.phase("generator_prefill", seconds)
         if batch.decodes:
             self._run_ahead.note_forward(seconds)

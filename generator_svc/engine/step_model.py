@@ -1,6 +1,9 @@
 """The base model as the engine uses it: one call a step, on the model thread."""
 
+import torch
+
 from generator_svc.decoding.candidates import CandidateRow, Candidates, top_candidates
+from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.scheduler import Batch
 from generator_svc.engine.sequence import Sequence
 from svc_common.lm.head import Head
@@ -10,9 +13,10 @@ from svc_common.lm.runner import SlotRunner
 class StepModel:
     """Runs a batch and leaves each sequence's candidates in it."""
 
-    def __init__(self, runner: SlotRunner, head: Head) -> None:
+    def __init__(self, runner: SlotRunner, head: Head, prompts: PromptReader) -> None:
         self._runner = runner
         self._head = head
+        self._prompts = prompts
 
     @property
     def context_length(self) -> int:
@@ -24,27 +28,26 @@ class StepModel:
         return self._runner.num_free
 
     def run(self, batch: Batch) -> None:
-        """Give rows back, run a prompt chunk, run one token of each decoding sequence.
+        """Give rows back, read on in prompts, run one token of each decoding sequence.
 
         Afterwards every sequence that can choose its next token has `candidates`.
         """
         for row in batch.closes:
-            self._runner.close(row)
-        if batch.prefill is not None:
+            self._prompts.close(row)
+        if batch.prefills:
             self._prefill(batch)
         if batch.decodes:
             self._decode(batch)
 
     def _prefill(self, batch: Batch) -> None:
-        sequence = batch.prefill
-        assert sequence is not None
-        if sequence.row is None:
-            sequence.row = self._runner.open()
-        hidden = self._runner.append(sequence.row, batch.chunk)  # [1, D]
-        sequence.num_prefilled += len(batch.chunk)
-        if sequence.num_prefilled == len(sequence.prompt_ids):
-            k = sequence.params.top_k
-            sequence.candidates = CandidateRow(top_candidates(self._head.logits(hidden), k), 0, k)
+        finished = self._prompts.read(batch)
+        if not finished:
+            return
+        hidden = torch.cat([prompt.hidden for prompt in finished])  # [B, D]
+        widest = max(prompt.sequence.params.top_k for prompt in finished)
+        best = top_candidates(self._head.logits(hidden), widest)  # [B, K]
+        for i, prompt in enumerate(finished):
+            prompt.sequence.candidates = CandidateRow(best, i, prompt.sequence.params.top_k)
 
     def _decode(self, batch: Batch) -> None:
         best = self.decode(batch.decodes, [s.token_ids[-1] for s in batch.decodes])

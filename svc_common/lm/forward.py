@@ -1,13 +1,14 @@
 """What a runner asks of a forward: one pass over rows of its KV cache, and moving rows about."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-Contents: TypeAlias = Any
-"""Keys and values of the first positions of a row, as the forward that read them writes them."""
+Contents: TypeAlias = tuple[Tensor, ...]
+"""Keys and values of neighbouring positions, as the forward that read them writes them; the last
+dimension but one of each tensor counts the positions."""
 
 
 @dataclass
@@ -48,11 +49,11 @@ class Forward(Protocol):
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of row `source` over row `target`."""
 
-    def read(self, row: int, length: int) -> Contents:
-        """Return a copy of the first `length` positions of a row."""
+    def read(self, row: int, length: int, start: int = 0) -> Contents:
+        """Return a copy of the positions start..length-1 of a row."""
 
-    def write(self, row: int, contents: Contents, length: int) -> None:
-        """Put back the first `length` positions of what `read` returned."""
+    def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
+        """Put the first `length` positions of what `read` returned at `start` of a row."""
 
 
 def additive_mask(step: Step, places: Tensor, dtype: torch.dtype) -> Tensor:

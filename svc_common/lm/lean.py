@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svc_common.lm.forward import Step, additive_mask
+from svc_common.lm.forward import Contents, Step, additive_mask
 from svc_common.lm.linear import Linear
 
 
@@ -123,12 +123,12 @@ class LeanForward:
     def move(self, source: int, target: int, length: int) -> None:
         self._arena[:, target, :, :length] = self._arena[:, source, :, :length]
 
-    def read(self, row: int, length: int) -> Tensor:
-        """Return `[layers, 2 * kv_heads, length, head_dim]`."""
-        return self._arena[:, row, :, :length].clone()
+    def read(self, row: int, length: int, start: int = 0) -> Contents:
+        """Return one tensor `[layers, 2 * kv_heads, length - start, head_dim]`."""
+        return (self._arena[:, row, :, start:length].clone(),)
 
-    def write(self, row: int, contents: Tensor, length: int) -> None:
-        self._arena[:, row, :, :length] = contents[:, :, :length]
+    def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
+        self._arena[:, row, :, start : start + length] = contents[0][:, :, :length]
 
     def _mask(self, step: Step) -> Tensor | None:
         """Return the mask for queries of a KV head's group: `[B, 1, groups * T, view]`."""

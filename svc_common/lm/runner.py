@@ -27,6 +27,7 @@ class SlotRunner:
         self.device = forward.device
         self.context_length = context_length
         self.num_forwards = 0  # for tests and metrics: how often the weights were read
+        self.num_tokens = 0  # that were run
         forward.allocate(num_slots, context_length)
 
     @property
@@ -83,9 +84,9 @@ class SlotRunner:
         back[torch.tensor(order)] = torch.arange(len(order))
         return hidden[back.to(self.device)]
 
-    def read(self, row: Row, length: int | None = None) -> Contents:
-        """Return a copy of the row's first `length` keys and values (all)."""
-        return self._run.read(row.index, row.length if length is None else length)
+    def read(self, row: Row, length: int | None = None, start: int = 0) -> Contents:
+        """Return a copy of the keys and values at a row's positions start..length-1 (all)."""
+        return self._run.read(row.index, row.length if length is None else length, start)
 
     def truncate(self, row: Row, length: int) -> None:
         """Forget what stands behind the row's first `length` tokens."""
@@ -94,10 +95,20 @@ class SlotRunner:
 
     @torch.inference_mode()
     def write(self, row: Row, contents: Contents, length: int) -> None:
-        """Fill an empty row with the first `length` positions of what `read` returned."""
-        assert row.length == 0, "row is not empty"
-        self._run.write(row.index, contents, length)
-        row.length = length
+        """Put the first `length` positions of what `read` returned behind what a row holds.
+
+        They must have been read from the same place of a row.
+        """
+        self._run.write(row.index, contents, length, row.length)
+        row.length += length
+
+    @torch.inference_mode()
+    def copy(self, source: Row, target: Row, length: int) -> None:
+        """Give an empty row the first `length` tokens of another."""
+        assert target.length == 0, "row is not empty"
+        assert length <= source.length, "row is shorter"
+        self._run.move(source.index, target.index, length)
+        target.length = length
 
     def _forward(self, rows: Sequence[Row], token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Return the last hidden states `[B, T, D]`; `rows` ascending by index."""
@@ -121,6 +132,7 @@ class SlotRunner:
             is_full=num_new == 1 and min(lengths) + 1 == view,
         )
         self.num_forwards += 1
+        self.num_tokens += ids.numel()
         hidden = self._run.run(step, ids.to(self.device))
         for row in rows:
             row.length += num_new

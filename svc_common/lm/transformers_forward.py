@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from svc_common.lm.cache import KeysValues, SlotCache
-from svc_common.lm.forward import Step, additive_mask
+from svc_common.lm.cache import SlotCache
+from svc_common.lm.forward import Contents, Step, additive_mask
 from svc_common.lm.paired import WeightSplit
 
 
@@ -53,8 +53,8 @@ class TransformersForward:
     def move(self, source: int, target: int, length: int) -> None:
         self._cache.move(source, target, length)
 
-    def read(self, row: int, length: int) -> list[KeysValues]:
-        return self._cache.read(row, length)
+    def read(self, row: int, length: int, start: int = 0) -> Contents:
+        return self._cache.read(row, length, start)
 
-    def write(self, row: int, contents: list[KeysValues], length: int) -> None:
-        self._cache.write(row, contents, length)
+    def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
+        self._cache.write(row, contents, length, start)

@@ -10,6 +10,7 @@ import torch
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
+from generator_svc.engine.prompt_reader import PromptReader, SilentObserver
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import EncodedPreference, RewardContext
@@ -23,6 +24,8 @@ from svc_common.errors import (
 )
 from svc_common.lm.head import Head
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.lm.transformers_forward import TransformersForward
@@ -114,8 +117,11 @@ async def running_engine(
     )
     observer = QuietObserver()
     thread = ModelThread(1)
-    scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting, prefill_chunk=prefill_chunk)
-    engine = Engine(StepModel(runner, Head(base)), thread, scheduler, scorer, observer, run_ahead)
+    scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting)
+    pace = PrefillPace(prefill_chunk, max_s=60.0)
+    prompts = PromptReader(runner, pace, PrefixCache(1 << 20), SilentObserver())
+    model = StepModel(runner, Head(base), prompts)
+    engine = Engine(model, thread, scheduler, scorer, observer, run_ahead)
     loop = asyncio.create_task(engine.run())
     try:
         yield Harness(engine, scorer, runner, observer)

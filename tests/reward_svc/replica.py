@@ -34,6 +34,8 @@ from reward_svc.prompts import Reference, RewardContext, WeightedPreference, pla
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.preference_prompt import ChatMessage, Prompt
 from tests.reward_svc.oracle import REFERENCE_SEED, THETA_SEED, random_preference_head
 from tests.tiny_model import VOCABULARY_SIZE, save_tiny_model
@@ -189,7 +191,8 @@ async def running_replica(
     *,
     num_slots: int = 16,
     prefill_chunk: int = 32,
-    max_prefix_tokens: int = 4096,
+    pace: PrefillPace | None = None,
+    max_prefix_bytes: int = 1 << 22,
     max_waiting_sessions: int = 16,
 ) -> AsyncIterator[Replica]:
     registry = CollectorRegistry()
@@ -197,8 +200,8 @@ async def running_replica(
     cache = SessionCache(
         model,
         num_slots=num_slots,
-        prefill_chunk=prefill_chunk,
-        max_prefix_tokens=max_prefix_tokens,
+        pace=pace or PrefillPace(prefill_chunk, max_s=60.0),
+        prefixes=PrefixCache(max_prefix_bytes),
         metrics=metrics,
     )
     thread = ModelThread(1)
