@@ -43,7 +43,7 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     software_version = version("pad-serving")
     registry = new_registry("reward", software_version)
     metrics = RewardMetrics(registry)
-    thread = ModelThread(settings.num_torch_threads)
+    thread = ModelThread(settings.num_torch_threads, model.device)
     cache = SessionCache(
         model,
         num_slots=settings.num_slots,

@@ -18,6 +18,7 @@ from reward_svc.prompts import Plan, RowPrompt
 from reward_svc.stream import Session
 from svc_common.errors import OverloadedError
 from svc_common.lm.slots import Row
+from svc_common.lm.transfers import wait_for_stream
 
 MAX_SCORED_PLACES = 1 << 14  # terms x candidates that are gathered from lm_head at once
 
@@ -210,8 +211,7 @@ class SessionCache:
 
     def _wait_for_device(self) -> None:
         """Let the clock see the forward itself, not only its start."""
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        wait_for_stream(self.model.device)
 
 
 def _hidden(session: Session) -> Tensor:

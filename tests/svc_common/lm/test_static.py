@@ -143,6 +143,24 @@ def test_shapes_are_few_and_waste_at_most_half_of_the_rows_and_a_quarter_of_the_
         assert rows_of(n, 8192) < 1.5 * n + 1
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("weights_of", [one_model, two_models, shared_model])
+def test_recorded_steps_give_what_the_eager_forward_gives(
+    weights_of: Callable[[str], LeanWeights],
+) -> None:
+    weights = on(half(lambda: weights_of("llama")), "cuda:0", torch.float16)
+    static = StaticForward(LeanForward(weights), max_graphs=4)  # so that some are recorded again
+    runners = [
+        SlotRunner(forward, num_slots=7, context_length=CONTEXT)
+        for forward in (LeanForward(weights), static)
+    ]
+    given = join_and_leave(runners, random.Random(5), num_steps=80)
+    for eager, recorded in given:
+        torch.testing.assert_close(recorded, eager, rtol=2e-2, atol=2e-2)
+    assert static.num_graphs == 4
+
+
 class Recorder(TorchDispatchMode):
     """Notes every operation with the shapes it was given, and the devices of its tensors."""
 
@@ -158,12 +176,12 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def on_meta(weights: LeanWeights) -> LeanWeights:
-    """The same shapes on a device whose tensors have no contents to read or to wait for."""
+def on(weights: LeanWeights, device: str, dtype: torch.dtype) -> LeanWeights:
+    """The same weights elsewhere; they must not be packed."""
 
     def moved(thing: Any) -> Any:
         if isinstance(thing, Tensor):
-            return thing.to("meta")
+            return thing.to(device, dtype)
         if isinstance(thing, tuple):
             return tuple(moved(part) for part in thing)
         if hasattr(thing, "__dataclass_fields__"):
@@ -190,7 +208,7 @@ def test_a_step_reads_nothing_back_and_takes_nothing_from_the_host(
     weights_of: Callable[[str], LeanWeights], groups: Groups
 ) -> None:
     """What a CUDA graph cannot record: a tensor without contents cannot do it either."""
-    weights = on_meta(half(lambda: weights_of("llama")))
+    weights = on(half(lambda: weights_of("llama")), "meta", torch.float16)
     forward = StaticForward(LeanForward(weights))
     forward.allocate(6, CONTEXT)
     with Recorder() as recorder:
