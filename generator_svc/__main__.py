@@ -71,7 +71,7 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
     registry = new_registry("generator", version)
     metrics = GeneratorMetrics(registry)
     health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
-    thread = ModelThread(settings.num_torch_threads)
+    thread = ModelThread(settings.num_torch_threads, loaded.model.device)
     pool = RewardPool(
         settings.reward_targets,
         loaded.tokenizer.fingerprint,

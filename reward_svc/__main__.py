@@ -47,10 +47,9 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     software_version = version("pad-serving")
     registry = new_registry("reward", software_version)
     metrics = RewardMetrics(registry)
-    thread = ModelThread(settings.num_torch_threads)
-    torch.set_num_threads(
-        settings.num_torch_threads
-    )  # the event loop scores a few candidates itself
+    thread = ModelThread(settings.num_torch_threads, model.device)
+    # The event loop scores a few candidates itself.
+    torch.set_num_threads(settings.num_torch_threads)
     cache = SessionCache(
         model,
         num_slots=settings.num_slots,

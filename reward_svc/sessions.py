@@ -18,6 +18,7 @@ from svc_common.errors import OverloadedError
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.slots import Row
+from svc_common.lm.transfers import wait_for_stream
 
 Steps = Generator[int, None, None]
 """Work that yields after each forward the number of tokens it ran."""
@@ -185,5 +186,4 @@ class SessionCache:
 
     def _wait_for_device(self) -> None:
         """Let the clock see the forward itself, not only its start."""
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        wait_for_stream(self.model.device)

@@ -43,8 +43,9 @@ class RewardSettings:
     forward: str = setting(
         "auto",
         choices=FORWARDS,
-        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `auto`: lean where it knows"
-        " the model",
+        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `graphs`: the same, with"
+        " decode steps recorded as CUDA graphs; `auto`: where the model is known, graphs on a GPU"
+        " and lean on a CPU",
     )
     num_torch_threads: int = setting(1, min=1, max=256, help="CPU threads of a forward")
     num_slots: int = setting(

@@ -4,7 +4,6 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from generator_svc.engine.scheduler import Batch, PromptRead
@@ -14,6 +13,7 @@ from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.prefix_tree import common_length
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
+from svc_common.lm.transfers import wait_for_stream
 
 COPIES_PER_TOKEN = 128  # tokens that are copied while one is run; measured 200 on a CPU core
 
@@ -131,8 +131,7 @@ class PromptReader:
         chunks = [s.prompt_ids[s.num_prefilled : s.num_prefilled + num_tokens] for s in sequences]
         with self._pace.measure(len(rows) * num_tokens):
             hidden = self._runner.extend(rows, chunks)
-            if self._runner.device.type == "cuda":  # let the clock see the forward, not its start
-                torch.cuda.synchronize(self._runner.device)
+            wait_for_stream(self._runner.device)  # let the clock see it, not only its start
         for sequence in sequences:
             sequence.num_prefilled += num_tokens
         self._observer.prompt_tokens("forward", len(rows) * num_tokens)

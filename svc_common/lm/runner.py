@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svc_common.lm.forward import Contents, Forward, Step
 from svc_common.lm.slots import Row, SlotTable
+from svc_common.lm.transfers import to_device
 
 
 class SlotRunner:
@@ -82,7 +83,7 @@ class SlotRunner:
             return hidden
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order)] = torch.arange(len(order))
-        return hidden[back.to(self.device)]
+        return hidden[to_device(back, self.device)]
 
     def read(self, row: Row, length: int | None = None, start: int = 0) -> Contents:
         """Return a copy of the keys and values at a row's positions start..length-1 (all)."""
@@ -126,14 +127,14 @@ class SlotRunner:
             positions = positions + torch.arange(num_new)  # [B, T]
         step = Step(
             rows=slice(first, last + 1) if is_slice else torch.tensor([row.index for row in rows]),
-            positions=positions.to(self.device),
+            positions=positions,
             view=view,
             num_first=sum(row.group == 0 for row in rows),
             is_full=num_new == 1 and min(lengths) + 1 == view,
         )
         self.num_forwards += 1
         self.num_tokens += ids.numel()
-        hidden = self._run.run(step, ids.to(self.device))
+        hidden = self._run.run(step, ids)
         for row in rows:
             row.length += num_new
         return hidden
