@@ -190,6 +190,15 @@ def test_two_devices_read_at_the_same_time_and_one_reads_all() -> None:
     assert weight_bytes(OWN_PROCESS, LLAMA_3_8B) == {"cuda:0": here + there}
 
 
+def test_every_contender_of_the_default_run_fits_a_gpu_of_80_gb() -> None:
+    options = gpu.parse(["--device", "cpu"])
+    for batch_size in options.batch:
+        case = dataclasses.replace(
+            LLAMA_3_8B, batch_size=batch_size, context_length=options.context
+        )
+        assert fit(case, {"cuda:0": 78 * GIB}).names == CONTENDERS
+
+
 def test_memory_is_checked_in_order_and_by_device() -> None:
     everything = fit(LLAMA_3_8B, {"cuda:0": 78 * GIB})
     assert everything.names == CONTENDERS
