@@ -4,10 +4,12 @@ import dataclasses
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu
 from benchmarks.gpu_contenders import (
@@ -157,7 +159,7 @@ def test_one_forward_and_two_in_turn_choose_the_same_tokens_and_not_the_bases() 
 
 
 @pytest.mark.parametrize("dtype", list(DTYPES))
-def test_steps_run_in_every_number_format_outside_of_autograd(dtype: str) -> None:
+def test_steps_run_in_every_number_format(dtype: str) -> None:
     case = dataclasses.replace(TINY, dtype=DTYPES[dtype])
     with ExitStack() as stack:
         contenders = gpu.build(case, CONTENDERS[:-1], stack)
@@ -166,3 +168,39 @@ def test_steps_run_in_every_number_format_outside_of_autograd(dtype: str) -> Non
             ids = contender.step()
             assert len(ids) == case.batch_size
             assert all(0 <= token_id < case.shape.vocabulary for token_id in ids)
+
+
+class Modes(TorchDispatchMode):
+    """Notes what ran outside of inference mode, and how much ran at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_operations = 0
+        self.outside: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num_operations += 1
+        if not torch.is_inference_mode_enabled():
+            self.outside.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_a_step_runs_in_inference_mode_from_its_start_to_its_end(name: str) -> None:
+    with ExitStack() as stack:
+        contender = gpu.build(TINY, [name], stack)[name]
+        with Modes() as modes:
+            contender.step()
+    assert modes.num_operations > 0
+    assert not modes.outside
+
+
+def test_rewards_run_in_inference_mode() -> None:
+    rewards = Rewards(TINY)
+    asked = torch.ones(TINY.batch_size, TINY.top_k, dtype=torch.int64)
+    with Modes() as modes:
+        rewards.commit([1] * TINY.batch_size)
+        rewards.score(asked)
+    assert modes.num_operations > 0
+    assert not modes.outside
