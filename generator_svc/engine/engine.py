@@ -12,7 +12,7 @@ and mark a sequence cancelled. One step, for all sequences at once:
 import asyncio
 import time
 
-from generator_svc.decoding.candidates import CandidateRow
+from generator_svc.decoding.candidates import CandidateRow, Candidates
 from generator_svc.engine.chooser import Chooser, Chosen, Proposal
 from generator_svc.engine.observer import EngineObserver
 from generator_svc.engine.run_ahead import RunAhead
@@ -182,12 +182,13 @@ class Engine:
         guessed = {sequence: guess for sequence, guess in pairs if guess is not None}
         started = time.perf_counter()
         choosing = asyncio.ensure_future(self._chooser.choose(proposal, guesses))
-        await asyncio.sleep(0)  # the question leaves before our forward takes the interpreter
-        running = None
-        if guessed:
-            running = self._thread.start(self._model.decode, list(guessed), list(guessed.values()))
-        self._emit()
-        chosen = await choosing
+        try:
+            await asyncio.sleep(0)  # the question leaves before our forward takes the interpreter
+            running = self._start_ahead(guessed) if guessed else None
+            self._emit()
+            chosen = await choosing
+        finally:
+            choosing.cancel()  # if the engine stops
         self._accept(chosen, time.perf_counter() - started)
         self._emit()
         if running is None:
@@ -195,12 +196,12 @@ class Engine:
         block = await running
         self._observer.phase("generator_forward", time.perf_counter() - started)
         self._observer.batch(len(guessed))
-        num_before = {one.sequence: len(one.sequence.token_ids) - 1 for one in chosen}
+        answered = {one.sequence for one in chosen}
         wrong = []
         for row, (sequence, guess) in enumerate(guessed.items()):
-            is_right = sequence in num_before and sequence.token_ids[-1] == guess
+            is_right = sequence in answered and sequence.token_ids[-1] == guess
             if sequence.session is not None:
-                confirmed = len(sequence.token_ids) - (sequence in num_before and not is_right)
+                confirmed = len(sequence.token_ids) - (sequence in answered and not is_right)
                 committed = sequence.session.num_committed
                 sequence.session.num_committed = min(committed, confirmed)
             if is_right and sequence.row is not None:
@@ -209,6 +210,12 @@ class Engine:
                 wrong.append(sequence)
         self._model.take_back(wrong)
         self._observer.ran_ahead(num_kept=len(guessed) - len(wrong), num_redone=len(wrong))
+
+    def _start_ahead(self, guessed: dict[Sequence, int]) -> asyncio.Future[Candidates]:
+        """Begin to run guesses, on the rows of now: an answer that ends meanwhile has none."""
+        rows = [s.row for s in guessed if s.row is not None]
+        widest = max(s.params.top_k for s in guessed)
+        return self._thread.start(self._model.decode, rows, list(guessed.values()), widest)
 
     def _accept(self, chosen: list[Chosen], wait_s: float) -> None:
         """Append the tokens to their answers, and end the answers that are complete."""

@@ -8,6 +8,7 @@ from generator_svc.engine.scheduler import Batch
 from generator_svc.engine.sequence import Sequence
 from svc_common.lm.head import Head
 from svc_common.lm.runner import SlotRunner
+from svc_common.lm.slots import Row
 
 
 class StepModel:
@@ -50,16 +51,16 @@ class StepModel:
             prompt.sequence.candidates = CandidateRow(best, i, prompt.sequence.params.top_k)
 
     def _decode(self, batch: Batch) -> None:
-        best = self.decode(batch.decodes, [s.token_ids[-1] for s in batch.decodes])
+        rows = [s.row for s in batch.decodes if s.row is not None]
+        widest = max(s.params.top_k for s in batch.decodes)
+        best = self.decode(rows, [s.token_ids[-1] for s in batch.decodes], widest)
         for i, sequence in enumerate(batch.decodes):
             sequence.candidates = CandidateRow(best, i, sequence.params.top_k)
 
-    def decode(self, sequences: list[Sequence], token_ids: list[int]) -> Candidates:
-        """Run one token of each sequence and return the candidates that follow it: `[B, K]`."""
-        rows = [s.row for s in sequences if s.row is not None]
+    def decode(self, rows: list[Row], token_ids: list[int], num_candidates: int) -> Candidates:
+        """Run one token of each row and return the candidates that follow it: `[B, K]`."""
         hidden = self._runner.decode(rows, token_ids)  # [B, D]
-        widest = max(s.params.top_k for s in sequences)
-        return top_candidates(self._head.logits(hidden), widest)  # [B, K]
+        return top_candidates(self._head.logits(hidden), num_candidates)  # [B, K]
 
     def take_back(self, sequences: list[Sequence]) -> None:
         """Forget the last token that each sequence ran."""

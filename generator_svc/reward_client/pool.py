@@ -187,7 +187,8 @@ class RewardPool:
     def _move_all(self, placements: list[Placement], *, is_failure: bool = True) -> None:
         for placement in placements:
             case = self._cases.get(placement.session)
-            if case is not None:
+            # One that was owed rewards has moved already, for the answer that never came.
+            if case is not None and case.placement is placement:
                 self._move(case, is_failure=is_failure)
 
     def _move(self, case: Case, *, is_failure: bool = True) -> None:

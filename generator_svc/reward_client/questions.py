@@ -25,6 +25,7 @@ class _Asked:
     cases: list[Case]
     placements: list[Placement]
     steps: list[int]
+    counts: list[int]
 
 
 @dataclass(eq=False)
@@ -112,11 +113,12 @@ class Questions:
                 scored.rewards[row, : len(kept)] = kept
                 scored.has_rewards[row] = True
             elif case.replica is not None and case.placement is not None:
-                asked = groups.setdefault(case.replica, _Asked([], [], [], []))
+                asked = groups.setdefault(case.replica, _Asked([], [], [], [], []))
                 asked.rows.append(row)
                 asked.cases.append(case)
                 asked.placements.append(case.placement)
                 asked.steps.append(case.step)
+                asked.counts.append(rows.counts[row])
         return groups
 
     def _receive(self, turn: _Round, replica: Replica, rewards: Tensor, came: list[bool]) -> None:
@@ -132,7 +134,7 @@ class Questions:
             if has_rewards:
                 case.num_failures = 0
                 if was_late:
-                    case.answer = (step, rewards[i])
+                    case.answer = (step, rewards[i, : asked.counts[i]])
                 else:
                     turn.scored.has_rewards[row] = True
             elif case.placement is placement and session.state is SessionState.OPEN:

@@ -28,6 +28,7 @@ class Service:
     stub: Any
     channel: grpc.aio.Channel
     fingerprint: str
+    address: str
 
     async def free_slots(self) -> int:
         request = reward_pb2.RewardServiceGetServerInfoRequest()
@@ -54,10 +55,11 @@ async def running_service(model: PersRM) -> AsyncIterator[Service]:
         server = new_server(OPTIONS, health, replica.registry, [add])
         address = bind(server, OPTIONS)
         await server.start()
+        health.set_serving(True)
         try:
             async with grpc.aio.insecure_channel(address) as channel:
                 stub = reward_pb2_grpc.RewardServiceStub(channel)
-                yield Service(replica, stub, channel, model.tokenizer.fingerprint)
+                yield Service(replica, stub, channel, model.tokenizer.fingerprint, address)
         finally:
             await server.stop(None)
 
