@@ -5,13 +5,17 @@ import importlib.metadata
 import logging
 import os
 import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scheduler import Scheduler
+from generator_svc.engine.scorer import Replicas, RewardQueries, RewardScorer
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.engine.step_model import StepModel
 from generator_svc.generation import GenerationDefaults, Generator
@@ -54,19 +58,36 @@ def main() -> int:
             context_length=settings.context_length,
             setting=f"{PREFIX}MODEL_DIR",
         )
-        asyncio.run(_run(settings, loaded))
+        asyncio.run(run(settings, loaded))
     except (SettingsError, ModelFolderError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
 
 
-async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
-    version = importlib.metadata.version("pad-serving")
-    registry = new_registry("generator", version)
-    metrics = GeneratorMetrics(registry)
-    health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
-    thread = ModelThread(settings.num_torch_threads)
+@dataclass(frozen=True)
+class Rewards:
+    """Where rewards come from; `run` keeps it working, until cancelled."""
+
+    scorer: RewardScorer
+    queries: RewardQueries
+    replicas: Replicas
+    run: Callable[[], Coroutine[Any, Any, None]]
+
+
+class Parts:
+    """What every part of the process shares."""
+
+    def __init__(self, settings: GeneratorSettings) -> None:
+        self.version = importlib.metadata.version("pad-serving")
+        self.registry = new_registry("generator", self.version)
+        self.metrics = GeneratorMetrics(self.registry)
+        self.thread = ModelThread(settings.num_torch_threads)
+
+
+async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
+    """Serve `loaded`, guided by the reward replicas in the settings, until told to stop."""
+    parts = Parts(settings)
     pool = RewardPool(
         settings.reward_targets,
         loaded.tokenizer.fingerprint,
@@ -75,29 +96,50 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             open_timeout_s=settings.reward_open_timeout_s,
             resolve_interval_s=settings.reward_resolve_interval_s,
         ),
-        metrics,
+        parts.metrics,
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
-    engine = _engine(settings, loaded, thread, pool, metrics)
+    network = loaded.network(settings.forward)
+    logger.info("base model loaded", extra={"model_id": loaded.model_id, "forward": network.kind})
+    scheduler = Scheduler(
+        num_slots=settings.num_slots,
+        max_waiting=settings.max_waiting,
+        prefill_chunk=settings.prefill_chunk,
+    )
+    model = StepModel(network.new_runner(settings.num_slots), loaded.head())
+    engine = Engine(model, parts.thread, scheduler, pool, parts.metrics)
+    await serve_engine(settings, loaded, parts, engine, Rewards(pool, calls, pool.fleet, pool.run))
+
+
+async def serve_engine(
+    settings: GeneratorSettings,
+    loaded: LoadedModel,
+    parts: Parts,
+    engine: Engine,
+    rewards: Rewards,
+) -> None:
+    """Serve what `engine` writes with the model `loaded`, until told to stop."""
+    health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
     limits = RequestLimits(settings.max_tokens, settings.max_top_k)
+    lookup = parts.metrics.profile_lookup
     redis = connect(settings.redis_url, StoreOptions.timeout_s)
-    async with ProfileStore(redis, _store_options(settings), metrics.profile_lookup) as store:
+    async with ProfileStore(redis, _store_options(settings), lookup) as store:
         generator = Generator(
             engine,
             loaded.tokenizer,
             store,
-            PreferenceEncodings(store, calls),
-            calls,
+            PreferenceEncodings(store, rewards.queries),
+            rewards.queries,
             GenerationDefaults(
                 tenant=settings.tenant,
                 beta=settings.default_beta,
                 context_length=loaded.context_length,
                 vocabulary_size=loaded.model.config.vocab_size,
             ),
-            metrics.profile_lookup,
+            lookup,
         )
-        info = _server_info(settings, loaded, version)
-        servicer = GeneratorServicer(generator, loaded.tokenizer, pool.fleet, limits, info)
+        info = _server_info(settings, loaded, parts.version)
+        servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
         profiles = ProfileServicer(store, lambda: settings.tenant, loaded.tokenizer.check_text)
         options = ServerOptions(
             settings_prefix=PREFIX,
@@ -112,31 +154,13 @@ async def _run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
         ]
         try:
             await until_first(
-                serve(options, health, registry, add_servicers),
-                pool.run(),
+                serve(options, health, parts.registry, add_servicers),
+                rewards.run(),
                 engine.run(),
                 _serve_when_warm(engine, loaded.tokenizer, health),
             )
         finally:
-            thread.close()
-
-
-def _engine(
-    settings: GeneratorSettings,
-    loaded: LoadedModel,
-    thread: ModelThread,
-    pool: RewardPool,
-    metrics: GeneratorMetrics,
-) -> Engine:
-    network = loaded.network(settings.forward)
-    logger.info("base model loaded", extra={"model_id": loaded.model_id, "forward": network.kind})
-    runner = network.new_runner(settings.num_slots)
-    scheduler = Scheduler(
-        num_slots=settings.num_slots,
-        max_waiting=settings.max_waiting,
-        prefill_chunk=settings.prefill_chunk,
-    )
-    return Engine(StepModel(runner, loaded.head()), thread, scheduler, pool, metrics)
+            parts.thread.close()
 
 
 def _store_options(settings: GeneratorSettings) -> StoreOptions:

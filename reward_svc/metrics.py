@@ -5,10 +5,36 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from svc_common.metrics import BATCH_BUCKETS, STEP_BUCKETS_S
 
 
-class RewardMetrics:
+class PrefixMetrics:
+    """What is read of reward prompts, and what the prefix cache spares."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.prefix_hits = Counter(
+            "pad_reward_prefix_cache_hits_total",
+            "Prompts whose instruction-independent beginning was in the prefix cache.",
+            registry=registry,
+        )
+        self.prefix_misses = Counter(
+            "pad_reward_prefix_cache_misses_total",
+            "Prompts of which at least a part of that beginning was run.",
+            registry=registry,
+        )
+        self.prefix_tokens = Gauge(
+            "pad_reward_prefix_cache_tokens", "Tokens in the prefix cache.", registry=registry
+        )
+        self.prompt_tokens = Counter(
+            "pad_reward_prompt_tokens_total",
+            "Tokens of reward prompts, by where their keys and values came from.",
+            ["source"],
+            registry=registry,
+        )
+
+
+class RewardMetrics(PrefixMetrics):
     """What an operator needs to see of a replica's steps, rows and prefixes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
         duration = Histogram(
             "pad_step_duration_seconds",
             "Phases of a decode step.",
@@ -30,31 +56,9 @@ class RewardMetrics:
         self.free_slots = Gauge(
             "pad_reward_free_slots", "Free rows of the KV cache.", registry=registry
         )
-        self._add_prefix_cache(registry)
         self.row_errors = Counter(
             "pad_reward_row_errors_total",
             "Rows that failed and sessions that were not opened.",
             ["reason"],
-            registry=registry,
-        )
-
-    def _add_prefix_cache(self, registry: CollectorRegistry) -> None:
-        self.prefix_hits = Counter(
-            "pad_reward_prefix_cache_hits_total",
-            "Prompts whose instruction-independent beginning was in the prefix cache.",
-            registry=registry,
-        )
-        self.prefix_misses = Counter(
-            "pad_reward_prefix_cache_misses_total",
-            "Prompts of which at least a part of that beginning was run.",
-            registry=registry,
-        )
-        self.prefix_tokens = Gauge(
-            "pad_reward_prefix_cache_tokens", "Tokens in the prefix cache.", registry=registry
-        )
-        self.prompt_tokens = Counter(
-            "pad_reward_prompt_tokens_total",
-            "Tokens of reward prompts, by where their keys and values came from.",
-            ["source"],
             registry=registry,
         )

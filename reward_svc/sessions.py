@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reward_svc import scoring
-from reward_svc.metrics import RewardMetrics
+from reward_svc.metrics import PrefixMetrics
 from reward_svc.model import PersRM
 from reward_svc.preference_head import apply_vectors
 from reward_svc.prefix_cache import PrefixCache
@@ -43,7 +43,7 @@ class SessionCache:
         num_slots: int,
         prefill_chunk: int,
         max_prefix_tokens: int,
-        metrics: RewardMetrics,
+        metrics: PrefixMetrics,
     ) -> None:
         self.model = model
         self.runner = model.new_runner(num_slots)

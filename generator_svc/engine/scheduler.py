@@ -1,6 +1,7 @@
 """Which sequences take part in the next step."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from generator_svc.engine.sequence import Sequence
@@ -23,12 +24,27 @@ class Batch:
 
 
 class Scheduler:
-    """Keeps at most `num_slots` sequences active; the others wait in order of arrival."""
+    """Keeps at most `num_slots` sequences active; the others wait in order of arrival.
 
-    def __init__(self, *, num_slots: int, max_waiting: int, prefill_chunk: int) -> None:
+    Args:
+        num_slots: most active sequences.
+        max_waiting: most that wait.
+        prefill_chunk: prompt tokens of one step.
+        reserve: takes what else a sequence needs; False while there is not enough for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_slots: int,
+        max_waiting: int,
+        prefill_chunk: int,
+        reserve: Callable[[Sequence], bool] = lambda sequence: True,
+    ) -> None:
         self._num_slots = num_slots
         self._max_waiting = max_waiting
         self._prefill_chunk = prefill_chunk
+        self._reserve = reserve
         self._waiting: deque[Sequence] = deque()
         self._active: list[Sequence] = []
         self._closes: list[Row] = []
@@ -61,9 +77,11 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Move waiting sequences to free slots and return them."""
+        """Move waiting sequences to free slots and return them; none overtakes another."""
         admitted: list[Sequence] = []
         while self._waiting and len(self._active) < self._num_slots:
+            if not self._reserve(self._waiting[0]):
+                break
             sequence = self._waiting.popleft()
             self._active.append(sequence)
             admitted.append(sequence)

@@ -1,15 +1,38 @@
 """The base model as the engine uses it: one call a step, on the model thread."""
 
+from collections.abc import Sequence as Many
+from typing import Protocol
+
+from torch import Tensor
+
 from generator_svc.decoding.candidates import Candidates, top_candidates
 from generator_svc.engine.scheduler import Batch
 from svc_common.lm.head import Head
-from svc_common.lm.runner import SlotRunner
+from svc_common.lm.slots import Row
+
+
+class Rows(Protocol):
+    """Rows of a KV cache and the forward over them: a `SlotRunner`, or a part of one."""
+
+    @property
+    def num_free(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    def open(self) -> Row: ...
+
+    def close(self, row: Row) -> None: ...
+
+    def append(self, row: Row, token_ids: Many[int]) -> Tensor: ...
+
+    def decode(self, rows: Many[Row], token_ids: Many[int]) -> Tensor: ...
 
 
 class StepModel:
     """Runs a batch and leaves each sequence's candidates in it."""
 
-    def __init__(self, runner: SlotRunner, head: Head) -> None:
+    def __init__(self, runner: Rows, head: Head) -> None:
         self._runner = runner
         self._head = head
 

@@ -1,0 +1,109 @@
+"""Start base model and reward model as one process that reads their common weights once a step."""
+
+import asyncio
+import logging
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from colocated_svc.loading import load_both
+from colocated_svc.queries import NUM_ROWS, ColocatedQueries, InProcess
+from colocated_svc.rows import SharedRows
+from colocated_svc.scorer import ColocatedScorer
+from colocated_svc.settings import load_both_settings
+from generator_svc.__main__ import Parts, Rewards, serve_engine
+from generator_svc.engine.engine import Engine
+from generator_svc.engine.observer import EngineObserver
+from generator_svc.engine.scheduler import Scheduler
+from generator_svc.engine.step_model import StepModel
+from generator_svc.settings import GeneratorSettings
+from reward_svc.metrics import PrefixMetrics
+from reward_svc.model import PersRM
+from reward_svc.prompts import REFERENCE
+from reward_svc.sessions import SessionCache
+from reward_svc.settings import RewardSettings
+from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device
+from svc_common.lm.model_thread import ModelThread
+from svc_common.logs import configure_logging
+from svc_common.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    try:
+        settings, reward_settings = load_both_settings(os.environ)
+        configure_logging(settings.log_level, sys.stderr)
+        torch.set_num_threads(settings.num_torch_threads)
+        check_device("GENERATOR_DEVICE", settings.device)
+        base, model = load_both(settings, reward_settings)
+        asyncio.run(run(settings, reward_settings, base, model))
+    except (SettingsError, ModelFolderError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+async def run(
+    settings: GeneratorSettings,
+    reward_settings: RewardSettings,
+    base: LoadedModel,
+    model: PersRM,
+) -> None:
+    """Serve both models until told to stop."""
+    parts = Parts(settings)
+    prefixes = PrefixMetrics(parts.registry)
+    pair = build(settings, reward_settings, model, prefixes, parts.thread, parts.metrics)
+    queries = ColocatedQueries(pair.cache, pair.scorer)
+    rewards = Rewards(pair.scorer, queries, InProcess(pair.scorer), pair.scorer.work.run)
+    await serve_engine(settings, base, parts, pair.engine, rewards)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An engine and the reward model that guides it, over one KV cache."""
+
+    engine: Engine
+    scorer: ColocatedScorer
+    cache: SessionCache
+
+
+def build(
+    settings: GeneratorSettings,
+    reward_settings: RewardSettings,
+    model: PersRM,
+    prefixes: PrefixMetrics,
+    thread: ModelThread,
+    observer: EngineObserver,
+) -> Pair:
+    """Return an engine whose base model is the reward model's backbone."""
+    cache = SessionCache(
+        model,
+        num_slots=settings.num_slots + reward_settings.num_slots + NUM_ROWS,
+        prefill_chunk=reward_settings.prefill_chunk,
+        max_prefix_tokens=reward_settings.max_prefix_cache_tokens,
+        metrics=prefixes,
+    )
+    shared = SharedRows(cache.runner)
+    scorer = ColocatedScorer(
+        cache,
+        shared,
+        thread,
+        num_rows=reward_settings.num_slots,
+        max_waiting=reward_settings.max_waiting_sessions,
+    )
+    scheduler = Scheduler(
+        num_slots=settings.num_slots,
+        max_waiting=settings.max_waiting,
+        prefill_chunk=settings.prefill_chunk,
+        reserve=scorer.reserve,
+    )
+    step_model = StepModel(shared, model.heads[REFERENCE])
+    return Pair(Engine(step_model, thread, scheduler, scorer, observer), scorer, cache)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
