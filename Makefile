@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
+SUITE ?= all
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
@@ -50,8 +51,8 @@ evaluate: setup  ## Measure the demo models on DATA, write docs/evaluation and t
 	$(BIN)/pad evaluate --data $(DATA) --models models --out docs/evaluation
 	$(BIN)/python docs/update_readme.py
 
-bench: setup  ## Measure tokens/s of plain and guided decoding on the demo models
-	$(BIN)/python -m benchmarks.decode
+bench: setup  ## Measure speed: all suites, or those in SUITE, and append to benchmarks/LOG.md
+	$(BIN)/python -m benchmarks --suite $(SUITE) --log
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

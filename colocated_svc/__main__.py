@@ -13,11 +13,13 @@ from colocated_svc.queries import NUM_ROWS, ColocatedQueries, InProcess
 from colocated_svc.rows import SharedRows
 from colocated_svc.scorer import ColocatedScorer
 from colocated_svc.settings import load_both_settings
-from generator_svc.__main__ import Parts, Rewards, serve_engine
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.observer import EngineObserver
+from generator_svc.engine.prompt_reader import PromptReader
+from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
+from generator_svc.metrics import GeneratorMetrics
+from generator_svc.serving import Parts, Rewards, serve_engine
 from generator_svc.settings import GeneratorSettings
 from reward_svc.metrics import PrefixMetrics
 from reward_svc.model import PersRM
@@ -26,6 +28,8 @@ from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.logs import configure_logging
 from svc_common.settings import SettingsError
 
@@ -54,11 +58,11 @@ async def run(
     model: PersRM,
 ) -> None:
     """Serve both models until told to stop."""
-    parts = Parts(settings)
+    parts = Parts(settings, base)
     prefixes = PrefixMetrics(parts.registry)
     pair = build(settings, reward_settings, model, prefixes, parts.thread, parts.metrics)
     queries = ColocatedQueries(pair.cache, pair.scorer)
-    rewards = Rewards(pair.scorer, queries, InProcess(pair.scorer), pair.scorer.work.run)
+    rewards = Rewards(queries, InProcess(pair.scorer), pair.scorer.work.run)
     await serve_engine(settings, base, parts, pair.engine, rewards)
 
 
@@ -77,14 +81,14 @@ def build(
     model: PersRM,
     prefixes: PrefixMetrics,
     thread: ModelThread,
-    observer: EngineObserver,
+    metrics: GeneratorMetrics,
 ) -> Pair:
     """Return an engine whose base model is the reward model's backbone."""
     cache = SessionCache(
         model,
         num_slots=settings.num_slots + reward_settings.num_slots + NUM_ROWS,
-        prefill_chunk=reward_settings.prefill_chunk,
-        max_prefix_tokens=reward_settings.max_prefix_cache_tokens,
+        pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
         metrics=prefixes,
     )
     shared = SharedRows(cache.runner)
@@ -95,14 +99,19 @@ def build(
         num_rows=reward_settings.num_slots,
         max_waiting=reward_settings.max_waiting_sessions,
     )
-    scheduler = Scheduler(
-        num_slots=settings.num_slots,
-        max_waiting=settings.max_waiting,
-        prefill_chunk=settings.prefill_chunk,
-        reserve=scorer.reserve,
+    # A pace of its own, as the two take turns within a step; prefixes are known to both.
+    prompts = PromptReader(
+        cache.runner,
+        PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
+        cache.prefixes,
+        metrics,
+        group=REFERENCE,
     )
-    step_model = StepModel(shared, model.heads[REFERENCE])
-    return Pair(Engine(step_model, thread, scheduler, scorer, observer), scorer, cache)
+    step_model = StepModel(shared, model.heads[REFERENCE], prompts)
+    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
+    # Rewards are there with the candidates: there is no wait to hide.
+    engine = Engine(step_model, thread, scheduler, scorer, metrics, RunAhead(is_allowed=False))
+    return Pair(engine, scorer, cache)
 
 
 if __name__ == "__main__":

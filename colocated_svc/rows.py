@@ -1,30 +1,27 @@
-"""Rows of the base model and of reward sessions in one KV cache, run in one forward a step."""
+"""One forward a step for the base model's rows and those of all reward sessions."""
 
-from collections import deque
+import time
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from reward_svc.prompts import REFERENCE
+from reward_svc import states
 from reward_svc.stream import Session
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
 
 
 class SharedRows:
-    """The base model's part of a runner, for its step model; implements `step_model.Rows`.
+    """A runner as the base model's steps use it; implements `step_model.Rows`.
 
-    What reward sessions committed rides along with the base model's next step, which so reads the
+    What reward sessions commit rides along with the base model's next step, which so reads the
     weights once for both. Runs on the model thread, but for `commit`.
-
-    Args:
-        runner: group 0 runs the reward model, group 1 the base model, which is its reference too.
     """
 
     def __init__(self, runner: SlotRunner) -> None:
         self._runner = runner
-        self._commits: deque[tuple[Session, int]] = deque()
-        self._ends: dict[Row, Tensor] = {}
+        self._sessions: list[Session] = []
+        self._token_ids: list[int] = []
 
     @property
     def num_free(self) -> int:
@@ -35,44 +32,30 @@ class SharedRows:
         return self._runner.context_length
 
     def commit(self, session: Session, token_id: int) -> None:
-        """Have a token run on all rows of a session together with the base model's next step."""
-        self._commits.append((session, token_id))
+        """Have a token run on all rows of a session in the step that the engine begins next."""
+        self._sessions.append(session)
+        self._token_ids.append(token_id)
 
-    def end(self, row: Row) -> Tensor:
-        """Return the last hidden state of a row of the base model: `[1, D]`."""
-        return self._ends[row]
-
-    def open(self) -> Row:
-        return self._runner.open(REFERENCE)
-
-    def close(self, row: Row) -> None:
-        self._runner.close(row)
-        self._ends.pop(row, None)
-
-    def append(self, row: Row, token_ids: Sequence[int]) -> Tensor:
-        """Run a chunk of a prompt; return the last hidden state `[1, D]`."""
-        hidden = self._runner.append(row, token_ids)
-        self._ends[row] = hidden
-        return hidden
+    def truncate(self, row: Row, length: int) -> None:
+        self._runner.truncate(row, length)
 
     def decode(self, rows: Sequence[Row], token_ids: Sequence[int]) -> Tensor:
-        """Run one token on each row and on those of all sessions that committed: `[B, D]`."""
-        commits = self._take_commits()
-        guides = [row for session, _ in commits for row in session.rows]
-        guide_ids = [token_id for session, token_id in commits for _ in session.rows]
-        # Group 0 stands first in the cache: so nothing need be put in order.
-        hidden = self._runner.decode([*guides, *rows], [*guide_ids, *token_ids])  # [G + B, D]
-        start = 0
-        for session, _ in commits:
-            end = start + len(session.rows)
-            session.hidden = hidden[start:end]  # [R, D]
-            session.num_committed += 1
-            start = end
-        own = hidden[start:]  # [B, D]
-        self._ends.update(zip(rows, own.unsqueeze(1).unbind(), strict=True))
-        return own
+        """Run one token on each row and on those of all sessions that committed: `[B, D]`.
 
-    def _take_commits(self) -> list[tuple[Session, int]]:
-        """Return what was committed, without sessions that ended since."""
-        taken = [self._commits.popleft() for _ in range(len(self._commits))]
-        return [(session, token_id) for session, token_id in taken if not session.is_closed]
+        A row that a session reads too is run once.
+        """
+        sessions, committed = self._sessions, self._token_ids
+        self._sessions, self._token_ids = [], []
+        if not sessions:
+            return self._runner.decode(rows, token_ids)
+        started = time.perf_counter()
+        pairs = zip(sessions, committed, strict=True)
+        tokens = {row: token_id for session, token_id in pairs for row in session.rows}
+        num_guides = len(tokens)
+        tokens.update(zip(rows, token_ids, strict=True))
+        hidden = self._runner.decode(list(tokens), list(tokens.values()))  # [N, D]
+        steps = [session.num_committed for session in sessions]
+        seconds = time.perf_counter() - started
+        states.keep_all(sessions, steps, hidden[:num_guides].unsqueeze(1), seconds)
+        places = {row: place for place, row in enumerate(tokens)}
+        return hidden[[places[row] for row in rows]]

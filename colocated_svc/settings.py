@@ -35,10 +35,6 @@ class AdapterSettings:
         help="Rows of the KV cache for rewards: an answer takes one a preference, and one for the"
         " reference where the base model does not read the plain prompt",
     )
-    prefill_chunk: int = setting(256, min=1, help="Tokens of reward prompts run between two steps")
-    max_prefix_cache_tokens: int = setting(
-        32768, min=0, help="Tokens of preference prefixes whose keys and values are kept; 0: none"
-    )
 
 
 def load_both_settings(environ: Mapping[str, str]) -> tuple[GeneratorSettings, RewardSettings]:
@@ -67,4 +63,7 @@ def load_both_settings(environ: Mapping[str, str]) -> tuple[GeneratorSettings, R
         forward=settings.forward,
         num_torch_threads=settings.num_torch_threads,
         context_length=settings.context_length,
+        prefill_chunk=settings.prefill_chunk,
+        max_prefill_s=settings.max_prefill_s,
+        max_prefix_cache_bytes=settings.max_prefix_cache_bytes,
     )

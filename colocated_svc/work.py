@@ -38,6 +38,7 @@ class Work:
         self._jobs = JobQueue()
         self._num_calls = 0
         self._opened: list[Session] = []
+        self._ready: set[Session] = set()  # of answers that are being written
         self._closed: list[Session] = []
         self._arrival = asyncio.Event()
 
@@ -49,6 +50,7 @@ class Work:
     def close(self, session: Session) -> None:
         """Take a session's rows back, before any that were asked for later are given."""
         session.is_closed = True
+        self._ready.discard(session)
         self._closed.append(session)
         self._arrival.set()
 
@@ -93,11 +95,13 @@ class Work:
                 self._jobs.add(Job(self._cache.prefill(session), session))
 
     async def _run_job(self, job: Job) -> None:
-        is_finished = await self._thread.run(run_steps, job, self._cache.prefill_chunk)
+        self._cache.pace.begin_step(delays_others=bool(self._ready))
+        is_finished = await self._thread.run(run_steps, job, self._cache.pace)
         if not is_finished:
             return
         self._jobs.remove(job)
         if job.session is None:
             job.settle(None)
         elif not job.session.is_closed:
+            self._ready.add(job.session)
             self._on_ready(job.session)

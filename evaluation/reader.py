@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evaluation.models import LanguageModel
-from svc_common.lm.cache import KeysValues
+from svc_common.lm.forward import Contents
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
 from svc_common.lm.transformers_forward import TransformersForward
@@ -37,7 +37,7 @@ class Read:
 
 @dataclass(frozen=True)
 class _Prompt:
-    contents: list[KeysValues]
+    contents: Contents
     state: Tensor  # [D]
     seconds: float  # that reading it took
 

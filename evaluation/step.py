@@ -54,13 +54,11 @@ def choose_tokens(live: Sequence[Live]) -> list[int]:
     candidates = _candidates(logits, [reply.job.num_candidates for reply in live])
     rewards = _rewards(live, candidates)  # [B, K]
     choices = choose(candidates, rewards, [reply.params() for reply in live])
-    columns = torch.tensor(choices.columns).unsqueeze(1)  # [B, 1]
-    tokens: list[int] = candidates.token_ids.gather(1, columns).squeeze(1).tolist()
     seconds = (time.process_time() - started) / len(live)
     if live[0].job.temperature > 0:
         kls = [0.0] * len(live)
     elif live[0].job.guide is not None:
-        kls = candidate_kl(torch.tensor(choices.scores), candidates.logprobs).tolist()
+        kls = candidate_kl(choices.scores, candidates.logprobs).tolist()
     else:
         plain = live[0].job.plain.model
         plain_logits = plain.logits(_stack(live, [reply.job.plain for reply in live]))  # [B, V]
@@ -68,7 +66,7 @@ def choose_tokens(live: Sequence[Live]) -> list[int]:
     for reply, kl in zip(live, kls, strict=True):
         reply.kl += kl
         reply.seconds += seconds
-    return tokens
+    return choices.token_ids
 
 
 def _stack(live: Sequence[Live], reads: Sequence[Read]) -> Tensor:

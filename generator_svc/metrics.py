@@ -1,4 +1,4 @@
-"""What the generator measures; implements the observers of engine, pool and profile store."""
+"""What the generator measures; implements the observers of engine, prompts, pool and profiles."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -57,6 +57,12 @@ class GeneratorMetrics:
             "Guided tokens that differ from the base model's choice.",
             registry=registry,
         )
+        self._ahead = Counter(
+            "pad_run_ahead_tokens_total",
+            "Forwards of guessed tokens, by whether the rewards then kept the guess.",
+            ["outcome"],
+            registry=registry,
+        )
         self._sessions = Gauge(
             "pad_sessions", "Answers in the engine.", ["state"], registry=registry
         )
@@ -75,12 +81,34 @@ class GeneratorMetrics:
         self._finished = Counter(
             "pad_answers_total", "Answers that ended, by reason.", ["reason"], registry=registry
         )
+        self._add_prefix_cache(registry)
+
+    def _add_prefix_cache(self, registry: CollectorRegistry) -> None:
+        self._prompt_tokens = Counter(
+            "pad_prompt_tokens_total",
+            "Prompt tokens, by where their keys and values came from: the prefix cache, the row of"
+            " an answer under way, or a forward.",
+            ["source"],
+            registry=registry,
+        )
+        self._prefix_tokens = Gauge(
+            "pad_prefix_cache_tokens", "Tokens in the prefix cache.", registry=registry
+        )
+        self._prefix_bytes = Gauge(
+            "pad_prefix_cache_bytes",
+            "Keys and values in the prefix cache.",
+            registry=registry,
+        )
 
     def phase(self, name: str, seconds: float) -> None:
         self._step.labels(name).observe(seconds)
 
     def batch(self, num_rows: int) -> None:
         self._rows.observe(num_rows)
+
+    def ran_ahead(self, *, num_kept: int, num_redone: int) -> None:
+        self._ahead.labels("kept").inc(num_kept)
+        self._ahead.labels("redone").inc(num_redone)
 
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         self._sessions.labels("active").set(num_active)
@@ -102,6 +130,13 @@ class GeneratorMetrics:
             self._changed.inc()
         if token.finish_reason is not None:
             self._finished.labels(token.finish_reason.value).inc()
+
+    def prompt_tokens(self, source: str, num_tokens: int) -> None:
+        self._prompt_tokens.labels(source).inc(num_tokens)
+
+    def prefix_cache(self, num_tokens: int, num_bytes: int) -> None:
+        self._prefix_tokens.set(num_tokens)
+        self._prefix_bytes.set(num_bytes)
 
     def failover(self) -> None:
         self._failovers.inc()

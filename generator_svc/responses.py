@@ -30,14 +30,7 @@ def token_message(
         base_text=tokenizer.token_text(token.base_token_id),
     )
     if with_candidates:
-        rows = zip(
-            token.candidates.token_ids.tolist(),
-            token.candidates.logprobs.tolist(),
-            token.rewards,
-            token.scores,
-            strict=True,
-        )
-        for token_id, logprob, reward, score in rows:
+        for token_id, logprob, reward, score in token.candidates():
             message.candidates.add(
                 token_id=token_id,
                 text=tokenizer.token_text(token_id),

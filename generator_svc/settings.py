@@ -27,8 +27,9 @@ class GeneratorSettings:
     forward: str = setting(
         "auto",
         choices=FORWARDS,
-        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `auto`: lean where it knows"
-        " the model",
+        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `graphs`: the same, with"
+        " decode steps recorded as CUDA graphs; `auto`: where the model is known, graphs on a GPU"
+        " and lean on a CPU",
     )
     num_torch_threads: int = setting(1, min=1, max=256, help="CPU threads of a forward")
     num_slots: int = setting(32, min=1, max=1024, help="answers written at once")
@@ -36,7 +37,24 @@ class GeneratorSettings:
     context_length: int = setting(
         1024, min=16, max=1_000_000, help="most tokens of prompt and answer; at most the model's"
     )
-    prefill_chunk: int = setting(256, min=1, max=65536, help="prompt tokens read in one step")
+    prefill_chunk: int = setting(
+        256, min=1, max=65536, help="most prompt tokens that are run in one step"
+    )
+    max_prefill_s: float = setting(
+        0.05,
+        min=0,
+        max=60,
+        help="seconds that reading prompts may add to a step while answers are written: fewer"
+        " tokens are run then, though never under 16",
+    )
+    max_prefix_cache_bytes: int = setting(
+        1 << 28, min=0, help="keys and values of prompts that are kept for prompts to come; 0: none"
+    )
+    runs_ahead: bool = setting(
+        True,
+        help="go on with the base model's own choice while rewards are on their way, where that"
+        " pays; the text is the same",
+    )
     max_tokens: int = setting(512, min=1, max=1_000_000, help="most tokens a request may ask for")
     max_top_k: int = setting(100, min=1, max=10_000, help="largest K a request may ask for")
     default_beta: float = setting(

@@ -6,6 +6,8 @@ import sys
 from functools import partial
 from importlib.metadata import version
 
+import torch
+
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
@@ -19,6 +21,8 @@ from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.logs import configure_logging
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
@@ -43,12 +47,14 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     software_version = version("pad-serving")
     registry = new_registry("reward", software_version)
     metrics = RewardMetrics(registry)
-    thread = ModelThread(settings.num_torch_threads)
+    thread = ModelThread(settings.num_torch_threads, model.device)
+    # The event loop scores a few candidates itself.
+    torch.set_num_threads(settings.num_torch_threads)
     cache = SessionCache(
         model,
         num_slots=settings.num_slots,
-        prefill_chunk=settings.prefill_chunk,
-        max_prefix_tokens=settings.max_prefix_cache_tokens,
+        pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
         metrics=metrics,
     )
     batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)

@@ -6,26 +6,34 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_svc import states
 from reward_svc.intake import Intake
 from reward_svc.jobs import Job, JobQueue, run_steps
-from reward_svc.messages import Answer, CandidateRow, Commit, Load, Opened, Reason, ScoredRow
+from reward_svc.messages import Answer, Load, Opened, Reason
 from reward_svc.metrics import RewardMetrics
 from reward_svc.sessions import SessionCache
-from reward_svc.stream import AskedRow, Session
+from reward_svc.stream import Session
+from reward_svc.turn import CommitRules, Runs
+from reward_svc.work import ScoreWork
 from svc_common.errors import OverloadedError, ServiceError
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_TURNS_WITHOUT_JOB = 2
+MAX_SCORED_HERE = 1 << 12  # candidates; more would hold up the event loop for longer than a wake-up
 RETRY_AFTER_S = 0.5
 SEE_LOG = "replica: failed, its log says why"
 
 
 class Batcher:
-    """Works in turns: take what arrived, close and open, score, commit, one slice of prefill.
+    """Works in turns: take what arrived, score, close and open, commit, one slice of prefill.
 
     Only `run` changes sessions and uses the model thread, one call at a time, so nothing is locked.
     Commits begin their forward without waiting for candidates: the generator runs its own forward
@@ -46,7 +54,8 @@ class Batcher:
         self._max_waiting = max_waiting_sessions
         self._jobs = JobQueue()
         self._num_turns_without_job = 0
-        self.intake = Intake(metrics, max_waiting_sessions=max_waiting_sessions)
+        rules = CommitRules(cache.model.vocabulary_size, cache.model.context_length)
+        self.intake = Intake(metrics, rules, max_waiting_sessions=max_waiting_sessions)
 
     @property
     def load(self) -> Load:
@@ -71,32 +80,37 @@ class Batcher:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        self._note_load()
         while True:
-            if not (self._is_busy or self.intake.has_changes or self._jobs):
-                await self.intake.arrival.wait()
             self.intake.take()
-            await self._exchange()
-            await self._score()
-            await self._commit()
-            await self._run_job()
+            turn = self.intake.work.take()
+            for stream, fault in turn.faults:
+                self.intake.refuse(stream, fault)
+            for work in turn.scores:
+                await self._score(work)
+            if turn.scores:
+                await asyncio.sleep(0)  # the answers leave before a forward takes the processor
+            has_changed = await self._exchange()
+            await self._commit(turn.runs)
+            has_worked = await self._run_job()
             self.intake.finish_streams()
-            self._metrics.sessions.set(self.load.num_sessions)
-            self._metrics.free_slots.set(self.load.num_free_slots)
+            if not (turn or has_changed or has_worked):
+                await self.intake.arrival.wait()
 
-    @property
-    def _is_busy(self) -> bool:
-        return not self.intake.is_empty or self.intake.has_ready_work
+    def _note_load(self) -> None:
+        self._metrics.sessions.set(self.load.num_sessions)
+        self._metrics.free_slots.set(self.load.num_free_slots)
 
-    async def _exchange(self) -> None:
-        """Free rows of closed sessions and take rows for opened ones."""
+    async def _exchange(self) -> bool:
+        """Free rows of closed sessions and take rows for opened ones, if there are any."""
         closed, opened = self.intake.closed, self.intake.opened
         if not closed and not opened:
-            return
+            return False
         self.intake.closed, self.intake.opened = [], []
         refused = await self._attempt(self._cache.exchange, closed, opened)
         if isinstance(refused, Exception):
             self._fail(opened)
-            return
+            return True
         for session in refused:
             needed, free = len(session.opening.plan.prompts), self.load.num_free_slots
             rule = f"num_slots: the session needs {needed} rows, {free} are free"
@@ -104,91 +118,98 @@ class Batcher:
         for session in opened:
             if not session.is_closed:
                 self._jobs.add(Job(self._cache.prefill(session), session))
+        self._note_load()
+        return True
 
-    async def _score(self) -> None:
-        """Answer the candidates that stand first in the work of their sessions."""
-        taken: list[tuple[Session, AskedRow]] = []
-        for session in self._ready_sessions():
-            while session.work and isinstance(asked := session.work[0], AskedRow):
-                session.work.popleft()
-                refusal = self._refusal(session, asked.row)
-                if refusal is None:
-                    taken.append((session, asked))
-                else:
-                    fault = session.fault(asked.row.step, *refusal)
-                    self.intake.resolve(session.stream, asked, fault)
-        if not taken:
+    async def _score(self, work: ScoreWork) -> None:
+        """Answer rows of candidates."""
+        batch, taken = work.batch, time.perf_counter()
+        work = self._scorable(work)
+        if not work.rows:
             return
-        started = time.perf_counter()
-        asks = [(session, asked.row.candidate_ids) for session, asked in taken]
-        rewards = await self._attempt(self._cache.score, asks)
-        select_s = time.perf_counter() - started
+        counts, ids = batch.asked.of_rows(work.rows)
+        rewards = await self._rewards(work, counts, ids)
+        if isinstance(rewards, Exception):
+            for row, session, step in zip(work.rows, work.group.sessions, work.steps, strict=True):
+                self.intake.fail(work, row, session.fault(step, Reason.INTERNAL, SEE_LOG))
+            return
+        select_s = time.perf_counter() - taken
         self._metrics.select_s.observe(select_s)
-        for i, (session, asked) in enumerate(taken):
-            row = asked.row
-            if isinstance(rewards, Exception):
-                fault = session.fault(row.step, Reason.INTERNAL, SEE_LOG)
-                self.intake.resolve(session.stream, asked, fault)
-                continue
-            asked.batch.add_timings(started, session.forward_s, select_s)
-            scored = ScoredRow(row.session, row.epoch, row.step, rewards[i])
-            self.intake.resolve(session.stream, asked, scored)
+        forward_s = max([session.forward_s for session in work.group.sessions])
+        batch.add_timings(taken, forward_s, select_s)
+        batch.score(work.rows, rewards)
+        self.intake.answer_if_done(work)
 
-    async def _commit(self) -> None:
-        """Run the next committed token of every session that has one, in one forward."""
-        sessions, token_ids = [], []
-        for session in self._ready_sessions():
-            commit = session.work[0]
-            if not isinstance(commit, Commit):
-                continue
-            session.work.popleft()
-            refusal = self._refusal(session, commit)
-            if refusal is None:
-                sessions.append(session)
-                token_ids.append(commit.token_id)
+    async def _rewards(
+        self, work: ScoreWork, counts: list[int], ids: NDArray[np.uint32]
+    ) -> NDArray[np.float32] | Exception:
+        """Return the rewards of rows, or the error that was raised.
+
+        A few candidates are scored here, between two calls on the model thread: to wake it and
+        to be woken by it costs as much as to score them.
+        """
+        asks = (work.group, work.steps, counts, ids)
+        if self._cache.model.device.type != "cpu" or len(ids) > MAX_SCORED_HERE:
+            return await self._attempt(self._cache.score, *asks)
+        try:
+            return self._cache.score(*asks)
+        except Exception as error:
+            logger.exception("scoring failed")
+            return error
+
+    def _scorable(self, work: ScoreWork) -> ScoreWork:
+        """Return the rows that can be scored; the others are answered."""
+        sessions, refusals = work.group.sessions, work.batch.asked.refusals
+        if not refusals and work.steps == [session.num_committed for session in sessions]:
+            return work
+        members = []
+        for i, (session, step, row) in enumerate(zip(sessions, work.steps, work.rows, strict=True)):
+            first, last = states.first_step(session), session.num_committed
+            if not first <= step <= last:
+                allowed = str(last) if first == last else f"{first}..{last}"
+                rule = f"step: must be {allowed}, got {step}"
+                self.intake.fail(work, row, session.fault(step, Reason.OUT_OF_STEP, rule))
+            elif row in refusals:
+                self.intake.fail(work, row, session.fault(step, Reason.INVALID, refusals[row]))
             else:
-                self.intake.refuse(session.stream, session.fault(commit.step, *refusal))
-        if not sessions:
-            return
-        error = await self._attempt(self._cache.commit, sessions, token_ids)
-        if error is not None:
-            self._fail(sessions)
-            return
-        self._metrics.forward_s.observe(sessions[0].forward_s)
-        self._metrics.batch_rows.observe(sum(len(session.rows) for session in sessions))
+                members.append(i)
+        return work if len(members) == len(sessions) else work.narrow(members)
 
-    def _ready_sessions(self) -> list[Session]:
-        """Return the sessions that can work, and forget those that have no work."""
-        for session in [session for session in self.intake.working if not session.work]:
-            del self.intake.working[session]
-        return [session for session in self.intake.working if session.is_ready]
+    async def _commit(self, runs: Runs) -> None:
+        """Run committed tokens: in one forward, if all sessions have the same number of them."""
+        for part in runs.by_length():
+            sessions = part.sessions
+            error = await self._attempt(self._cache.commit, sessions, part.starts, part.token_ids)
+            if error is not None:
+                self._fail(sessions)
+                continue
+            self._metrics.forward_s.observe(sessions[0].forward_s)
+            self._metrics.batch_rows.observe(sum([len(session.rows) for session in sessions]))
 
-    def _refusal(self, session: Session, row: Commit | CandidateRow) -> tuple[Reason, str] | None:
-        """Return why a session cannot carry out its next work, or None if it can."""
-        model = self._cache.model
-        if row.step != session.num_committed:
-            return Reason.OUT_OF_STEP, f"step: must be {session.num_committed}, got {row.step}"
-        if isinstance(row, CandidateRow):
-            return (Reason.INVALID, row.refusal) if row.refusal else None
-        if row.token_id >= model.vocabulary_size:
-            rule = f"token_ids: must be 0..{model.vocabulary_size - 1}, got {row.token_id}"
-            return Reason.INVALID, rule
-        if session.num_tokens >= model.context_length:
-            rule = f"tokens: prompt and answer may have {model.context_length}, got one more"
-            return Reason.INVALID, rule
-        return None
+    async def _run_job(self) -> bool:
+        """Run a slice of prefills and calls; in every second turn even if much else waits.
 
-    async def _run_job(self) -> None:
-        """Run a slice of a prefill or a call; in every second turn even if much else waits."""
+        Returns:
+            Whether there was one.
+        """
         if not self._jobs:
-            return
+            return False
         self._num_turns_without_job += 1
-        if self._is_busy and self._num_turns_without_job < MAX_TURNS_WITHOUT_JOB:
-            return
+        is_busy = not self.intake.is_empty or self.intake.work.has_ready
+        if is_busy and self._num_turns_without_job < MAX_TURNS_WITHOUT_JOB:
+            return True
         self._num_turns_without_job = 0
-        job = self._jobs.first()
+        pace = self._cache.pace
+        sessions = [session for s in self.intake.streams for session in s.sessions.values()]
+        pace.begin_step(delays_others=any(session.is_ready for session in sessions))
+        while self._jobs and pace.left > 0:
+            await self._run_slice(self._jobs.first(), pace)
+        return True
+
+    async def _run_slice(self, job: Job, pace: PrefillPace) -> None:
+        """Run a job as far as the pace allows, and tell who waits for it if it is finished."""
         started = time.perf_counter()
-        is_finished = await self._attempt(run_steps, job, self._cache.prefill_chunk)
+        is_finished = await self._attempt(run_steps, job, pace)
         self._metrics.prefill_s.observe(time.perf_counter() - started)
         if is_finished is False:
             return

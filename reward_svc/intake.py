@@ -3,21 +3,25 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from reward_svc.messages import (
     Answer,
-    CandidateBatch,
-    CandidateRow,
-    Commit,
+    CandidateRows,
+    CommitRows,
     Message,
     Opening,
     Reason,
     RowFault,
-    ScoredRow,
+    unpack,
 )
 from reward_svc.metrics import RewardMetrics
-from reward_svc.stream import MAX_WAITING_WORK, AskedRow, PendingBatch, Session, Stream
+from reward_svc.stream import Group, Session, Stream
+from reward_svc.turn import CommitRules, WorkQueue
+from reward_svc.work import CommitWork, PendingBatch, ScoreWork
+
+MAX_WAITING_WORK = 64  # commits and candidate rows of one session
 
 
 class Intake:
@@ -29,10 +33,12 @@ class Intake:
         arrival: Set when something was handed over.
         opened: Sessions that need rows.
         closed: Sessions whose rows are to be freed.
-        working: Sessions with work, oldest first.
+        work: What waits for sessions.
     """
 
-    def __init__(self, metrics: RewardMetrics, *, max_waiting_sessions: int) -> None:
+    def __init__(
+        self, metrics: RewardMetrics, rules: CommitRules, *, max_waiting_sessions: int
+    ) -> None:
         self._metrics = metrics
         self._max_waiting_sessions = max_waiting_sessions
         self._inbox: deque[Callable[[], None]] = deque()
@@ -41,7 +47,7 @@ class Intake:
         self.arrival = asyncio.Event()
         self.opened: list[Session] = []
         self.closed: list[Session] = []
-        self.working: dict[Session, None] = {}
+        self.work = WorkQueue(rules)
 
     @property
     def is_empty(self) -> bool:
@@ -51,10 +57,6 @@ class Intake:
     def has_changes(self) -> bool:
         """Whether sessions wait for rows, or rows to be freed."""
         return bool(self.opened or self.closed)
-
-    @property
-    def has_ready_work(self) -> bool:
-        return any(session.is_ready and session.work for session in self.working)
 
     def open_stream(self) -> Stream:
         stream = Stream()
@@ -97,7 +99,7 @@ class Intake:
         """Let streams finish that have nothing more to expect."""
         for stream in self.streams:
             is_over = stream.is_half_closed or (self._is_draining and not stream.sessions)
-            if is_over and stream.num_unanswered == 0 and not stream.has_work:
+            if is_over and stream.num_unanswered == 0 and not self.work.has(stream):
                 stream.finish()
 
     def refuse(self, stream: Stream, fault: RowFault) -> None:
@@ -105,32 +107,29 @@ class Intake:
         self._metrics.row_errors.labels(fault.reason.name.lower()).inc()
         stream.send(Answer(faults=[fault]))
 
-    def resolve(self, stream: Stream, asked: AskedRow, result: ScoredRow | RowFault) -> None:
-        """Say what became of a row of candidates; the last one of a batch sends the answer."""
-        if isinstance(result, RowFault):
-            self._metrics.row_errors.labels(result.reason.name.lower()).inc()
-        asked.batch.resolve(asked.index, result)
-        self._answer_if_done(stream, asked.batch)
+    def fail(self, work: ScoreWork, row: int, fault: RowFault) -> None:
+        """Say that a row of candidates failed."""
+        self._metrics.row_errors.labels(fault.reason.name.lower()).inc()
+        work.batch.fail(row, fault)
+        self.answer_if_done(work)
 
-    def _answer_if_done(self, stream: Stream, batch: PendingBatch) -> None:
-        if batch.is_done:
+    def answer_if_done(self, work: ScoreWork) -> None:
+        """Send the answer of a batch if none of its rows is left."""
+        batch = work.batch
+        if batch.num_left == 0:
             self._metrics.queue_s.observe(batch.timings.queue_s)
-            stream.num_unanswered -= 1
-            stream.send(batch.answer())
+            work.stream.num_unanswered -= 1
+            work.stream.send(batch.answer())
 
     def close(self, session: Session, reason: Reason, message: str) -> None:
         """Free a session's rows at the next turn; candidates that wait for it get this error."""
         session.is_closed = True
-        session.stream.sessions.pop(session.opening.session, None)
+        session.stream.remove(session)
         if not session.is_ready:
             session.stream.num_unanswered -= 1
         self.closed.append(session)
-        self.working.pop(session, None)
-        while session.work:
-            work = session.work.popleft()
-            if isinstance(work, AskedRow):
-                fault = session.fault(work.row.step, reason, message)
-                self.resolve(session.stream, work, fault)
+        for work, place in self.work.drop(session):
+            self.fail(work, work.rows[place], session.fault(work.steps[place], reason, message))
 
     def _end(self, stream: Stream) -> None:
         stream.is_ended = True
@@ -148,14 +147,12 @@ class Intake:
                 self.close(stream.sessions[number], Reason.UNKNOWN_SESSION, closed)
         for opening in message.openings:
             self._open(stream, opening)
-        for commit in message.commits:
-            found = self._find(stream, commit)
-            if isinstance(found, RowFault):
-                self.refuse(stream, found)
-            else:
-                self._add_work(found, commit)
+        if message.commits is not None:
+            self._commit(stream, message.commits)
         if message.candidates is not None:
             self._ask(stream, message.candidates)
+        if message.tentative is not None:
+            self._commit(stream, message.tentative)
 
     def _open(self, stream: Stream, opening: Opening) -> None:
         number, epoch = opening.session, opening.epoch
@@ -171,7 +168,7 @@ class Intake:
         if refusal:
             self.refuse(stream, session.fault(0, Reason.NO_FREE_SLOTS, refusal))
             return
-        stream.sessions[number] = session
+        stream.add(session)
         stream.num_unanswered += 1
         self.opened.append(session)
 
@@ -185,34 +182,74 @@ class Intake:
             return f"REWARD_MAX_WAITING_SESSIONS: {num_waiting} sessions wait for their prefill"
         return ""
 
-    def _ask(self, stream: Stream, candidates: CandidateBatch) -> None:
-        batch = PendingBatch(candidates)
-        stream.num_unanswered += 1
-        for i, row in enumerate(candidates.rows):
-            asked = AskedRow(batch, i, row)
-            found = self._find(stream, row)
+    def _commit(self, stream: Stream, rows: CommitRows) -> None:
+        group = self._group(stream, rows)
+        if group is not None:
+            self.work.add(CommitWork(stream, group, rows.steps, rows.token_ids))
+            return
+        kept: list[tuple[Session, int, int]] = []
+        for number, epoch, step, token_id in zip(
+            unpack(rows.sessions), unpack(rows.epochs), rows.steps, rows.token_ids, strict=True
+        ):
+            found = self._find(stream, (number, epoch, step), [row[0] for row in kept])
             if isinstance(found, RowFault):
-                self.resolve(stream, asked, found)
+                self.refuse(stream, found)
             else:
-                self._add_work(found, asked)
-        if not candidates.rows:
-            self._answer_if_done(stream, batch)
+                kept.append((found, step, token_id))
+        if kept:
+            sessions, steps, token_ids = (list(column) for column in zip(*kept, strict=True))
+            self.work.add(CommitWork(stream, Group(sessions), steps, token_ids))
 
-    def _find(self, stream: Stream, row: Commit | CandidateRow) -> Session | RowFault:
-        """Return the session of a row, or why the row cannot be its work."""
-        session = stream.sessions.get(row.session)
+    def _ask(self, stream: Stream, asked: CandidateRows) -> None:
+        batch, steps = PendingBatch(asked), unpack(asked.steps)
+        stream.num_unanswered += 1
+        work = ScoreWork(stream, Group(()), steps, batch, list(range(len(steps))))
+        if not steps:
+            self.answer_if_done(work)
+            return
+        group = self._group(stream, asked)
+        if group is not None:
+            self.work.add(replace(work, group=group))
+            return
+        sessions: list[Session] = []
+        rows: list[int] = []
+        keys = zip(unpack(asked.sessions), unpack(asked.epochs), steps, strict=True)
+        for row, key in enumerate(keys):
+            found = self._find(stream, key, sessions)
+            if isinstance(found, RowFault):
+                self.fail(work, row, found)
+            else:
+                sessions.append(found)
+                rows.append(row)
+        if rows:
+            steps = [steps[row] for row in rows]
+            self.work.add(ScoreWork(stream, Group(sessions), steps, batch, rows))
+
+    def _group(self, stream: Stream, rows: CommitRows | CandidateRows) -> Group | None:
+        """Return the sessions of rows that can all be work, or None if they must be looked at."""
+        group = stream.group(rows.sessions, rows.epochs)
+        if group is None or self.work.most + group.multiplicity > MAX_WAITING_WORK:
+            return None
+        return group
+
+    def _find(
+        self, stream: Stream, key: tuple[int, int, int], before: list[Session]
+    ) -> Session | RowFault:
+        """Return the session of a row (session, epoch, step), or why it cannot be its work.
+
+        Args:
+            before: sessions of the message's rows that come before it.
+        """
+        number, epoch, _ = key
+        session = stream.sessions.get(number)
         if session is None:
-            reason, rule = Reason.UNKNOWN_SESSION, f"session: must be open, {row.session} is not"
-        elif row.epoch != session.opening.epoch:
+            reason, rule = Reason.UNKNOWN_SESSION, f"session: must be open, {number} is not"
+        elif epoch != session.opening.epoch:
             reason = Reason.OUT_OF_STEP
-            rule = f"epoch: must be {session.opening.epoch}, got {row.epoch}"
-        elif len(session.work) >= MAX_WAITING_WORK:
+            rule = f"epoch: must be {session.opening.epoch}, got {epoch}"
+        elif self.work.count(session) + before.count(session) >= MAX_WAITING_WORK:
             reason = Reason.INVALID
             rule = f"session: at most {MAX_WAITING_WORK} rows may wait, got one more"
         else:
             return session
-        return RowFault(row.session, row.epoch, row.step, reason, rule)
-
-    def _add_work(self, session: Session, work: Commit | AskedRow) -> None:
-        session.work.append(work)
-        self.working[session] = None
+        return RowFault(*key, reason, rule)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reward_svc.stream import Session
+from svc_common.lm.prefill_pace import PrefillPace
 
 
 @dataclass(eq=False)
@@ -62,18 +63,17 @@ class JobQueue:
         (self._calls if job.session is None else self._prefills).remove(job)
 
 
-def run_steps(job: Job, max_tokens: int) -> bool:
-    """Run steps until `max_tokens` tokens were run; return whether the job is finished.
+def run_steps(job: Job, pace: PrefillPace) -> bool:
+    """Run steps until the pace leaves no tokens; return whether the job is finished.
 
     Runs on the model thread. A job that nobody waits for is closed, which frees its rows.
     """
     if job.is_unwanted:
         job.steps.close()
         return True
-    num_tokens = 0
-    while num_tokens < max_tokens:
+    while pace.left > 0:
         try:
-            num_tokens += next(job.steps)
+            pace.spend(next(job.steps))
         except StopIteration as stop:
             job.result = stop.value
             return True

@@ -1,5 +1,6 @@
 """What RPC handlers and the batcher tell each other: reward.proto's Score, without protobuf."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_svc.prompts import Plan
+
+UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
 
 
 class Reason(Enum):
@@ -42,33 +45,74 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """A token that was chosen at `step`."""
+class CommitRows:
+    """Tokens that were chosen; the first two are array fields, as rows are found by them."""
 
-    session: int
-    epoch: int
-    step: int
-    token_id: int
+    sessions: bytes
+    epochs: bytes
+    steps: list[int]
+    token_ids: list[int]
 
-
-@dataclass(frozen=True)
-class CandidateRow:
-    """Candidates for `step`: at least one id, unless `refusal` says what is wrong with them."""
-
-    session: int
-    epoch: int
-    step: int
-    candidate_ids: NDArray[np.uint32]  # [K]
-    refusal: str = ""
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, int, int, int]]) -> "CommitRows":
+        """Return rows of (session, epoch, step, token id)."""
+        sessions, epochs, steps, token_ids = columns(rows, 4)
+        return cls(pack(sessions), pack(epochs), steps, token_ids)
 
 
 @dataclass(frozen=True)
-class CandidateBatch:
-    """Candidates that are answered together; `arrived` by `time.perf_counter`."""
+class CandidateRows:
+    """Candidates that are answered together; `arrived` by `time.perf_counter`.
+
+    Row i has `counts[i]` of the ids, at least one unless `refusals` says what is wrong with it.
+    The bytes are array fields: rows are found by them, and the answer repeats them.
+    """
 
     batch_id: int
-    rows: tuple[CandidateRow, ...]
+    sessions: bytes
+    epochs: bytes
+    steps: bytes
+    num_candidates: bytes
+    counts: list[int]
+    candidate_ids: NDArray[np.uint32]
     arrived: float
+    refusals: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, batch_id: int, rows: Iterable[tuple[int, int, int, Sequence[int]]], arrived: float
+    ) -> "CandidateRows":
+        """Return rows of (session, epoch, step, candidate ids)."""
+        rows = list(rows)
+        sessions, epochs, steps = columns((row[:3] for row in rows), 3)
+        counts = [len(ids) for *_, ids in rows]
+        ids = np.array([token for *_, ids in rows for token in ids], UINT32)
+        keys = (pack(sessions), pack(epochs), pack(steps), pack(counts))
+        return cls(batch_id, *keys, counts, ids, arrived)
+
+    def of_rows(self, rows: Sequence[int]) -> tuple[list[int], NDArray[np.uint32]]:
+        """Return the counts and candidates of some rows, which ascend."""
+        if len(rows) == len(self.counts):
+            return self.counts, self.candidate_ids
+        ends = np.cumsum(self.counts)
+        parts = [self.candidate_ids[ends[row] - self.counts[row] : ends[row]] for row in rows]
+        return [self.counts[row] for row in rows], np.concatenate(parts)
+
+
+def columns(rows: Iterable[tuple[int, ...]], count: int) -> list[list[int]]:
+    """Return the `count` columns of rows, of which there may be none."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
+
+
+def pack(values: Sequence[int]) -> bytes:
+    """Return numbers as an array field."""
+    return np.array(values, UINT32).tobytes()
+
+
+def unpack(data: bytes) -> list[int]:
+    """Return the numbers of an array field."""
+    values: list[int] = np.frombuffer(data, UINT32).tolist()
+    return values
 
 
 @dataclass(frozen=True)
@@ -77,8 +121,9 @@ class Message:
 
     closes: tuple[int, ...] = ()
     openings: tuple[Opening, ...] = ()
-    commits: tuple[Commit, ...] = ()
-    candidates: CandidateBatch | None = None
+    commits: CommitRows | None = None
+    candidates: CandidateRows | None = None
+    tentative: CommitRows | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +147,14 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class ScoredRow:
-    """Rewards of one row's candidates."""
+class RewardRows:
+    """Rewards, row after row; array fields, ready to be sent."""
 
-    session: int
-    epoch: int
-    step: int
-    rewards: NDArray[np.float32]  # [K]
+    sessions: bytes
+    epochs: bytes
+    steps: bytes
+    num_candidates: bytes
+    rewards: bytes
 
 
 @dataclass
@@ -117,7 +163,7 @@ class Answer:
 
     batch_id: int = 0
     opened: list[Opened] = field(default_factory=list)
-    scored: list[ScoredRow] | None = None
+    scored: RewardRows | None = None
     faults: list[RowFault] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
 

@@ -22,6 +22,11 @@ class PrefixMetrics:
         self.prefix_tokens = Gauge(
             "pad_reward_prefix_cache_tokens", "Tokens in the prefix cache.", registry=registry
         )
+        self.prefix_bytes = Gauge(
+            "pad_reward_prefix_cache_bytes",
+            "Keys and values in the prefix cache.",
+            registry=registry,
+        )
         self.prompt_tokens = Counter(
             "pad_reward_prompt_tokens_total",
             "Tokens of reward prompts, by where their keys and values came from.",

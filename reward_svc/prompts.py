@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_svc.pad_config import Conditioning
+from svc_common.lm.prefix_tree import common_length
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.preference_prompt import ChatMessage, Prompt, add_preference, guide_text
 
@@ -192,9 +193,3 @@ def encode_preference(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
         for instruction in ("", "x")  # the last space may be merged with what follows
     )
     return tuple(empty[: common_length(empty, probe)])
-
-
-def common_length(one: Sequence[int], two: Sequence[int]) -> int:
-    """Return how many items two sequences share from their beginning."""
-    pairs = enumerate(zip(one, two, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))

@@ -4,20 +4,23 @@ import torch
 from torch import Tensor
 
 
-def candidate_logprobs(logits: Tensor, num_candidates: Tensor) -> Tensor:
+def candidate_logprobs(logits: Tensor, num_candidates: Tensor | None = None) -> Tensor:
     """Return log-probabilities normalised over each row's own candidates.
 
     Args:
-        logits: `[R, K]` float32; what stands behind a row's candidates is ignored.
-        num_candidates: `[R]` int64, 1..K.
+        logits: `[..., K]` float32; what stands behind a row's candidates is ignored.
+        num_candidates: int64, 1..K, in the shape of the rows or one that is broadcast to it; None
+            if all rows have K.
 
     Returns:
-        `[R, K]` float32; 0 behind a row's candidates.
+        `[..., K]` float32; 0 behind a row's candidates.
 
     Source: PAD's released code, inference/PAD.py: log_softmax over the base's top K.
     """
-    places = torch.arange(logits.shape[1], device=logits.device)
-    is_padding = places >= num_candidates.unsqueeze(1)  # [R, K]
+    if num_candidates is None:
+        return logits.float().log_softmax(-1)
+    places = torch.arange(logits.shape[-1], device=logits.device)
+    is_padding = places >= num_candidates.unsqueeze(-1)  # [..., K]
     logprobs = logits.float().masked_fill(is_padding, -torch.inf).log_softmax(-1)
     return logprobs.masked_fill(is_padding, 0.0)
 
@@ -44,6 +47,19 @@ def weighted_sum(logprobs: Tensor, weights: Tensor, owners: Tensor, places: Tens
     terms = logprobs.new_zeros(num_sessions, num_places, logprobs.shape[1])  # [B, P, K]
     terms[owners, places] = logprobs * weights.unsqueeze(1)
     return terms.sum(1)  # [B, K]
+
+
+def sum_terms(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """Return what `weighted_sum` does, of sessions that have the same number of terms.
+
+    Args:
+        logprobs: `[B, S, K]` float32, of the S terms of B sessions.
+        weights: `[B, S]` float32.
+
+    Returns:
+        `[B, K]` float32.
+    """
+    return (logprobs * weights.unsqueeze(-1)).sum(1)  # [B, K]
 
 
 def sequence_logprob(logits: Tensor, token_ids: Tensor) -> float:

@@ -48,12 +48,14 @@ def score_answers(
                     continue
                 cache.runner.truncate(row, len(prompt.token_ids))
                 rewards[i] += scorer.reward(last, _tensor(cache, answer[:1]))
-                for start in range(0, len(answer) - 1, cache.prefill_chunk):
-                    end = min(start + cache.prefill_chunk, len(answer) - 1)
-                    hidden = cache.runner.append(row, answer[start:end], all_positions=True)
+                start = 0
+                while start < len(answer) - 1:
+                    end = min(start + cache.pace.left, len(answer) - 1)
+                    hidden = cache.run(row, answer[start:end], all_positions=True)
                     following = _tensor(cache, answer[start + 1 : end + 1])  # [T]
                     rewards[i] += scorer.reward(hidden, following)
                     yield end - start
+                    start = end
     return rewards
 
 

@@ -82,8 +82,9 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         return Message(
             closes=tuple(request.closes),
             openings=tuple(openings),
-            commits=wire.commits(request.commits),
+            commits=wire.commits("commits", request.commits),
             candidates=asked,
+            tentative=wire.commits("tentative_commits", request.tentative_commits),
         )
 
     def _opening(self, message: reward_pb2.SessionOpen) -> Opening | RowFault:

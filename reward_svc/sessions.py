@@ -2,24 +2,23 @@
 
 import time
 from collections.abc import Generator, Sequence
-from itertools import accumulate
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reward_svc import scoring
+from reward_svc import states
 from reward_svc.metrics import PrefixMetrics
 from reward_svc.model import PersRM
-from reward_svc.preference_head import apply_vectors
-from reward_svc.prefix_cache import PrefixCache
 from reward_svc.prompts import Plan, RowPrompt
-from reward_svc.stream import Session
+from reward_svc.scorer import Scorer
+from reward_svc.stream import Group, Session
 from svc_common.errors import OverloadedError
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.slots import Row
-
-MAX_SCORED_PLACES = 1 << 14  # terms x candidates that are gathered from lm_head at once
+from svc_common.lm.transfers import wait_for_stream
 
 Steps = Generator[int, None, None]
 """Work that yields after each forward the number of tokens it ran."""
@@ -31,8 +30,8 @@ class SessionCache:
     Args:
         model: The reward model.
         num_slots: Rows of the cache.
-        prefill_chunk: Most tokens of one prefill forward.
-        max_prefix_tokens: Bound of the prefix cache.
+        pace: Bounds the tokens that a prefill may run at once.
+        prefixes: Keeps the beginnings of prompts.
         metrics: Told what the prefix cache saved.
     """
 
@@ -41,16 +40,17 @@ class SessionCache:
         model: PersRM,
         *,
         num_slots: int,
-        prefill_chunk: int,
-        max_prefix_tokens: int,
+        pace: PrefillPace,
+        prefixes: PrefixCache,
         metrics: PrefixMetrics,
     ) -> None:
         self.model = model
         self.runner = model.new_runner(num_slots)
-        self.prefixes = PrefixCache(max_prefix_tokens)
-        self.prefill_chunk = prefill_chunk
+        self.prefixes = prefixes
+        self.pace = pace
         self.num_slots = num_slots
         self._metrics = metrics
+        self._scorer = Scorer(model)
 
     def exchange(self, closed: Sequence[Session], opened: Sequence[Session]) -> list[Session]:
         """Free the rows of closed sessions, take rows for opened ones; return those left without.
@@ -98,21 +98,28 @@ class SessionCache:
             The last hidden state `[1, D]`, and how many tokens came from the cache.
         """
         token_ids = [*prompt.token_ids, *written]
-        contents, length = self.prefixes.find(row.group, token_ids)
-        num_cached = min(length, len(token_ids) - 1)  # the last token's hidden state is needed
-        if num_cached:
-            self.runner.write(row, contents, num_cached)
-        self._count(prompt, length)
-        is_kept = length >= prompt.prefix_length
+        # The last token's hidden state is needed.
+        num_cached = self.prefixes.fill(self.runner, row, token_ids[:-1])
+        self._count(prompt, num_cached)
+        is_kept = num_cached >= prompt.prefix_length
         while True:
-            chunk = token_ids[row.length : row.length + self.prefill_chunk]
-            hidden = self.runner.append(row, chunk)  # [1, D]
+            chunk = token_ids[row.length : row.length + self.pace.left]
+            hidden = self.run(row, chunk)  # [1, D]
             if not is_kept and row.length >= prompt.prefix_length:
-                self._keep_prefix(row, prompt.token_ids[: prompt.prefix_length])
+                self._keep(row, prompt.token_ids[: prompt.prefix_length], is_shared=True)
                 is_kept = True
+            if row.length == len(token_ids):
+                self._keep(row, prompt.token_ids)
             yield len(chunk)
             if row.length == len(token_ids):
                 return hidden, num_cached
+
+    def run(self, row: Row, token_ids: Sequence[int], *, all_positions: bool = False) -> Tensor:
+        """Run tokens as `SlotRunner.append` does, while the pace looks at its clock."""
+        with self.pace.measure(len(token_ids)):
+            hidden = self.runner.append(row, token_ids, all_positions=all_positions)
+            self._wait_for_device()
+        return hidden
 
     def warm(self, prompt: RowPrompt) -> Steps:
         """Put a prompt into the prefix cache.
@@ -120,21 +127,21 @@ class SessionCache:
         Raises:
             OverloadedError: All rows are in use.
         """
-        if self.prefixes.has(prompt.group, prompt.token_ids):
+        if self.prefixes.count(prompt.group, prompt.token_ids) == len(prompt.token_ids):
             return
         if not self.runner.num_free:
             raise OverloadedError("num_slots: a row is needed, none is free")
         row = self.runner.open(prompt.group)
         try:
             yield from self.fill(row, prompt)
-            self._keep_prefix(row, prompt.token_ids)
+            self._keep(row, prompt.token_ids, is_shared=True)
         finally:
             self.runner.close(row)
 
-    def _keep_prefix(self, row: Row, token_ids: Sequence[int]) -> None:
-        if len(token_ids) <= self.prefixes.max_tokens:
-            self.prefixes.put(row.group, token_ids, self.runner.read(row, len(token_ids)))
-            self._metrics.prefix_tokens.set(self.prefixes.num_tokens)
+    def _keep(self, row: Row, token_ids: Sequence[int], *, is_shared: bool = False) -> None:
+        self.prefixes.keep(self.runner, row, token_ids, is_shared=is_shared)
+        self._metrics.prefix_tokens.set(self.prefixes.num_tokens)
+        self._metrics.prefix_bytes.set(self.prefixes.num_bytes)
 
     def _count(self, prompt: RowPrompt, num_found: int) -> None:
         num_cached = min(num_found, len(prompt.token_ids))
@@ -144,93 +151,39 @@ class SessionCache:
             is_hit = num_found >= prompt.prefix_length
             (self._metrics.prefix_hits if is_hit else self._metrics.prefix_misses).inc()
 
-    def commit(self, sessions: Sequence[Session], token_ids: Sequence[int]) -> None:
-        """Run one token on all rows of each session: one forward, however many there are."""
+    def commit(
+        self, sessions: Sequence[Session], starts: Sequence[int], token_ids: Sequence[list[int]]
+    ) -> None:
+        """Run T tokens on all rows of each session: one forward, however many there are.
+
+        A session that has more than `starts[i]` tokens is taken back to them first.
+        """
         started = time.perf_counter()
+        for session, start in zip(sessions, starts, strict=True):
+            if start < session.num_committed:
+                self._take_back(session, start)
         rows = [row for session in sessions for row in session.rows]
-        counts = [len(session.rows) for session in sessions]
-        hidden = self.runner.decode(rows, np.repeat(token_ids, counts).tolist())  # [R, D]
+        pairs = zip(sessions, token_ids, strict=True)
+        ids = [its for session, its in pairs for _ in session.rows]
+        if len(ids[0]) == 1:
+            hidden = self.runner.decode(rows, [its[0] for its in ids]).unsqueeze(1)  # [N, 1, D]
+        else:
+            hidden = self.runner.extend(rows, ids)  # [N, T, D]
         self._wait_for_device()
-        forward_s = time.perf_counter() - started
-        ends = list(accumulate(counts))
-        for session, last in zip(sessions, hidden.tensor_split(ends[:-1]), strict=True):
-            session.hidden = last
-            session.num_committed += 1
-            session.forward_s = forward_s
+        states.keep_all(sessions, starts, hidden, time.perf_counter() - started)
+
+    def _take_back(self, session: Session, num_committed: int) -> None:
+        """Forget a session's tokens behind the first `num_committed`."""
+        num_tokens = session.num_committed - num_committed
+        for row in session.rows:
+            self.runner.truncate(row, row.length - num_tokens)
 
     def score(
-        self, asked: Sequence[tuple[Session, NDArray[np.uint32]]]
-    ) -> list[NDArray[np.float32]]:
-        """Return the rewards of each session's candidates, without a forward."""
-        rewards: list[NDArray[np.float32]] = []
-        start, num_terms, longest = 0, 0, 0
-        for i, (session, ids) in enumerate(asked):
-            count = len(session.opening.plan.terms)
-            num_terms, longest = num_terms + count, max(longest, len(ids))
-            if num_terms * longest > MAX_SCORED_PLACES and i > start:
-                rewards += self._score(asked[start:i])
-                start, num_terms, longest = i, count, len(ids)
-        return rewards + self._score(asked[start:])
-
-    @torch.inference_mode()
-    def _score(
-        self, asked: Sequence[tuple[Session, NDArray[np.uint32]]]
-    ) -> list[NDArray[np.float32]]:
-        counts = [len(ids) for _, ids in asked]
-        candidates = np.zeros((len(asked), max(counts)), np.int64)  # [B, K]
-        for target, (_, ids) in zip(candidates, asked, strict=True):
-            target[: len(ids)] = ids
-        sessions = [session for session, _ in asked]
-        plans = [session.opening.plan for session in sessions]
-        num_terms = [len(plan.terms) for plan in plans]
-        owners = torch.from_numpy(np.repeat(np.arange(len(asked)), num_terms))  # [S]
-        places = torch.from_numpy(np.concatenate([np.arange(n) for n in num_terms]))  # [S]
-        weights = torch.tensor([weight for plan in plans for weight in plan.weights])  # [S]
-        groups = torch.tensor([group for plan in plans for group in plan.groups])  # [S]
-        hidden = _term_states(sessions)  # [S, D]
-        logits = self._logits(hidden, torch.from_numpy(candidates)[owners], groups)  # [S, K]
-        logprobs = scoring.candidate_logprobs(logits, torch.tensor(counts)[owners])  # [S, K]
-        rewards = scoring.weighted_sum(logprobs, weights, owners, places).numpy()  # [B, K]
-        return [row[:count] for row, count in zip(rewards, counts, strict=True)]
-
-    def _logits(self, hidden: Tensor, candidate_ids: Tensor, groups: Tensor) -> Tensor:
-        """Return each term's logits by the head of its group, on the CPU: `[S, K]` float32.
-
-        K numbers a term are so few that every further step is faster there.
-        """
-        logits = torch.empty(candidate_ids.shape)  # [S, K]
-        for group, head in enumerate(self.model.heads):
-            members = (groups == group).nonzero().squeeze(1)
-            if len(members):
-                ids = candidate_ids[members].to(hidden.device)
-                logits[members] = head.candidate_logits(
-                    hidden[members.to(hidden.device)], ids
-                ).cpu()
-        return logits
+        self, group: Group, steps: list[int], counts: list[int], ids: NDArray[np.uint32]
+    ) -> NDArray[np.float32]:
+        """Return the rewards of candidates, row after row, without a forward; see `Scorer`."""
+        return self._scorer.score(group, steps, counts, ids)
 
     def _wait_for_device(self) -> None:
         """Let the clock see the forward itself, not only its start."""
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-
-
-def _hidden(session: Session) -> Tensor:
-    assert session.hidden is not None, "session is not ready"
-    return session.hidden
-
-
-def _term_states(sessions: Sequence[Session]) -> Tensor:
-    """Return the hidden state that each term's logits come from: `[S, D]`."""
-    hidden = torch.cat([_hidden(session) for session in sessions])  # [R, D]
-    plans = [session.opening.plan for session in sessions]
-    if sum(len(plan.terms) for plan in plans) > len(hidden):  # else they are in the same order
-        starts = accumulate(len(plan.prompts) for plan in plans[:-1])
-        pairs = zip((0, *starts), plans, strict=True)
-        rows = [start + term.row for start, plan in pairs for term in plan.terms]
-        hidden = hidden[torch.tensor(rows, device=hidden.device)]  # [S, D]
-    vectors = [session.vectors for session in sessions if session.vectors is not None]
-    if vectors:
-        has_vector = [term.preference is not None for plan in plans for term in plan.terms]
-        changed = torch.from_numpy(np.flatnonzero(has_vector)).to(hidden.device)  # [P]
-        hidden[changed] = apply_vectors(hidden[changed], torch.cat(vectors))
-    return hidden
+        wait_for_stream(self.model.device)

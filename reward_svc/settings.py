@@ -43,8 +43,9 @@ class RewardSettings:
     forward: str = setting(
         "auto",
         choices=FORWARDS,
-        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `auto`: lean where it knows"
-        " the model",
+        help="`lean` is our own, for Llama, Mistral, Qwen2 and Gemma; `graphs`: the same, with"
+        " decode steps recorded as CUDA graphs; `auto`: where the model is known, graphs on a GPU"
+        " and lean on a CPU",
     )
     num_torch_threads: int = setting(1, min=1, max=256, help="CPU threads of a forward")
     num_slots: int = setting(
@@ -58,10 +59,20 @@ class RewardSettings:
         1024, min=16, help="Most tokens of prompt and answer together; the model's limit if less"
     )
     prefill_chunk: int = setting(
-        256, min=1, help="Tokens of a new session that are run between two steps of running ones"
+        256, min=1, help="Most tokens of new sessions that are run between two steps"
     )
-    max_prefix_cache_tokens: int = setting(
-        32768, min=0, help="Tokens of preference prefixes whose keys and values are kept; 0: none"
+    max_prefill_s: float = setting(
+        0.05,
+        min=0,
+        max=60,
+        help="Seconds that new sessions may add to the time between two steps of running ones:"
+        " fewer tokens are run then, though never under 16",
+    )
+    max_prefix_cache_bytes: int = setting(
+        1 << 28,
+        min=0,
+        help="Keys and values of preferences and prompts that are kept for sessions to come;"
+        " 0: none",
     )
     max_waiting_sessions: int = setting(
         64, min=1, help="Sessions and whole-answer requests that may wait for their prefill"

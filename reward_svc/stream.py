@@ -1,80 +1,34 @@
 """One generator's stream: its sessions, what waits for them, and the answers on their way out."""
 
 import asyncio
-from collections import deque
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from reward_svc.messages import (
-    Answer,
-    CandidateBatch,
-    CandidateRow,
-    Commit,
-    Opening,
-    Reason,
-    RowFault,
-    ScoredRow,
-    Timings,
-)
+from reward_svc.messages import Answer, Opening, Reason, RowFault, unpack
+from reward_svc.states import Found, States
 from svc_common.errors import OverloadedError
 from svc_common.lm.slots import Row
 
+if TYPE_CHECKING:
+    from reward_svc.scorer import Part
+
 MAX_WAITING_MESSAGES = 64  # a generator needs two: its commits and its candidates
-MAX_WAITING_WORK = 64  # commits and candidate rows of one session
 MAX_UNREAD_ANSWERS = 4096
-
-
-class PendingBatch:
-    """Candidates of one message: answered when the last of their rows is scored or failed."""
-
-    def __init__(self, candidates: CandidateBatch) -> None:
-        self._arrived = candidates.arrived
-        self.timings = Timings()
-        self._batch_id = candidates.batch_id
-        self._results: list[ScoredRow | RowFault | None] = [None] * len(candidates.rows)
-        self._num_left = len(candidates.rows)
-
-    @property
-    def is_done(self) -> bool:
-        return self._num_left == 0
-
-    def resolve(self, index: int, result: ScoredRow | RowFault) -> None:
-        """Say what became of a row."""
-        assert self._results[index] is None, "row was answered twice"
-        self._results[index] = result
-        self._num_left -= 1
-
-    def add_timings(self, taken: float, forward_s: float, select_s: float) -> None:
-        """Note when the model thread took a row, and what it spent on it."""
-        timings = self.timings
-        timings.queue_s = max(timings.queue_s, taken - self._arrived)
-        timings.forward_s = max(timings.forward_s, forward_s)
-        timings.select_s = max(timings.select_s, select_s)
-
-    def answer(self) -> Answer:
-        """Return the answer of a batch that is done, rows in the order they were asked in."""
-        scored = [result for result in self._results if isinstance(result, ScoredRow)]
-        faults = [result for result in self._results if isinstance(result, RowFault)]
-        return Answer(self._batch_id, scored=scored, faults=faults, timings=self.timings)
-
-
-@dataclass(frozen=True)
-class AskedRow:
-    """A row of candidates that waits for its session."""
-
-    batch: PendingBatch
-    index: int
-    row: CandidateRow
+MAX_KNOWN_GROUPS = 64  # of sessions that a generator named together, since one was opened or closed
 
 
 @dataclass(eq=False)
 class Session:
     """One answer under its preferences: rows of the KV cache, one a prompt.
 
-    `hidden` `[R, D]` is the last hidden state of each row, after `num_committed` answer tokens;
-    `vectors` `[P, 2D]` belong to the terms that have one, and are None if no term has.
-    `work` is carried out in its order, once the session is ready.
+    `hidden` `[R, D]` is the last hidden state of each row after the prefill; `states` and `place`
+    say where those of the last forward are, `earlier` where the one before them is. `vectors`
+    `[P, 2D]` belong to the terms that have one, and are None if no term has.
     """
 
     stream: "Stream"
@@ -82,23 +36,50 @@ class Session:
     rows: list[Row] = field(default_factory=list)
     hidden: Tensor | None = None
     vectors: Tensor | None = None
+    states: States | None = None
+    place: int = 0
+    earlier: Found | None = None
     num_committed: int = 0
     num_cached_tokens: int = 0
     forward_s: float = 0.0
     is_closed: bool = False
-    work: deque[Commit | AskedRow] = field(default_factory=deque)
 
     @property
     def is_ready(self) -> bool:
         return self.hidden is not None
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the longest row."""
-        return self.opening.plan.longest + self.num_committed
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.opening.plan.longest
 
     def fault(self, step: int, reason: Reason, message: str) -> RowFault:
         return RowFault(self.opening.session, self.opening.epoch, step, reason, message)
+
+
+class Group:
+    """Sessions that a message names together, one a row; kept while it names them again."""
+
+    def __init__(self, sessions: Sequence[Session]) -> None:
+        self.sessions = list(sessions)
+        self._is_ready = False  # once they are, they stay so
+        self.parts: list[Part] | None = None  # made when they are first scored
+
+    @cached_property
+    def multiplicity(self) -> int:
+        """How often the most frequent session is named."""
+        return max(Counter(self.sessions).values(), default=0)
+
+    @cached_property
+    def longest(self) -> list[int]:
+        """Tokens of each session's longest prompt."""
+        return [session.longest for session in self.sessions]
+
+    @property
+    def is_ready(self) -> bool:
+        if not self._is_ready:
+            self._is_ready = all(session.is_ready for session in self.sessions)
+        return self._is_ready
 
 
 class Stream:
@@ -112,11 +93,34 @@ class Stream:
         self.is_ended = False
         self._is_finished = False
         self._answers: asyncio.Queue[Answer | None] = asyncio.Queue()
+        self._groups: dict[tuple[bytes, bytes], Group] = {}
 
-    @property
-    def has_work(self) -> bool:
-        """Whether a session has work left, a commit of which may be answered with an error."""
-        return any(session.work for session in self.sessions.values())
+    def add(self, session: Session) -> None:
+        self.sessions[session.opening.session] = session
+        self._groups.clear()
+
+    def remove(self, session: Session) -> None:
+        self.sessions.pop(session.opening.session, None)
+        self._groups.clear()
+
+    def group(self, numbers: bytes, epochs: bytes) -> Group | None:
+        """Return the sessions of a message's rows, or None if one is not open as it says.
+
+        A generator names the same sessions step after step, so it is looked up as a whole.
+        """
+        group = self._groups.get((numbers, epochs))
+        if group is not None:
+            return group
+        found = [self.sessions.get(number) for number in unpack(numbers)]
+        sessions = [session for session in found if session is not None]
+        if len(sessions) < len(found):
+            return None
+        if [session.opening.epoch for session in sessions] != unpack(epochs):
+            return None
+        if len(self._groups) >= MAX_KNOWN_GROUPS:
+            self._groups.clear()
+        group = self._groups[numbers, epochs] = Group(sessions)
+        return group
 
     def send(self, answer: Answer) -> None:
         """Put an answer on its way."""

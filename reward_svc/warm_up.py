@@ -2,10 +2,8 @@
 
 import time
 
-import numpy as np
-
 from reward_svc.batcher import Batcher
-from reward_svc.messages import CandidateBatch, CandidateRow, Commit, Message, Opening
+from reward_svc.messages import CandidateRows, CommitRows, Message, Opening
 from reward_svc.model import PersRM
 from reward_svc.prompts import REFERENCE, THETA, Plan, RowPrompt, Term, WeightedPreference
 
@@ -27,11 +25,10 @@ async def warm_up(batcher: Batcher, model: PersRM) -> None:
         terms.append(Term(1, -1.0))
     stream = batcher.intake.open_stream()
     try:
-        asked = CandidateRow(0, 0, 1, np.arange(2, dtype=np.uint32))
         message = Message(
             openings=(Opening(0, 0, Plan(tuple(prompts), tuple(terms)), ()),),
-            commits=(Commit(0, 0, 0, 0),),
-            candidates=CandidateBatch(1, (asked,), time.perf_counter()),
+            commits=CommitRows.of([(0, 0, 0, 0)]),
+            candidates=CandidateRows.of(1, [(0, 0, 1, (0, 1))], time.perf_counter()),
         )
         await batcher.intake.submit(stream, message)
         for _ in range(2):  # opened, scored

@@ -1,26 +1,23 @@
 """Messages of the Score stream to the service's own types and back, checked on the way in."""
 
 import time
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pad.v1 import reward_pb2
 from reward_svc.messages import (
+    UINT32,
     Answer,
-    CandidateBatch,
-    CandidateRow,
-    Commit,
+    CandidateRows,
+    CommitRows,
     Load,
     Opened,
     RowFault,
-    ScoredRow,
 )
 from svc_common.errors import InvalidRequestError
 
 MAX_CANDIDATES = 1024
-UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
 
 
 def numbers(field: str, data: bytes, count: int | None = None) -> NDArray[np.uint32]:
@@ -49,51 +46,62 @@ def token_ids(field: str, data: bytes, vocabulary_size: int) -> tuple[int, ...]:
     return tuple(ids.tolist())
 
 
-def commits(message: reward_pb2.CommitRows) -> tuple[Commit, ...]:
-    """Return the rows of a CommitRows.
+def commits(name: str, message: reward_pb2.CommitRows) -> CommitRows | None:
+    """Return the rows of a CommitRows, the field `name`; None if there are none.
 
     Raises:
         InvalidRequestError: An array has another length than the first.
     """
-    sessions = numbers("commits.sessions", message.sessions)
-    columns = [sessions] + [
-        numbers(f"commits.{field}", data, len(sessions))
-        for field, data in (
-            ("epochs", message.epochs),
-            ("steps", message.steps),
-            ("token_ids", message.token_ids),
-        )
-    ]
-    return tuple(Commit(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
+    sessions, epochs = message.sessions, message.epochs
+    if not (sessions or epochs or message.steps or message.token_ids):
+        return None
+    count = len(numbers(f"{name}.sessions", sessions))
+    numbers(f"{name}.epochs", epochs, count)
+    steps = numbers(f"{name}.steps", message.steps, count).tolist()
+    return CommitRows(
+        sessions,
+        epochs,
+        steps,
+        numbers(f"{name}.token_ids", message.token_ids, count).tolist(),
+    )
 
 
 def candidates(
     message: reward_pb2.CandidateRows, batch_id: int, vocabulary_size: int
-) -> CandidateBatch:
+) -> CandidateRows:
     """Return the rows of a CandidateRows; a row that cannot be scored says why.
 
     Raises:
         InvalidRequestError: The lengths of the arrays do not fit together.
     """
     arrived = time.perf_counter()
-    sessions = numbers("candidates.sessions", message.sessions)
-    epochs = numbers("candidates.epochs", message.epochs, len(sessions))
-    steps = numbers("candidates.steps", message.steps, len(sessions))
-    counts = numbers("candidates.num_candidates", message.num_candidates, len(sessions)).tolist()
+    sessions, epochs, steps = message.sessions, message.epochs, message.steps
+    count = len(numbers("candidates.sessions", sessions))
+    numbers("candidates.epochs", epochs, count)
+    numbers("candidates.steps", steps, count)
+    num_candidates = message.num_candidates
+    counts = numbers("candidates.num_candidates", num_candidates, count).tolist()
     ids = numbers("candidates.candidate_ids", message.candidate_ids, sum(counts))
+    refusals = {}
     is_inside = not len(ids) or int(ids.max()) < vocabulary_size
-    rows, start = [], 0
-    columns = (sessions.tolist(), epochs.tolist(), steps.tolist(), counts)
-    for session, epoch, step, count in zip(*columns, strict=True):
+    if counts and not (is_inside and min(counts) >= 1 and max(counts) <= MAX_CANDIDATES):
+        refusals = _refusals(counts, ids, vocabulary_size)
+    return CandidateRows(
+        batch_id, sessions, epochs, steps, num_candidates, counts, ids, arrived, refusals
+    )
+
+
+def _refusals(counts: list[int], ids: NDArray[np.uint32], vocabulary_size: int) -> dict[int, str]:
+    """Return what is wrong with rows of candidates, by row."""
+    refusals, start = {}, 0
+    for i, count in enumerate(counts):
         row_ids = ids[start : start + count]
         start += count
-        refusal = ""
         if not 1 <= count <= MAX_CANDIDATES:
-            refusal = f"num_candidates: must be 1..{MAX_CANDIDATES}, got {count}"
-        elif not is_inside and int(row_ids.max()) >= vocabulary_size:
-            refusal = _outside("candidate_ids", vocabulary_size, int(row_ids.max()))
-        rows.append(CandidateRow(session, epoch, step, row_ids, refusal))
-    return CandidateBatch(batch_id, tuple(rows), arrived)
+            refusals[i] = f"num_candidates: must be 1..{MAX_CANDIDATES}, got {count}"
+        elif int(row_ids.max()) >= vocabulary_size:
+            refusals[i] = _outside("candidate_ids", vocabulary_size, int(row_ids.max()))
+    return refusals
 
 
 def _outside(field: str, vocabulary_size: int, got: int) -> str:
@@ -102,14 +110,24 @@ def _outside(field: str, vocabulary_size: int, got: int) -> str:
 
 def response(answer: Answer, load: Load) -> reward_pb2.ScoreResponse:
     """Return the ScoreResponse of an answer."""
-    return reward_pb2.ScoreResponse(
-        batch_id=answer.batch_id,
-        opened=[_opened(opened) for opened in answer.opened],
-        rewards=None if answer.scored is None else _reward_rows(answer.scored),
-        row_errors=[_row_error(fault) for fault in answer.faults],
-        timings=reward_pb2.StepTimings(**vars(answer.timings)),
-        load=load_message(load),
-    )
+    message = reward_pb2.ScoreResponse(batch_id=answer.batch_id)
+    # Filled in place: messages that are made first and then copied in cost twice as much.
+    if answer.scored is not None:
+        rows, scored = message.rewards, answer.scored
+        rows.SetInParent()
+        rows.sessions, rows.epochs, rows.steps = scored.sessions, scored.epochs, scored.steps
+        rows.num_candidates, rows.rewards = scored.num_candidates, scored.rewards
+    if answer.opened:
+        message.opened.extend(_opened(opened) for opened in answer.opened)
+    if answer.faults:
+        message.row_errors.extend(_row_error(fault) for fault in answer.faults)
+    timings, spent = message.timings, answer.timings
+    timings.SetInParent()
+    timings.queue_s, timings.forward_s = spent.queue_s, spent.forward_s
+    timings.select_s = spent.select_s
+    message.load.SetInParent()
+    message.load.num_free_slots, message.load.num_sessions = load.num_free_slots, load.num_sessions
+    return message
 
 
 def load_message(load: Load) -> reward_pb2.Load:
@@ -128,18 +146,3 @@ def _row_error(fault: RowFault) -> reward_pb2.RowError:
         reason=reward_pb2.RowErrorReason.ValueType(fault.reason.value),
         message=fault.message,
     )
-
-
-def _reward_rows(rows: Sequence[ScoredRow]) -> reward_pb2.RewardRows:
-    return reward_pb2.RewardRows(
-        sessions=pack(row.session for row in rows),
-        epochs=pack(row.epoch for row in rows),
-        steps=pack(row.step for row in rows),
-        num_candidates=pack(len(row.rewards) for row in rows),
-        rewards=b"".join(row.rewards.astype(FLOAT32, copy=False).tobytes() for row in rows),
-    )
-
-
-def pack(values: Iterable[int]) -> bytes:
-    """Return numbers as an array field."""
-    return np.fromiter(values, UINT32).tobytes()

@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 
 from pad.v1 import common_pb2, reward_pb2
 from reward_svc.encoder import Encoding
+from reward_svc.messages import FLOAT32, UINT32
 from reward_svc.pad_config import Conditioning
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference
-from reward_svc.wire import FLOAT32, UINT32
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
 from svc_common.preference_rules import check_count, check_preference

@@ -30,18 +30,35 @@ def top_candidates(logits: Tensor, num_candidates: int) -> Candidates:
     return Candidates(token_ids=best.indices.cpu(), logprobs=best.values.cpu())
 
 
-def stack_candidates(rows: list[Candidates]) -> Candidates:
-    """Return one batch from single rows `[K_b]` of different K, padded with -inf."""
-    widths = [row.token_ids.shape[0] for row in rows]
-    if len(set(widths)) == 1:
-        return Candidates(
-            token_ids=torch.stack([row.token_ids for row in rows]),
-            logprobs=torch.stack([row.logprobs for row in rows]),
-        )
-    shape = (len(rows), max(widths))
-    token_ids = torch.zeros(shape, dtype=torch.int64)
-    logprobs = torch.full(shape, -torch.inf)
-    for i, row in enumerate(rows):
-        token_ids[i, : widths[i]] = row.token_ids
-        logprobs[i, : widths[i]] = row.logprobs
+@dataclass(frozen=True)
+class CandidateRow:
+    """The first `count` candidates of one row of a block, not copied."""
+
+    block: Candidates  # [B, K], count <= K
+    row: int
+    count: int
+
+
+def gather_candidates(rows: list[CandidateRow]) -> Candidates:
+    """Return one batch `[B, K]` of rows of different K, padded with -inf.
+
+    Rows that are a whole block in its order, as in most steps, are not copied.
+    """
+    block = rows[0].block
+    counts = [row.count for row in rows]
+    width = max(counts)
+    if len(rows) == block.token_ids.shape[0] and all(
+        row.block is block and row.row == i for i, row in enumerate(rows)
+    ):
+        token_ids, logprobs = block.token_ids[:, :width], block.logprobs[:, :width]
+    else:
+        shape = (len(rows), width)
+        token_ids = torch.zeros(shape, dtype=torch.int64)
+        logprobs = torch.full(shape, -torch.inf)
+        for i, row in enumerate(rows):
+            token_ids[i, : row.count] = row.block.token_ids[row.row, : row.count]
+            logprobs[i, : row.count] = row.block.logprobs[row.row, : row.count]
+    if min(counts) < width:
+        is_padding = torch.arange(width) >= torch.tensor(counts).unsqueeze(1)  # [B, K]
+        logprobs = logprobs.masked_fill(is_padding, -torch.inf)
     return Candidates(token_ids, logprobs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,32 +29,21 @@ class RowParams:
 
 
 @dataclass(frozen=True)
-class RowChoice:
-    """What one row chose: columns among its K candidates, their rewards and scores."""
-
-    column: int
-    base_column: int
-    rewards: tuple[float, ...]
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Choices:
-    """What a step chose: columns B ints each, rewards and scores [B][K], as plain lists."""
+    """What a step chose.
 
+    Columns and what stands in them are plain lists, B numbers each; rewards and scores `[B, K]`.
+    """
+
+    candidates: Candidates
     columns: list[int]
     base_columns: list[int]
-    rewards: list[list[float]]
-    scores: list[list[float]]
-
-    def of_row(self, row: int, num_candidates: int) -> RowChoice:
-        """Return what `row` chose among its own candidates (the padding cut off)."""
-        return RowChoice(
-            self.columns[row],
-            self.base_columns[row],
-            tuple(self.rewards[row][:num_candidates]),
-            tuple(self.scores[row][:num_candidates]),
-        )
+    token_ids: list[int]
+    base_token_ids: list[int]
+    logprobs: list[float]
+    chosen_rewards: list[float]
+    rewards: Tensor
+    scores: Tensor
 
 
 def choose(candidates: Candidates, rewards: Tensor, params: Rows[RowParams]) -> Choices:
@@ -72,7 +62,30 @@ def choose(candidates: Candidates, rewards: Tensor, params: Rows[RowParams]) -> 
     rewards = subtract_base(rewards, logprobs, base_weight)  # [B, K]
     scores = guide(logprobs, rewards, beta)  # [B, K]
     columns, base_columns = _pick_both(scores, candidates, params)
-    return Choices(columns.tolist(), base_columns.tolist(), rewards.tolist(), scores.tolist())
+    picked = columns.unsqueeze(1)  # [B, 1]
+    return Choices(
+        candidates=candidates,
+        columns=columns.tolist(),
+        base_columns=base_columns.tolist(),
+        token_ids=_column(candidates.token_ids, picked),
+        base_token_ids=_column(candidates.token_ids, base_columns.unsqueeze(1)),
+        logprobs=_column(logprobs, picked),
+        chosen_rewards=_column(rewards, picked),
+        rewards=rewards,
+        scores=scores,
+    )
+
+
+def choose_base(candidates: Candidates, params: Rows[RowParams]) -> list[int]:
+    """Return the token that the base model alone would choose for each row."""
+    _, base_columns = _pick_both(candidates.logprobs, candidates, params)
+    return _column(candidates.token_ids, base_columns.unsqueeze(1))
+
+
+def _column(values: Tensor, columns: Tensor) -> list[Any]:
+    """Return the number that stands in each row's column: `[B, K]`, `[B, 1]` -> B numbers."""
+    numbers: list[Any] = values.gather(1, columns).squeeze(1).tolist()
+    return numbers
 
 
 def _pick_both(

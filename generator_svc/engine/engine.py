@@ -12,15 +12,13 @@ and mark a sequence cancelled. One step, for all sequences at once:
 import asyncio
 import time
 
-import torch
-from torch import Tensor
-
-from generator_svc.decoding.candidates import stack_candidates
-from generator_svc.decoding.choice import RowChoice, choose
+from generator_svc.decoding.candidates import CandidateRow
+from generator_svc.engine.chooser import Chooser, Chosen, Proposal
 from generator_svc.engine.observer import EngineObserver
+from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Batch, Scheduler
 from generator_svc.engine.scorer import RewardScorer, RewardSession, SessionState
-from generator_svc.engine.sequence import Sequence
+from generator_svc.engine.sequence import FinishReason, Sequence
 from generator_svc.engine.step_model import StepModel
 from svc_common.errors import RewardUnavailableError, ShuttingDownError
 from svc_common.lm.model_thread import ModelThread
@@ -38,6 +36,7 @@ class Engine:
         scheduler: Scheduler,
         scorer: RewardScorer,
         observer: EngineObserver,
+        run_ahead: RunAhead,
     ) -> None:
         self._model = model
         self._thread = thread
@@ -45,6 +44,10 @@ class Engine:
         self._scorer = scorer
         self._observer = observer
         self._wake = asyncio.Event()
+        self._chooser = Chooser(scorer, observer)
+        self._run_ahead = run_ahead
+        # Tokens that were chosen and not yet handed to their readers.
+        self._accepted: list[tuple[Chosen, FinishReason | None]] = []
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; its tokens come from `sequence.tokens()`.
@@ -70,6 +73,7 @@ class Engine:
             error = step_error
             raise
         finally:
+            self._emit()
             for sequence in self._scheduler.everyone:
                 self._end(sequence, error)
 
@@ -79,13 +83,15 @@ class Engine:
         self._sweep()
         self._admit()
         batch = self._scheduler.next_batch()
-        if not batch.is_empty:
+        if batch.is_empty:
+            self._emit()
+        else:
             await self._forward(batch)
         ready = [s for s in self._scheduler.active if self._can_choose(s)]
         if ready:
             await self._choose(ready)
         self._observer.load(
-            num_active=len(self._scheduler.active),
+            num_active=self._scheduler.num_active,
             num_waiting=self._scheduler.num_waiting,
             num_free_slots=self._model.num_free,
         )
@@ -116,22 +122,29 @@ class Engine:
         self._scorer.open(sequence.session)
 
     async def _forward(self, batch: Batch) -> None:
-        """Commit the last tokens at the reward service and run them ourselves, both at once."""
+        """Commit the last tokens at the reward service and run them ourselves, both at once.
+
+        Readers get the last step's tokens meanwhile.
+        """
         sessions = [s.session for s in batch.decodes if s.session is not None]
         self._scorer.commit([s for s in sessions if s.state is SessionState.OPEN])
         await asyncio.sleep(0)  # the commit leaves before our forward takes the interpreter
         started = time.perf_counter()
-        if batch.prefill is not None and batch.prefill.num_prefilled == 0:
-            batch.prefill.timings.queue_s = started - batch.prefill.arrived_at
-            self._observer.started(batch.prefill.timings.queue_s)
-        await self._thread.run(self._model.run, batch)
+        running = self._thread.start(self._model.run, batch)
+        self._emit()
+        await running
         seconds = time.perf_counter() - started
         for sequence in batch.decodes:
             sequence.timings.generator_forward_s += seconds
-        if batch.prefill is not None:
-            batch.prefill.timings.prefill_s += seconds
+        for read in batch.reads:
+            if read.is_first:
+                read.sequence.timings.queue_s = started - read.sequence.arrived_at
+                self._observer.started(read.sequence.timings.queue_s)
+            read.sequence.timings.prefill_s += seconds
+        if batch.reads:
             self._observer.phase("generator_prefill", seconds)
         if batch.decodes:
+            self._run_ahead.note_forward(seconds)
             self._observer.phase("generator_forward", seconds)
             self._observer.batch(len(batch.decodes))
 
@@ -153,48 +166,75 @@ class Engine:
         return True
 
     async def _choose(self, ready: list[Sequence]) -> None:
-        """Score the candidates of `ready` and give each its next token."""
-        started = time.perf_counter()
-        scored = [s for s in ready if s.session and s.session.state is SessionState.OPEN]
-        rewards = await self._score(scored) if scored else {}
-        received = time.perf_counter()
-        # A sequence that lost its session keeps its candidates and waits for a new one.
-        chosen = [s for s in ready if s in rewards or s not in scored]
-        if not chosen:
+        """Give each of `ready` its next token, and run on with guesses meanwhile if that pays."""
+        proposal = Proposal(ready)
+        if all(proposal.is_scored) and self._run_ahead.pays(len(ready)):
+            await self._choose_ahead(proposal)
             return
-        candidates = stack_candidates([s.candidates for s in chosen if s.candidates])  # [B, K]
-        padded = torch.zeros_like(candidates.logprobs)  # [B, K]
-        for i, sequence in enumerate(chosen):
-            if sequence in rewards:
-                padded[i, : sequence.params.top_k] = rewards[sequence]
-        params = [s.row_params(is_guided=s in rewards) for s in chosen]
-        choices = choose(candidates, padded, params)
-        selected = time.perf_counter()
-        for i, sequence in enumerate(chosen):
-            is_guided = sequence in rewards
-            sequence.timings.reward_wait_s += (received - started) * is_guided
-            sequence.timings.select_s += selected - received
-            self._accept(sequence, choices.of_row(i, sequence.params.top_k), is_guided=is_guided)
-        if scored:
-            self._observer.phase("reward_wait", received - started)
-        self._observer.phase("select", selected - received)
-        self._observer.phase("emit", time.perf_counter() - selected)
+        started = time.perf_counter()
+        chosen = await self._chooser.choose(proposal)
+        self._accept(chosen, time.perf_counter() - started)
 
-    async def _score(self, scored: list[Sequence]) -> dict[Sequence, Tensor]:
-        """Return the rewards `[K]` of each sequence that got some."""
-        rows = [(s.session, s.candidates.token_ids) for s in scored if s.session and s.candidates]
-        answers = await self._scorer.score(rows)
-        pairs = zip(scored, answers, strict=True)
-        return {sequence: answer for sequence, answer in pairs if answer is not None}
+    async def _choose_ahead(self, proposal: Proposal) -> None:
+        """Choose, while the base's own choices run: here, and in the sessions of their rewards."""
+        guesses = proposal.guesses(self._model.context_length)
+        pairs = zip(proposal.sequences, guesses, strict=True)
+        guessed = {sequence: guess for sequence, guess in pairs if guess is not None}
+        started = time.perf_counter()
+        choosing = asyncio.ensure_future(self._chooser.choose(proposal, guesses))
+        await asyncio.sleep(0)  # the question leaves before our forward takes the interpreter
+        running = None
+        if guessed:
+            running = self._thread.start(self._model.decode, list(guessed), list(guessed.values()))
+        self._emit()
+        chosen = await choosing
+        self._accept(chosen, time.perf_counter() - started)
+        self._emit()
+        if running is None:
+            return
+        block = await running
+        self._observer.phase("generator_forward", time.perf_counter() - started)
+        self._observer.batch(len(guessed))
+        num_before = {one.sequence: len(one.sequence.token_ids) - 1 for one in chosen}
+        wrong = []
+        for row, (sequence, guess) in enumerate(guessed.items()):
+            is_right = sequence in num_before and sequence.token_ids[-1] == guess
+            if sequence.session is not None:
+                confirmed = len(sequence.token_ids) - (sequence in num_before and not is_right)
+                committed = sequence.session.num_committed
+                sequence.session.num_committed = min(committed, confirmed)
+            if is_right and sequence.row is not None:
+                sequence.candidates = CandidateRow(block, row, sequence.params.top_k)
+            else:
+                wrong.append(sequence)
+        self._model.take_back(wrong)
+        self._observer.ran_ahead(num_kept=len(guessed) - len(wrong), num_redone=len(wrong))
 
-    def _accept(self, sequence: Sequence, choice: RowChoice, *, is_guided: bool) -> None:
-        """Append a token to its answer, emit it, and end the answer if it is complete."""
-        previous = sequence.last_token_at
-        token = sequence.accept(choice, self._model.context_length, is_guided=is_guided)
-        since = sequence.last_token_at - previous if previous else None
-        self._observer.token(token, sequence, since)
-        if token.finish_reason is not None:
-            self._end(sequence)
+    def _accept(self, chosen: list[Chosen], wait_s: float) -> None:
+        """Append the tokens to their answers, and end the answers that are complete."""
+        guided = [one for one in chosen if one.is_guided]
+        if guided:
+            kept = sum(o.choices.columns[o.row] == o.choices.base_columns[o.row] for o in guided)
+            self._run_ahead.note_step(wait_s, kept, len(guided))
+        for one in chosen:
+            reason = one.sequence.append(one.token_id, self._model.context_length)
+            self._accepted.append((one, reason))
+            if reason is not None:
+                self._end(one.sequence)
+
+    def _emit(self) -> None:
+        """Hand the tokens that were chosen last to their readers."""
+        if not self._accepted:
+            return
+        started = time.perf_counter()
+        accepted, self._accepted = self._accepted, []
+        for one, reason in accepted:
+            sequence = one.sequence
+            previous = sequence.last_token_at
+            token = sequence.emit(one.choices, one.row, reason, is_guided=one.is_guided)
+            since = sequence.last_token_at - previous if previous else None
+            self._observer.token(token, sequence, since)
+        self._observer.phase("emit", time.perf_counter() - started)
 
     def _end(self, sequence: Sequence, error: Exception | None = None) -> None:
         """Take a sequence out; tell its reader why if it did not end by itself."""

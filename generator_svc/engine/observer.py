@@ -14,6 +14,9 @@ class EngineObserver(Protocol):
     def batch(self, num_rows: int) -> None:
         """A forward ran `num_rows` decoding sequences."""
 
+    def ran_ahead(self, *, num_kept: int, num_redone: int) -> None:
+        """Rows ran on with a guess while their rewards came; it was right for `num_kept`."""
+
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         """The engine's load after a step."""
 

@@ -1,7 +1,6 @@
 """Which sequences take part in the next step."""
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from generator_svc.engine.sequence import Sequence
@@ -9,42 +8,39 @@ from svc_common.errors import OverloadedError
 from svc_common.lm.slots import Row
 
 
+@dataclass(frozen=True)
+class PromptRead:
+    """A sequence of whose prompt a step read a part, and whether it was the first part."""
+
+    sequence: Sequence
+    is_first: bool
+
+
 @dataclass
 class Batch:
-    """One forward: rows to give back, sequences that run their last token, one prompt chunk."""
+    """One step: rows to give back, sequences that run their last token, prompts to go on with.
+
+    `prefills` are in order of arrival; as many of them as the step has time for leave a note in
+    `reads`. With `delays_others` there are sequences that wait for the step's end.
+    """
 
     closes: list[Row] = field(default_factory=list)
     decodes: list[Sequence] = field(default_factory=list)
-    prefill: Sequence | None = None
-    chunk: list[int] = field(default_factory=list)
+    prefills: list[Sequence] = field(default_factory=list)
+    delays_others: bool = False
+    reads: list[PromptRead] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.closes or self.decodes or self.prefill)
+        return not (self.closes or self.decodes or self.prefills)
 
 
 class Scheduler:
-    """Keeps at most `num_slots` sequences active; the others wait in order of arrival.
+    """Keeps at most `num_slots` sequences active; the others wait in order of arrival."""
 
-    Args:
-        num_slots: most active sequences.
-        max_waiting: most that wait.
-        prefill_chunk: prompt tokens of one step.
-        reserve: takes what else a sequence needs; False while there is not enough for it.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_slots: int,
-        max_waiting: int,
-        prefill_chunk: int,
-        reserve: Callable[[Sequence], bool] = lambda sequence: True,
-    ) -> None:
+    def __init__(self, *, num_slots: int, max_waiting: int) -> None:
         self._num_slots = num_slots
         self._max_waiting = max_waiting
-        self._prefill_chunk = prefill_chunk
-        self._reserve = reserve
         self._waiting: deque[Sequence] = deque()
         self._active: list[Sequence] = []
         self._closes: list[Row] = []
@@ -52,6 +48,10 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def num_active(self) -> int:
+        return len(self._active)
 
     @property
     def active(self) -> list[Sequence]:
@@ -77,11 +77,9 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Move waiting sequences to free slots and return them; none overtakes another."""
+        """Move waiting sequences to free slots and return them."""
         admitted: list[Sequence] = []
         while self._waiting and len(self._active) < self._num_slots:
-            if not self._reserve(self._waiting[0]):
-                break
             sequence = self._waiting.popleft()
             self._active.append(sequence)
             admitted.append(sequence)
@@ -98,15 +96,10 @@ class Scheduler:
             sequence.row = None
 
     def next_batch(self) -> Batch:
-        """Return what the next forward works on: all that can decode, and one prompt chunk.
-
-        One chunk a step bounds what a long prompt adds to the time between others' tokens.
-        """
+        """Return what the next step works on: all that can decode, and all unread prompts."""
         batch = Batch(closes=self._closes)
         self._closes = []
         batch.decodes = [s for s in self._active if s.needs_forward]
-        batch.prefill = next((s for s in self._active if s.num_prefilled < len(s.prompt_ids)), None)
-        if batch.prefill is not None:
-            start = batch.prefill.num_prefilled
-            batch.chunk = batch.prefill.prompt_ids[start : start + self._prefill_chunk]
+        batch.prefills = [s for s in self._active if s.num_prefilled < len(s.prompt_ids)]
+        batch.delays_others = len(batch.prefills) < len(self._active)
         return batch

@@ -52,6 +52,7 @@ class BaseAnswer(Protocol):
 
     prompt_ids: list[int]
     row: Row | None
+    prompt_end: Tensor | None  # last hidden state of its prompt `[1, D]`, once that was read
 
 
 @dataclass(eq=False)
@@ -74,6 +75,29 @@ class RewardSession:
     is_scoring: bool = False  # its rewards were asked for and are late; `on_change` says when not
 
 
+@dataclass(frozen=True)
+class ScoreRows:
+    """Candidates of B open sessions: ids `[B, K]` int64, of which each row counts its first ones.
+
+    `guesses`, where there are some, are tokens that the sessions may go on with meanwhile; a
+    session that is sent one counts it as committed. Whoever guessed wrong sets `num_committed` back
+    to the tokens that hold, and the next commit takes the session back.
+    """
+
+    sessions: list[RewardSession]
+    token_ids: Tensor
+    counts: list[int]
+    guesses: list[int | None] | None = None
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rewards `[B, K]` float32, 0 behind a row's candidates, and which rows have some."""
+
+    rewards: Tensor
+    has_rewards: list[bool]
+
+
 class RewardScorer(Protocol):
     """A pool of reward replicas."""
 
@@ -84,15 +108,16 @@ class RewardScorer(Protocol):
     def open(self, session: RewardSession) -> None:
         """Begin to open (or open again) a session; `on_change` is called when its state changes."""
 
-    def commit(self, rows: list[RewardSession]) -> None:
-        """Send the last token of each open session; nothing is awaited."""
+    def commit(self, sessions: list[RewardSession]) -> None:
+        """Send the tokens that open sessions do not have yet; nothing is awaited."""
 
-    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
-        """Return rewards `[K]` float32 for candidate ids `[K]` of each open session.
+    async def score(self, rows: ScoreRows) -> ScoredRows:
+        """Return the rewards of each session's candidates.
 
-        With Reference.BASE the base model's part is not subtracted. None where the session was
-        lost, and is no longer OPEN, or where its rewards are late: it then `is_scoring`, and may
-        be asked for again once it is not. Nobody waits long for another's replica.
+        With Reference.BASE the base model's part is not subtracted. A row has none where its
+        session was lost, and is no longer OPEN, or where its rewards are late: it then
+        `is_scoring`, and may be asked for again once it is not. Nobody waits long for another's
+        replica.
         """
 
     def close(self, session: RewardSession) -> None:

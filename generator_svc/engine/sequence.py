@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from generator_svc.decoding.candidates import Candidates
-from generator_svc.decoding.choice import RowChoice, RowParams
+from torch import Tensor
+
+from generator_svc.decoding.candidates import CandidateRow
+from generator_svc.decoding.choice import Choices, RowParams
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
 from svc_common.errors import OverloadedError, RewardUnavailableError
@@ -54,7 +56,11 @@ class GenerationParams:
 
 @dataclass(frozen=True)
 class ChosenToken:
-    """One token of an answer and how it was chosen; see Token in generator.proto."""
+    """One token of an answer and how it was chosen; see Token in generator.proto.
+
+    It is row `row` of the step's `choices`; what it was chosen from is read only where it is asked
+    for.
+    """
 
     index: int
     text: str
@@ -64,10 +70,18 @@ class ChosenToken:
     is_guided: bool
     is_changed: bool
     base_token_id: int
-    candidates: Candidates  # [K]
-    rewards: tuple[float, ...]  # K of them
-    scores: tuple[float, ...]  # K of them
     finish_reason: FinishReason | None
+    choices: Choices = field(repr=False)
+    row: int
+    num_candidates: int
+
+    def candidates(self) -> Iterator[tuple[int, float, float, float]]:
+        """Yield token id, log-probability, reward and score of each candidate, likeliest first."""
+        row, k = self.row, self.num_candidates
+        choices = self.choices
+        block = choices.candidates
+        columns = (block.token_ids, block.logprobs, choices.rewards, choices.scores)
+        yield from zip(*(values[row, :k].tolist() for values in columns), strict=True)
 
 
 @dataclass
@@ -95,13 +109,15 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     num_prefilled: int = 0  # prompt tokens that were run
     row: Row | None = None
-    candidates: Candidates | None = None  # [K]; set while a token is to be chosen
+    prompt_end: Tensor | None = None  # last hidden state of the prompt `[1, D]`
+    candidates: CandidateRow | None = None  # set while a token is to be chosen
     session: RewardSession | None = None
     is_cancelled: bool = False
     timings: Timings = field(default_factory=Timings)
     arrived_at: float = field(default_factory=time.perf_counter)
     rewards_retry_at: float = 0.0  # earliest time to open a lost reward session again
     last_token_at: float = 0.0
+    _text: str = ""  # of the token that was appended and is not emitted yet
     _outputs: asyncio.Queue[ChosenToken | Exception] = field(default_factory=asyncio.Queue)
 
     @property
@@ -142,28 +158,41 @@ class Sequence:
             base_weight=context.total_weight if lacks_base and context is not None else 0.0,
         )
 
-    def accept(self, choice: RowChoice, context_length: int, *, is_guided: bool) -> ChosenToken:
-        """Append the chosen token, hand it to the reader and return it."""
-        candidates = self.candidates
-        assert candidates is not None
+    def would_end(self, token_id: int, context_length: int) -> bool:
+        """Whether the answer would end with this token, stop strings apart."""
+        if token_id in self.end_of_turn_ids and not self.params.ignores_end_of_turn:
+            return True
+        return len(self.token_ids) + 1 >= self._max_tokens(context_length)
+
+    def append(self, token_id: int, context_length: int) -> FinishReason | None:
+        """Append the chosen token and say whether it ends the answer; `emit` follows."""
         self.candidates = None
-        token_id = int(candidates.token_ids[choice.column])
         self.token_ids.append(token_id)
-        text = self.text.push(token_id)
-        finish_reason = self._finish_reason(token_id, context_length)
+        if self.text.can_stop:  # else the text can wait until the next forward runs
+            self._text = self.text.push(token_id)
+        return self._finish_reason(token_id, context_length)
+
+    def emit(
+        self, choices: Choices, row: int, finish_reason: FinishReason | None, *, is_guided: bool
+    ) -> ChosenToken:
+        """Hand the token that was appended last to the reader and return it."""
+        token_id = choices.token_ids[row]
+        text = self._text if self.text.can_stop else self.text.push(token_id)
+        if finish_reason is not None:
+            text += self.text.finish()
         token = ChosenToken(
             index=self.step - 1,
-            text=text if finish_reason is None else text + self.text.finish(),
+            text=text,
             token_id=token_id,
-            logprob=float(candidates.logprobs[choice.column]),
-            reward=choice.rewards[choice.column],
+            logprob=choices.logprobs[row],
+            reward=choices.chosen_rewards[row],
             is_guided=is_guided,
-            is_changed=choice.column != choice.base_column,
-            base_token_id=int(candidates.token_ids[choice.base_column]),
-            candidates=candidates,
-            rewards=choice.rewards,
-            scores=choice.scores,
+            is_changed=choices.columns[row] != choices.base_columns[row],
+            base_token_id=choices.base_token_ids[row],
             finish_reason=finish_reason,
+            choices=choices,
+            row=row,
+            num_candidates=self.params.top_k,
         )
         self._time_token()
         self._outputs.put_nowait(token)
@@ -179,10 +208,14 @@ class Sequence:
             return FinishReason.END_OF_TURN
         if self.text.is_stopped:
             return FinishReason.STOP_STRING
+        is_full = len(self.token_ids) >= self._max_tokens(context_length)
+        return FinishReason.LENGTH if is_full else None
+
+    def _max_tokens(self, context_length: int) -> int:
         limits = [self.params.max_tokens, context_length - len(self.prompt_ids)]
         if self.session is not None and self.session.max_answer_tokens is not None:
             limits.append(self.session.max_answer_tokens)
-        return FinishReason.LENGTH if len(self.token_ids) >= min(limits) else None
+        return min(limits)
 
     def _time_token(self) -> None:
         now = time.perf_counter()

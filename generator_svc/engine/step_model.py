@@ -1,18 +1,21 @@
 """The base model as the engine uses it: one call a step, on the model thread."""
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence as Items
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from generator_svc.decoding.candidates import Candidates, top_candidates
+from generator_svc.decoding.candidates import CandidateRow, Candidates, top_candidates
+from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.scheduler import Batch
+from generator_svc.engine.sequence import Sequence
 from svc_common.lm.head import Head
 from svc_common.lm.slots import Row
 
 
 class Rows(Protocol):
-    """Rows of a KV cache and the forward over them: a `SlotRunner`, or a part of one."""
+    """Rows that are decoded: a `SlotRunner`, or one that others share."""
 
     @property
     def num_free(self) -> int: ...
@@ -20,21 +23,18 @@ class Rows(Protocol):
     @property
     def context_length(self) -> int: ...
 
-    def open(self) -> Row: ...
+    def decode(self, rows: Items[Row], token_ids: Items[int]) -> Tensor: ...
 
-    def close(self, row: Row) -> None: ...
-
-    def append(self, row: Row, token_ids: Many[int]) -> Tensor: ...
-
-    def decode(self, rows: Many[Row], token_ids: Many[int]) -> Tensor: ...
+    def truncate(self, row: Row, length: int) -> None: ...
 
 
 class StepModel:
     """Runs a batch and leaves each sequence's candidates in it."""
 
-    def __init__(self, runner: Rows, head: Head) -> None:
+    def __init__(self, runner: Rows, head: Head, prompts: PromptReader) -> None:
         self._runner = runner
         self._head = head
+        self._prompts = prompts
 
     @property
     def context_length(self) -> int:
@@ -46,33 +46,42 @@ class StepModel:
         return self._runner.num_free
 
     def run(self, batch: Batch) -> None:
-        """Give rows back, run a prompt chunk, run one token of each decoding sequence.
+        """Give rows back, read on in prompts, run one token of each decoding sequence.
 
         Afterwards every sequence that can choose its next token has `candidates`.
         """
         for row in batch.closes:
-            self._runner.close(row)
-        if batch.prefill is not None:
+            self._prompts.close(row)
+        if batch.prefills:
             self._prefill(batch)
         if batch.decodes:
             self._decode(batch)
 
     def _prefill(self, batch: Batch) -> None:
-        sequence = batch.prefill
-        assert sequence is not None
-        if sequence.row is None:
-            sequence.row = self._runner.open()
-        hidden = self._runner.append(sequence.row, batch.chunk)  # [1, D]
-        sequence.num_prefilled += len(batch.chunk)
-        if sequence.num_prefilled == len(sequence.prompt_ids):
-            best = top_candidates(self._head.logits(hidden), sequence.params.top_k)
-            sequence.candidates = Candidates(best.token_ids[0], best.logprobs[0])
+        finished = self._prompts.read(batch)
+        if not finished:
+            return
+        hidden = torch.cat([prompt.hidden for prompt in finished])  # [B, D]
+        widest = max(prompt.sequence.params.top_k for prompt in finished)
+        best = top_candidates(self._head.logits(hidden), widest)  # [B, K]
+        for i, prompt in enumerate(finished):
+            prompt.sequence.candidates = CandidateRow(best, i, prompt.sequence.params.top_k)
+            prompt.sequence.prompt_end = hidden[i : i + 1]
 
     def _decode(self, batch: Batch) -> None:
-        rows = [s.row for s in batch.decodes if s.row is not None]
-        hidden = self._runner.decode(rows, [s.token_ids[-1] for s in batch.decodes])  # [B, D]
-        widest = max(s.params.top_k for s in batch.decodes)
-        best = top_candidates(self._head.logits(hidden), widest)  # [B, K]
+        best = self.decode(batch.decodes, [s.token_ids[-1] for s in batch.decodes])
         for i, sequence in enumerate(batch.decodes):
-            k = sequence.params.top_k
-            sequence.candidates = Candidates(best.token_ids[i, :k], best.logprobs[i, :k])
+            sequence.candidates = CandidateRow(best, i, sequence.params.top_k)
+
+    def decode(self, sequences: list[Sequence], token_ids: list[int]) -> Candidates:
+        """Run one token of each sequence and return the candidates that follow it: `[B, K]`."""
+        rows = [s.row for s in sequences if s.row is not None]
+        hidden = self._runner.decode(rows, token_ids)  # [B, D]
+        widest = max(s.params.top_k for s in sequences)
+        return top_candidates(self._head.logits(hidden), widest)  # [B, K]
+
+    def take_back(self, sequences: list[Sequence]) -> None:
+        """Forget the last token that each sequence ran."""
+        for sequence in sequences:
+            if sequence.row is not None:
+                self._runner.truncate(sequence.row, sequence.row.length - 1)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from generator_svc.engine.scorer import RewardSession
-from generator_svc.reward_client.replica import Placement, Replica
+from generator_svc.reward_client.placement import Placement
+from generator_svc.reward_client.replica import Replica
 
 
 @dataclass(eq=False)

@@ -9,13 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
-from generator_svc.engine.scorer import RewardSession, SessionState
+from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case
 from generator_svc.reward_client.fleet import Fleet
+from generator_svc.reward_client.placement import Placement
 from generator_svc.reward_client.questions import Questions
-from generator_svc.reward_client.replica import Placement, Replica
+from generator_svc.reward_client.replica import Replica
 from pad.v1 import reward_pb2
 from svc_common.errors import (
     InvalidRequestError,
@@ -101,21 +100,22 @@ class RewardPool:
         else:
             self._place(case)
 
-    def commit(self, rows: list[RewardSession]) -> None:
-        """Send the last tokens, one message a replica."""
-        for replica, cases in self._by_replica(rows).items():
-            replica.commit([case.placement for case in cases if case.placement])
+    def commit(self, sessions: list[RewardSession]) -> None:
+        """Send the tokens that the sessions' replicas do not have, one message a replica."""
+        groups: dict[Replica, list[Placement]] = {}
+        for session in sessions:
+            case = self._cases.get(session)
+            if case is not None and case.replica is not None and case.placement is not None:
+                groups.setdefault(case.replica, []).append(case.placement)
+        for replica, placements in groups.items():
+            replica.commit(placements)
 
-    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
+    async def score(self, rows: ScoreRows) -> ScoredRows:
         """Ask each replica for the rewards of its sessions, one message a replica.
 
         A late replica's rewards are kept until they are asked for again.
         """
-        cases = [self._cases[session] for session, _ in rows if session in self._cases]
-        missing = [case.session for case in cases if not case.has_answer]
-        await self._questions.ask(self._by_replica(missing), dict(rows))
-        found = (self._cases.get(session) for session, _ in rows)
-        return [None if case is None else case.take_answer() for case in found]
+        return await self._questions.ask(rows, [self._cases.get(s) for s in rows.sessions])
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state."""
@@ -169,14 +169,6 @@ class RewardPool:
         self._observer.replica_batch(timings.queue_s, timings.forward_s, timings.select_s)
 
     # -- placement -------------------------------------------------------------------------------
-
-    def _by_replica(self, sessions: list[RewardSession]) -> dict[Replica, list[Case]]:
-        groups: dict[Replica, list[Case]] = {}
-        for session in sessions:
-            case = self._cases.get(session)
-            if case is not None and case.replica is not None and case.placement is not None:
-                groups.setdefault(case.replica, []).append(case)
-        return groups
 
     def _place(self, case: Case) -> None:
         """Open a session on a replica with room, or leave it until there is one."""

@@ -2,15 +2,60 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from generator_svc.engine.scorer import RewardSession, SessionState
+from generator_svc.engine.scorer import ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case
+from generator_svc.reward_client.placement import Placement
 from generator_svc.reward_client.replica import Replica
+from generator_svc.reward_client.wire import CandidateBlock
 
 STRAGGLER_S = 0.25  # the answers of other replicas wait this long for a late one
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one replica was asked in a round: rows of it, and where their sessions were then."""
+
+    rows: list[int]
+    cases: list[Case]
+    placements: list[Placement]
+    steps: list[int]
+
+
+@dataclass(eq=False)
+class _Round:
+    """One step's questions: rewards come in, and whoever waits is woken once, by `done`.
+
+    Attributes:
+        waiting: replicas that have not answered, with their questions.
+        is_over: nobody waits any more; what still comes is late.
+    """
+
+    scored: ScoredRows
+    waiting: dict[Replica, _Asked]
+    done: "asyncio.Future[None]"
+    is_over: bool = False
+
+    def finish(self) -> None:
+        """Wake whoever waits."""
+        self.is_over = True
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def _candidates(rows: ScoreRows, chosen: list[int]) -> CandidateBlock:
+    """Return the candidates of some of the rows, in order."""
+    guesses = rows.guesses
+    if len(chosen) == len(rows.sessions):
+        return CandidateBlock(rows.token_ids, rows.counts, guesses)
+    counts = [rows.counts[i] for i in chosen]
+    its_guesses = None if guesses is None else [guesses[i] for i in chosen]
+    return CandidateBlock(rows.token_ids[chosen], counts, its_guesses)
 
 
 class Questions:
@@ -24,41 +69,75 @@ class Questions:
     def __init__(self, step_timeout_s: float, on_lost: Callable[[Case], None]) -> None:
         self._step_timeout_s = step_timeout_s
         self._on_lost = on_lost
-        self._late: set[asyncio.Task[None]] = set()
 
-    async def ask(
-        self, groups: dict[Replica, list[Case]], ids: dict[RewardSession, Tensor]
-    ) -> None:
-        """Get the rewards for candidate ids `[K]` of each session into its case.
+    async def ask(self, rows: ScoreRows, cases: list[Case | None]) -> ScoredRows:
+        """Return the rewards of all rows whose session has a place, or had an answer kept.
 
         Sessions whose replica is late are marked `is_scoring`.
         """
-        tasks = {
-            asyncio.create_task(self._ask(replica, cases, ids)): cases
-            for replica, cases in groups.items()
-        }
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=STRAGGLER_S)
-        for task in late:
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
-            for case in tasks[task]:
+        scored = ScoredRows(torch.zeros(rows.token_ids.shape), [False] * len(cases))
+        groups = self._groups(rows, cases, scored)
+        if not groups:
+            return scored
+        loop = asyncio.get_running_loop()
+        turn = _Round(scored, dict(groups), loop.create_future())
+        for replica, asked in groups.items():
+            replica.ask(
+                asked.placements,
+                _candidates(rows, asked.rows),
+                partial(self._receive, turn, replica),
+                self._step_timeout_s,
+            )
+        timer = loop.call_later(STRAGGLER_S, turn.finish)
+        try:
+            await turn.done
+        finally:
+            timer.cancel()
+            turn.is_over = True
+        for asked in turn.waiting.values():
+            for case in asked.cases:
                 case.session.is_scoring = True
+        return scored
 
-    async def _ask(
-        self, replica: Replica, cases: list[Case], ids: dict[RewardSession, Tensor]
-    ) -> None:
-        rows = [(case.placement, ids[case.session]) for case in cases if case.placement]
-        steps = [case.step for case in cases]
-        answers = await replica.score(rows, self._step_timeout_s)
-        for case, step, (placement, _), rewards in zip(cases, steps, rows, answers, strict=True):
+    def _groups(
+        self, rows: ScoreRows, cases: list[Case | None], scored: ScoredRows
+    ) -> dict[Replica, _Asked]:
+        """Return what each replica is to be asked; answers that were kept are taken at once."""
+        groups: dict[Replica, _Asked] = {}
+        for row, case in enumerate(cases):
+            if case is None:
+                continue
+            kept = case.take_answer()
+            if kept is not None:
+                scored.rewards[row, : len(kept)] = kept
+                scored.has_rewards[row] = True
+            elif case.replica is not None and case.placement is not None:
+                asked = groups.setdefault(case.replica, _Asked([], [], [], []))
+                asked.rows.append(row)
+                asked.cases.append(case)
+                asked.placements.append(case.placement)
+                asked.steps.append(case.step)
+        return groups
+
+    def _receive(self, turn: _Round, replica: Replica, rewards: Tensor, came: list[bool]) -> None:
+        """Take a replica's answer; rows without rewards have lost their place there."""
+        asked = turn.waiting.pop(replica)
+        was_late = turn.is_over
+        if not was_late:
+            turn.scored.rewards[asked.rows, : rewards.shape[1]] = rewards
+        parts = zip(asked.rows, asked.cases, asked.placements, asked.steps, came, strict=True)
+        for i, (row, case, placement, step, has_rewards) in enumerate(parts):
             session = case.session
-            was_late, session.is_scoring = session.is_scoring, False
-            if rewards is not None:
+            session.is_scoring = False
+            if has_rewards:
                 case.num_failures = 0
-                case.answer = (step, torch.from_numpy(rewards.copy()))
+                if was_late:
+                    case.answer = (step, rewards[i])
+                else:
+                    turn.scored.has_rewards[row] = True
             elif case.placement is placement and session.state is SessionState.OPEN:
                 self._on_lost(case)
             if was_late:
                 session.on_change()
+        if not turn.waiting:
+            turn.finish()

@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
 import grpc
-import numpy as np
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from numpy.typing import NDArray
 from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardSession
+from generator_svc.reward_client.placement import Placement, take_guesses, take_missing
 from generator_svc.reward_client.wire import (
-    RewardKey,
+    CandidateBlock,
     pack_candidates,
     pack_commits,
     pack_context,
@@ -26,7 +27,8 @@ from pad.v1 import reward_pb2, reward_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
-Rewards = dict[RewardKey, NDArray[np.float32]]
+OnAnswer = Callable[[Tensor, list[bool]], None]
+"""Told the rewards `[B, K]` of a question's rows, and which of them came."""
 RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
 INFO_TIMEOUT_S = 2.0
 MAX_NUMBER = 1 << 32  # session numbers are uint32
@@ -41,13 +43,19 @@ CHANNEL_OPTIONS = (
 )
 
 
-@dataclass(eq=False)
-class Placement:
-    """A session's place on a replica."""
+@dataclass(frozen=True)
+class Question:
+    """Candidates whose rewards a replica owes."""
 
-    session: RewardSession
-    number: int  # the session's number on the stream
-    epoch: int
+    asked: reward_pb2.CandidateRows
+    counts: list[int]
+    on_answer: OnAnswer
+    timer: asyncio.TimerHandle
+
+    def answer(self, rewards: Tensor, came: list[bool]) -> None:
+        """Tell who asked."""
+        self.timer.cancel()
+        self.on_answer(rewards, came)
 
 
 class ReplicaEvents(Protocol):
@@ -89,7 +97,7 @@ class Replica:
         self._fingerprint = tokenizer_fingerprint
         self._events = events
         self._placements: dict[int, Placement] = {}
-        self._pending: dict[int, asyncio.Future[Rewards]] = {}
+        self._pending: dict[int, Question] = {}
         self._outgoing: asyncio.Queue[reward_pb2.ScoreRequest] = asyncio.Queue()
         self._numbers = count(1)  # of sessions
         self._batch_ids = count(1)
@@ -144,43 +152,46 @@ class Replica:
             self._outgoing.put_nowait(reward_pb2.ScoreRequest(closes=[placement.number]))
 
     def commit(self, placements: list[Placement]) -> None:
-        """Send the tokens that each session's replica does not have yet: usually the last one."""
-        rows = []
-        for placement in placements:
-            session = placement.session
-            while session.num_committed < len(session.token_ids):
-                step = session.num_committed
-                rows.append((placement.number, placement.epoch, step, session.token_ids[step]))
-                session.num_committed += 1
+        """Send the tokens that each session's replica does not have yet: usually the last one.
+
+        A session whose `num_committed` was set back is taken back to that many tokens.
+        """
+        rows = take_missing(placements)
         if rows:
             self._outgoing.put_nowait(reward_pb2.ScoreRequest(commits=pack_commits(rows)))
 
-    async def score(
-        self, rows: list[tuple[Placement, Tensor]], timeout_s: float
-    ) -> list[NDArray[np.float32] | None]:
-        """Return rewards for candidate ids `[K]` of each session; None where it was lost."""
-        self.commit([placement for placement, _ in rows])  # a session may have moved in between
-        batch_id = next(self._batch_ids)
-        keys = [(p.number, p.epoch, len(p.session.token_ids)) for p, _ in rows]
-        answer: asyncio.Future[Rewards] = asyncio.get_running_loop().create_future()
-        self._pending[batch_id] = answer
-        candidates = pack_candidates(keys, [ids for _, ids in rows])
-        self._outgoing.put_nowait(reward_pb2.ScoreRequest(candidates=candidates, batch_id=batch_id))
-        try:
-            async with asyncio.timeout(timeout_s):
-                rewards = await answer
-        except TimeoutError:
-            logger.warning("reward step timed out", extra={"address": self.address})
-            self._abort.set()
-            self._lose_all()
-            return [None] * len(rows)
-        finally:
-            self._pending.pop(batch_id, None)
-        found = [rewards.get(key) for key in keys]
-        return [
-            reward if reward is not None and len(reward) == len(ids) else None
-            for reward, (_, ids) in zip(found, rows, strict=True)
-        ]
+    def ask(
+        self,
+        placements: list[Placement],
+        candidates: CandidateBlock,
+        on_answer: OnAnswer,
+        timeout_s: float,
+    ) -> None:
+        """Ask for the rewards of candidates; `on_answer` is called once.
+
+        A guess goes along, to be run as soon as the rewards are on their way: the session then
+        counts it as committed. A replica that does not answer in time is given up.
+        """
+        keys = [(p.number, p.epoch, len(p.session.token_ids)) for p in placements]
+        request = reward_pb2.ScoreRequest(
+            candidates=pack_candidates(keys, candidates),
+            batch_id=next(self._batch_ids),
+        )
+        missing = take_missing(placements)  # a session may have moved in between
+        if missing:
+            request.commits.CopyFrom(pack_commits(missing))
+        if candidates.guesses is not None:
+            guessed = take_guesses(placements, candidates.guesses)
+            request.tentative_commits.CopyFrom(pack_commits(guessed))
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+        question = Question(request.candidates, candidates.counts, on_answer, timer)
+        self._pending[request.batch_id] = question
+        self._outgoing.put_nowait(request)
+
+    def _give_up(self) -> None:
+        logger.warning("reward step timed out", extra={"address": self.address})
+        self._abort.set()
+        self._lose_all()
 
     @property
     def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
@@ -270,18 +281,21 @@ class Replica:
             if placement is not None and placement.epoch == error.epoch:
                 del self._placements[error.session]
                 self._events.session_failed(self, placement, error)
-        answer = self._pending.get(response.batch_id)
-        if answer is not None and not answer.done():
-            answer.set_result(unpack_rewards(response.rewards))
+        question = self._pending.get(response.batch_id)
+        if question is not None:
+            rewards, came = unpack_rewards(question.asked, response.rewards, question.counts)
+            del self._pending[response.batch_id]
             self._events.batch_timed(response.timings)
+            question.answer(rewards, came)
 
     def _lose_all(self) -> None:
         """Tell everyone who waits for this replica that nothing will come."""
         was_available, self.is_available = self.is_available, False
         placements, self._placements = list(self._placements.values()), {}
-        for answer in self._pending.values():
-            if not answer.done():
-                answer.set_result({})
+        questions, self._pending = list(self._pending.values()), {}
+        for question in questions:
+            counts = question.counts
+            question.answer(torch.zeros(len(counts), max(counts)), [False] * len(counts))
         if was_available or placements:
             self._events.replica_lost(self, placements)
 

@@ -1,5 +1,7 @@
 """Between the engine's values and the messages of reward.proto."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,25 +49,50 @@ def pack_context(context: RewardContext, model_version: str) -> reward_pb2.Rewar
     return message
 
 
-def pack_commits(rows: list[tuple[int, int, int, int]]) -> reward_pb2.CommitRows:
-    """Return commit rows from (session, epoch, step, token id)."""
-    sessions, epochs, steps, token_ids = (
-        pack_ids(list(column)) for column in zip(*rows, strict=True)
+CommitRow = tuple[int, int, int, int]
+"""(session, epoch, step, token id)."""
+
+
+def pack_commits(rows: list[CommitRow]) -> reward_pb2.CommitRows:
+    """Return commit rows."""
+    sessions, epochs, steps, token_ids = np.asarray(rows, dtype="<u4").reshape(-1, 4).T
+    return reward_pb2.CommitRows(
+        sessions=sessions.tobytes(),
+        epochs=epochs.tobytes(),
+        steps=steps.tobytes(),
+        token_ids=token_ids.tobytes(),
     )
-    return reward_pb2.CommitRows(sessions=sessions, epochs=epochs, steps=steps, token_ids=token_ids)
+
+
+@dataclass(frozen=True)
+class CandidateBlock:
+    """Candidates of B sessions.
+
+    Attributes:
+        token_ids: `[B, K]` int64.
+        counts: how many of its K ids each row has, the first ones.
+        guesses: what each session will probably choose; None: nobody guessed.
+    """
+
+    token_ids: Tensor
+    counts: list[int]
+    guesses: list[int | None] | None
 
 
 def pack_candidates(
-    rows: list[tuple[int, int, int]], candidate_ids: list[Tensor]
+    rows: list[tuple[int, int, int]], candidates: CandidateBlock
 ) -> reward_pb2.CandidateRows:
-    """Return candidate rows from (session, epoch, step) and ids `[K]` of each."""
-    sessions, epochs, steps = (pack_ids(list(column)) for column in zip(*rows, strict=True))
+    """Return candidate rows, of (session, epoch, step) each."""
+    sessions, epochs, steps = np.asarray(rows, dtype="<u4").T
+    ids, counts = candidates.token_ids.numpy().astype("<u4"), candidates.counts  # [B, K]
+    if min(counts) < ids.shape[1]:
+        ids = ids[np.arange(ids.shape[1]) < np.asarray(counts)[:, None]]
     return reward_pb2.CandidateRows(
-        sessions=sessions,
-        epochs=epochs,
-        steps=steps,
-        num_candidates=pack_ids([ids.shape[0] for ids in candidate_ids]),
-        candidate_ids=torch.cat(candidate_ids).numpy().astype("<u4").tobytes(),
+        sessions=sessions.tobytes(),
+        epochs=epochs.tobytes(),
+        steps=steps.tobytes(),
+        num_candidates=pack_ids(counts),
+        candidate_ids=ids.tobytes(),
     )
 
 
@@ -73,19 +100,58 @@ RewardKey = tuple[int, int, int]
 """(session, epoch, step): which row a reward belongs to."""
 
 
-def unpack_rewards(rows: reward_pb2.RewardRows) -> dict[RewardKey, NDArray[np.float32]]:
-    """Return the rewards `[K]` of each row.
+def unpack_rewards(
+    asked: reward_pb2.CandidateRows, rows: reward_pb2.RewardRows, counts: list[int]
+) -> tuple[Tensor, list[bool]]:
+    """Return the rewards of the rows that were asked for, and which of them came.
+
+    Args:
+        asked: what `pack_candidates` packed.
+        rows: the answer.
+        counts: candidates of each asked row.
+
+    Returns:
+        `[B, K]` float32, 0 where there are none; B booleans.
 
     Raises:
-        ValueError: the arrays do not fit each other.
+        ValueError: the arrays do not fit each other, or a number is not finite.
     """
-    keys = list(
-        zip(unpack_ids(rows.sessions), unpack_ids(rows.epochs), unpack_ids(rows.steps), strict=True)
-    )
-    ends = np.cumsum(unpack_ids(rows.num_candidates), dtype=np.int64)
     rewards = np.frombuffer(rows.rewards, dtype="<f4")
-    if len(ends) != len(keys) or (len(ends) and ends[-1] != len(rewards)):
-        raise ValueError(f"rewards: {len(rewards)} values do not fit {len(keys)} rows")
     if not np.isfinite(rewards).all():
         raise ValueError("rewards: must be finite")
+    width = max(counts)
+    is_whole = _names(asked) == _names(rows)
+    if is_whole and len(rewards) == width * len(counts) and min(counts) == width:
+        # As in most steps: every row came, in the order it was asked.
+        return torch.from_numpy(rewards.reshape(-1, width).copy()), [True] * len(counts)
+    by_key = _by_key(rows, rewards)
+    result, came = torch.zeros(len(counts), width), [False] * len(counts)
+    for i, (key, count) in enumerate(zip(_keys(asked), counts, strict=True)):
+        found = by_key.get(key)
+        if found is not None and len(found) == count:
+            result[i, :count] = torch.from_numpy(found.copy())
+            came[i] = True
+    return result, came
+
+
+_Rows = reward_pb2.CandidateRows | reward_pb2.RewardRows
+
+
+def _names(rows: _Rows) -> tuple[bytes, bytes, bytes, bytes]:
+    return rows.sessions, rows.epochs, rows.steps, rows.num_candidates
+
+
+def _keys(rows: _Rows) -> list[RewardKey]:
+    columns = (unpack_ids(data) for data in (rows.sessions, rows.epochs, rows.steps))
+    return list(zip(*columns, strict=True))
+
+
+def _by_key(
+    rows: reward_pb2.RewardRows, rewards: NDArray[np.float32]
+) -> dict[RewardKey, NDArray[np.float32]]:
+    """Return the rewards `[K]` of each row."""
+    keys = _keys(rows)
+    ends = np.cumsum(unpack_ids(rows.num_candidates), dtype=np.int64)
+    if len(ends) != len(keys) or (len(ends) and ends[-1] != len(rewards)):
+        raise ValueError(f"rewards: {len(rewards)} values do not fit {len(keys)} rows")
     return dict(zip(keys, np.split(rewards, ends[:-1]), strict=True)) if keys else {}

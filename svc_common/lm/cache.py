@@ -4,10 +4,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from svc_common.lm.forward import Step
-
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one layer: `[kv_heads, T, head_dim]` each."""
+from svc_common.lm.forward import Contents, Step
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
@@ -68,18 +65,18 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
-    def read(self, row: int, length: int) -> list[KeysValues]:
-        """Return copies of the first `length` positions of a row, one pair a layer."""
-        return [
-            (layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone())
-            for layer in self._allocated()
-        ]
+    def read(self, row: int, length: int, start: int = 0) -> Contents:
+        """Return copies of a row's positions start..length-1, layer by layer keys and values."""
+        parts = [(layer.keys, layer.values) for layer in self._allocated()]
+        return tuple(part[row, :, start:length].clone() for pair in parts for part in pair)
 
-    def write(self, row: int, contents: list[KeysValues], length: int) -> None:
-        """Put back the first `length` positions of what `read` returned."""
-        for layer, (keys, values) in zip(self._allocated(), contents, strict=True):
-            layer.keys[row, :, :length] = keys[:, :length]
-            layer.values[row, :, :length] = values[:, :length]
+    def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
+        """Put the first `length` positions of what `read` returned at `start` of a row."""
+        end = start + length
+        layers = self._allocated()
+        for layer, keys, values in zip(layers, contents[::2], contents[1::2], strict=True):
+            layer.keys[row, :, start:end] = keys[:, :length]
+            layer.values[row, :, start:end] = values[:, :length]
 
     def _allocated(self) -> list[SlotLayer]:
         return [layer for layer in self.layers if layer.is_initialized]

@@ -1,13 +1,16 @@
 """What a runner asks of a forward: one pass over rows of its KV cache, and moving rows about."""
 
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-Contents: TypeAlias = Any
-"""Keys and values of the first positions of a row, as the forward that read them writes them."""
+from svc_common.lm.transfers import to_device
+
+Contents: TypeAlias = tuple[Tensor, ...]
+"""Keys and values of neighbouring positions, as the forward that read them writes them; the last
+dimension but one of each tensor counts the positions."""
 
 
 @dataclass
@@ -20,6 +23,9 @@ class Step:
         view: positions 0..view-1 are attended to.
         num_first: rows of group 0, which stand before those of group 1.
         is_full: every row attends to all of 0..view-1, so no mask is needed.
+
+    Its tensors, and the tokens that are run, may lie on the host: a forward takes them where it
+    needs them, so that one that waits for nothing can.
     """
 
     rows: slice | Tensor
@@ -27,6 +33,13 @@ class Step:
     view: int
     num_first: int
     is_full: bool = False
+
+    def on(self, device: torch.device) -> "Step":
+        """Return the same with its tensors on `device`."""
+        if self.positions.device == device:
+            return self
+        rows = self.rows if isinstance(self.rows, slice) else to_device(self.rows, device)
+        return replace(self, rows=rows, positions=to_device(self.positions, device))
 
 
 class Forward(Protocol):
@@ -48,11 +61,11 @@ class Forward(Protocol):
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of row `source` over row `target`."""
 
-    def read(self, row: int, length: int) -> Contents:
-        """Return a copy of the first `length` positions of a row."""
+    def read(self, row: int, length: int, start: int = 0) -> Contents:
+        """Return a copy of the positions start..length-1 of a row."""
 
-    def write(self, row: int, contents: Contents, length: int) -> None:
-        """Put back the first `length` positions of what `read` returned."""
+    def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
+        """Put the first `length` positions of what `read` returned at `start` of a row."""
 
 
 def additive_mask(step: Step, places: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svc_common.lm.forward import Step, additive_mask
-from svc_common.lm.linear import Linear
+from svc_common.lm.forward import Contents, Step, additive_mask
+from svc_common.lm.linear import Linear, Split
+from svc_common.lm.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,13 @@ class RowVectors:
     first: Tensor
     second: Tensor | None = None
 
-    def of(self, num_first: int, num_rows: int) -> Tensor:
+    def of(self, num_first: Split, num_rows: int) -> Tensor:
         """Return `first`'s shape where all rows have the same, else one entry a row."""
-        if self.second is None or num_first == num_rows:
+        if self.second is None:
+            return self.first
+        if isinstance(num_first, Tensor):
+            return torch.where(num_first, self.first, self.second)
+        if num_first == num_rows:
             return self.first
         if num_first == 0:
             return self.second
@@ -83,11 +88,12 @@ class LeanForward:
     view_quantum = 1
 
     def __init__(self, weights: LeanWeights) -> None:
-        self._weights = weights
+        self.weights = weights
         self._device = weights.embedding.first.device
         self._dtype = weights.embedding.first.dtype
         self._arena: Tensor
-        self._places: Tensor
+        self.rows: Tensor  # [slots, 1], 0..num_slots-1
+        self.places: Tensor  # [context], 0..context_length-1
 
     @property
     def device(self) -> torch.device:
@@ -99,18 +105,27 @@ class LeanForward:
         return self._arena.numel() * self._arena.element_size()
 
     def allocate(self, num_slots: int, context_length: int) -> None:
-        w = self._weights
+        w = self.weights
         shape = (len(w.layers), num_slots, 2 * w.num_kv_heads, context_length, w.head_dim)
         # Zeros, as 0 * NaN would be NaN behind the mask.
         self._arena = torch.zeros(shape, dtype=self._dtype, device=self._device)
-        self._places = torch.arange(context_length, device=self._device)
+        self.places = torch.arange(context_length, device=self._device)
+        self.rows = torch.arange(num_slots, device=self._device).unsqueeze(1)
 
     def run(self, step: Step, input_ids: Tensor) -> Tensor:
-        w = self._weights
+        step = step.on(self._device)
         num_rows, num_new = input_ids.shape
-        num_first = step.num_first * num_new  # of all N = B * T tokens
-        attend = _Attention(w, step, self._mask(step))
-        hidden = self._embed(input_ids.reshape(-1), num_first)  # [N, D]
+        rows = step.rows
+        rows = self.rows[rows] if isinstance(rows, slice) else rows.unsqueeze(1)  # [B, 1]
+        attend = Attention(self.weights, step, self._mask(step), rows, step.positions)
+        token_ids = to_device(input_ids.reshape(-1), self._device)  # [N], N = B * T
+        hidden = self.compute(token_ids, attend, step.num_first * num_new)
+        return hidden.view(num_rows, num_new, -1)  # [B, T, D]
+
+    def compute(self, token_ids: Tensor, attend: "Attention", num_first: Split) -> Tensor:
+        """Run tokens `[N]` through all layers: `[N, D]`."""
+        w = self.weights
+        hidden = self._embed(token_ids, num_first)  # [N, D]
         for arena, layer in zip(self._arena.unbind(), w.layers, strict=True):
             normed = self._norm(hidden, layer.attention_norm, num_first)
             mixed = attend(layer.qkv(normed, num_first), arena)  # [N, heads * head_dim]
@@ -118,64 +133,76 @@ class LeanForward:
             normed = self._norm(hidden, layer.mlp_norm, num_first)
             gate, up = layer.gate_up(normed, num_first).chunk(2, dim=-1)
             hidden = layer.down(w.activation(gate).mul_(up), num_first).add_(hidden)
-        return self._norm(hidden, w.norm, num_first).view(num_rows, num_new, -1)  # [B, T, D]
+        return self._norm(hidden, w.norm, num_first)
 
     def move(self, source: int, target: int, length: int) -> None:
         self._arena[:, target, :, :length] = self._arena[:, source, :, :length]
 
-    def read(self, row: int, length: int) -> Tensor:
-        """Return `[layers, 2 * kv_heads, length, head_dim]`."""
-        return self._arena[:, row, :, :length].clone()
+    def read(self, row: int, length: int, start: int = 0) -> Contents:
+        """Return one tensor `[layers, 2 * kv_heads, length - start, head_dim]`."""
+        return (self._arena[:, row, :, start:length].clone(),)
 
-    def write(self, row: int, contents: Tensor, length: int) -> None:
-        self._arena[:, row, :, :length] = contents[:, :, :length]
+    def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
+        self._arena[:, row, :, start : start + length] = contents[0][:, :, :length]
 
     def _mask(self, step: Step) -> Tensor | None:
         """Return the mask for queries of a KV head's group: `[B, 1, groups * T, view]`."""
         if step.is_full:
             return None
-        mask = additive_mask(step, self._places, self._dtype)  # [B, 1, T, view]
-        num_groups = self._weights.num_heads // self._weights.num_kv_heads
+        mask = additive_mask(step, self.places, self._dtype)  # [B, 1, T, view]
+        num_groups = self.weights.num_heads // self.weights.num_kv_heads
         if num_groups == 1 or mask.shape[2] == 1:
             return mask  # one token: the same mask for every query
         return mask.repeat(1, 1, num_groups, 1)
 
-    def _embed(self, token_ids: Tensor, num_first: int) -> Tensor:
-        first, second = self._weights.embedding.first, self._weights.embedding.second
-        if second is None or num_first == len(token_ids):
+    def _embed(self, token_ids: Tensor, num_first: Split) -> Tensor:
+        first, second = self.weights.embedding.first, self.weights.embedding.second
+        if second is None:
             hidden = first[token_ids]  # [N, D]
+        elif isinstance(num_first, Tensor):
+            hidden = torch.where(num_first, first[token_ids], second[token_ids])
+        elif num_first == len(token_ids):
+            hidden = first[token_ids]
         elif num_first == 0:
             hidden = second[token_ids]
         else:
             hidden = torch.cat([first[token_ids[:num_first]], second[token_ids[num_first:]]])
-        scale = self._weights.embedding_scale
+        scale = self.weights.embedding_scale
         return hidden if scale == 1.0 else hidden * scale
 
-    def _norm(self, hidden: Tensor, weight: RowVectors, num_first: int) -> Tensor:
+    def _norm(self, hidden: Tensor, weight: RowVectors, num_first: Split) -> Tensor:
         """Return hidden states over their root mean square, times the weight: `[N, D]`."""
         by_row = weight.of(num_first, hidden.shape[0])  # [D] or [N, D]
-        shape, eps = hidden.shape[-1:], self._weights.norm_eps
+        shape, eps = hidden.shape[-1:], self.weights.norm_eps
         if by_row.dim() == 1:
             return nn.functional.rms_norm(hidden, shape, by_row, eps)
         return nn.functional.rms_norm(hidden, shape, None, eps).mul_(by_row)
 
 
-class _Attention:
+class Attention:
     """Attention of one step, the same for all layers: rotation, storing, attending.
 
     The queries of one KV head stand side by side as if they were tokens, so that keys and values
     are not repeated.
+
+    Args:
+        weights: of the model.
+        step: which rows of the arena attend to how many of their places.
+        mask: see `LeanForward._mask`; None: everything is attended to.
+        rows: `[B, 1]`, the rows that new keys and values are written to,
+        places: and where: `[B, T]`.
     """
 
-    def __init__(self, weights: LeanWeights, step: Step, mask: Tensor | None) -> None:
+    def __init__(
+        self, weights: LeanWeights, step: Step, mask: Tensor | None, rows: Tensor, places: Tensor
+    ) -> None:
         self._w = weights
         self._step = step
         self._mask = mask
+        self._rows = rows
+        self._places = places
         self._cos = weights.cos[step.positions]  # [B, T, 1, head_dim]
         self._sin = weights.sin[step.positions]
-        rows = step.rows
-        places = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        self._places = places.to(step.positions.device).unsqueeze(1)  # [B, 1]
 
     def __call__(self, qkv: Tensor, arena: Tensor) -> Tensor:
         """Map `[N, (heads + 2 * kv_heads) * head_dim]` to `[N, heads * head_dim]`.
@@ -191,8 +218,8 @@ class _Attention:
         turned = heads[:, :, :num_rotated]
         swapped = turned.roll(w.head_dim // 2, -1)
         turned = torch.addcmul(turned * self._cos, swapped, self._sin)
-        arena[self._places, : w.num_kv_heads, step.positions] = turned[:, :, w.num_heads :]
-        arena[self._places, w.num_kv_heads :, step.positions] = heads[:, :, num_rotated:]
+        arena[self._rows, : w.num_kv_heads, self._places] = turned[:, :, w.num_heads :]
+        arena[self._rows, w.num_kv_heads :, self._places] = heads[:, :, num_rotated:]
         stored = arena[step.rows, :, : step.view]  # [B, 2 * kv_heads, view, d]
         keys, values = stored[:, : w.num_kv_heads], stored[:, w.num_kv_heads :]
         num_groups = w.num_heads // w.num_kv_heads

@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 
 from svc_common.lm.adapters import LowRank
 from svc_common.lm.lean import LeanLayer, LeanWeights, RowVectors
-from svc_common.lm.linear import Linear, LowRankLinear, PairedLinear, make_linear
+from svc_common.lm.linear import DenseLinear, Linear, LowRankLinear, PairedLinear, make_linear
 
 ARCHITECTURES = ("LlamaModel", "MistralModel", "Qwen2Model", "GemmaModel")
 # Rotations that depend on nothing but the position.
@@ -83,11 +83,14 @@ class _Maker:
     def linear(self, names: Sequence[str]) -> Linear:
         """Return one layer that gives the outputs of all `names` side by side."""
         weight, bias = _stacked(self._first, names)
-        result = make_linear(weight, bias)
+        result = _made(self._first, names, weight, bias)
         if self._second is not self._first:
             other_weight, other_bias = _stacked(self._second, names)
             if not (_equal(weight, other_weight) and _equal(bias, other_bias)):
-                result = PairedLinear(result, make_linear(other_weight, other_bias))
+                other = _made(self._second, names, other_weight, other_bias)
+                result = PairedLinear(result, other)
+            elif isinstance(result, DenseLinear):
+                _share(self._second, names, weight, bias)
         changes = [self._low_rank.get(name) for name in names]
         if any(change is not None for change in changes):
             widths = [self._first.get_submodule(name).weight.shape[0] for name in names]
@@ -114,6 +117,30 @@ def _stacked(model: PreTrainedModel, names: Sequence[str]) -> tuple[Tensor, Tens
     biases = [layer.bias for layer in layers]
     bias = None if biases[0] is None else torch.cat(biases)
     return torch.cat([layer.weight for layer in layers]), bias
+
+
+def _made(
+    model: PreTrainedModel, names: Sequence[str], weight: Tensor, bias: Tensor | None
+) -> Linear:
+    """Return a layer of what was stacked; where it is not packed, the model then lies in it too."""
+    layer = make_linear(weight, bias)
+    if isinstance(layer, DenseLinear):
+        _share(model, names, weight, bias)
+    return layer
+
+
+def _share(
+    model: PreTrainedModel, names: Sequence[str], weight: Tensor, bias: Tensor | None
+) -> None:
+    """Make the weights of layers parts of a stacked one, so that they are in memory once."""
+    start = 0
+    for name in names:
+        layer = model.get_submodule(name)
+        stop = start + layer.weight.shape[0]
+        layer.weight.data = weight.detach()[start:stop]
+        if bias is not None:
+            layer.bias.data = bias.detach()[start:stop]
+        start = stop
 
 
 def _equal(one: Tensor | None, two: Tensor | None) -> bool:

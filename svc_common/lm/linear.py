@@ -4,10 +4,16 @@
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Split: TypeAlias = int | Tensor
+"""How many rows, from the front, belong to group 0; or `[N, 1]` bool, true for those that do.
+
+The second costs the work of both groups for all rows, but shapes do not depend on it.
+"""
 
 PACK_FOR_ROWS = 4  # packed for few rows: 1 to 6 rows then cost about the same
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
@@ -16,7 +22,7 @@ PACKED_DTYPES = (torch.float32, torch.bfloat16)
 class Linear(Protocol):
     """Maps rows `[N, in]` to `[N, out]`."""
 
-    def __call__(self, rows: Tensor, num_first: int) -> Tensor: ...
+    def __call__(self, rows: Tensor, num_first: Split) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class DenseLinear:
     weight: Tensor
     bias: Tensor | None
 
-    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+    def __call__(self, rows: Tensor, num_first: Split) -> Tensor:
         return nn.functional.linear(rows, self.weight, self.bias)
 
 
@@ -41,7 +47,7 @@ class PackedLinear:
     weight: Tensor  # opaque
     bias: Tensor | None
 
-    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+    def __call__(self, rows: Tensor, num_first: Split) -> Tensor:
         num_rows = rows.shape[0]
         if num_rows < PACK_FOR_ROWS:
             rows = nn.functional.pad(rows, (0, 0, 0, PACK_FOR_ROWS - num_rows))
@@ -58,7 +64,10 @@ class PairedLinear:
     first: Linear
     second: Linear
 
-    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+    def __call__(self, rows: Tensor, num_first: Split) -> Tensor:
+        if isinstance(num_first, Tensor):  # few rows: the time is that of reading both weights
+            first, second = self.first(rows, num_first), self.second(rows, num_first)
+            return torch.where(num_first, first, second)
         if num_first == rows.shape[0]:
             return self.first(rows, num_first)
         if num_first == 0:
@@ -83,8 +92,10 @@ class LowRankLinear:
     down: Tensor
     up: Tensor
 
-    def __call__(self, rows: Tensor, num_first: int) -> Tensor:
+    def __call__(self, rows: Tensor, num_first: Split) -> Tensor:
         result = self.base(rows, num_first)
+        if isinstance(num_first, Tensor):
+            return result.addmm_((rows @ self.down).mul_(num_first), self.up)
         if num_first:
             result[:num_first].addmm_(rows[:num_first] @ self.down, self.up)
         return result

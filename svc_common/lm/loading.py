@@ -190,11 +190,15 @@ def check_device(setting: str, device: str) -> None:
     Raises:
         SettingsError: torch cannot allocate there.
     """
+    cause: Exception | None = None
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        rule = "must be a torch device of this machine"
-        raise SettingsError(f"{setting}: {rule}, got {device!r}") from error
+        is_usable = torch.empty(1, device=device).device.type != "meta"  # which has no contents
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch without CUDA asserts
+        is_usable, cause = False, error
+    if not is_usable:
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        rule = f"must be a torch device of this machine ({there})"
+        raise SettingsError(f"{setting}: {rule}, got {device!r}") from cause
 
 
 def sliding_window(config: object) -> int | None:

@@ -1,4 +1,7 @@
-"""Which forward runs a model: the lean one where it is known to be equal, else transformers'."""
+"""Which forward runs a model: the lean one where it is known to be equal, else transformers'.
+
+On a GPU the lean forward's decode steps are recorded as CUDA graphs, see `static`.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -14,11 +17,12 @@ from svc_common.lm.lean import LeanForward, LeanWeights
 from svc_common.lm.lean_weights import can_be_lean, lean_weights
 from svc_common.lm.paired import WeightSplit, pair_weights
 from svc_common.lm.runner import SlotRunner
+from svc_common.lm.static import StaticForward
 from svc_common.lm.transformers_forward import TransformersForward
 
 logger = logging.getLogger(__name__)
 
-FORWARDS = ("auto", "lean", "transformers")
+FORWARDS = ("auto", "lean", "graphs", "transformers")
 PROBE_TOLERANCE = 1e-3  # largest allowed difference between the two forwards' hidden states
 _NUM_PROBES = 8
 
@@ -28,18 +32,21 @@ class Network:
     """A model's weights, ready to be run over rows.
 
     `lean` is None where transformers runs it; `split` is set where the backbone then carries two
-    sets of weights.
+    sets of weights. `is_static`: decode steps have few fixed shapes.
     """
 
     backbone: PreTrainedModel
     context_length: int
     lean: LeanWeights | None = None
     split: WeightSplit | None = None
+    is_static: bool = False
 
     @property
     def kind(self) -> str:
-        """Which forward it is: `lean` or `transformers`."""
-        return "transformers" if self.lean is None else "lean"
+        """Which forward it is, of FORWARDS."""
+        if self.lean is None:
+            return "transformers"
+        return "graphs" if self.is_static else "lean"
 
     def new_runner(self, num_slots: int) -> SlotRunner:
         """Return a KV cache of `num_slots` rows with the forward that fills it."""
@@ -48,6 +55,8 @@ class Network:
             forward = TransformersForward(self.backbone, self.split)
         else:
             forward = LeanForward(self.lean)
+            if self.is_static:
+                forward = StaticForward(forward)
         return SlotRunner(forward, num_slots=num_slots, context_length=self.context_length)
 
 
@@ -64,15 +73,16 @@ def make_network(
     Args:
         backbone: what rows of group 0 run. Without lean forward it carries `second` afterwards.
         context_length: most tokens of a row.
-        kind: of FORWARDS.
+        kind: of FORWARDS; `auto` is `graphs` on a GPU, `lean` on a CPU.
         second: what rows of group 1 run; `backbone` if None.
         low_rank: changes of layers for group 0 alone; needs the lean forward.
 
     Raises:
-        ValueError: `kind` is lean and the backbone cannot be; or the two backbones differ in kind.
+        ValueError: `kind` is lean or graphs and the backbone cannot be; or the two backbones
+            differ in kind.
     """
-    if kind == "lean" and not can_be_lean(backbone):
-        raise ValueError(f"lean forward: does not know {type(backbone).__name__}")
+    if kind in ("lean", "graphs") and not can_be_lean(backbone):
+        raise ValueError(f"{kind} forward: does not know {type(backbone).__name__}")
     if kind == "transformers" or not can_be_lean(backbone):
         assert not low_rank, "the caller merges"
         split = None if second is None else pair_weights(backbone, second)
@@ -81,7 +91,9 @@ def make_network(
     _check(weights, second or backbone, group=1)
     if not low_rank:
         _check(weights, backbone, group=0)
-    return Network(backbone, context_length, lean=weights)
+    is_on_gpu = weights.cos.device.type == "cuda"
+    is_static = kind == "graphs" or (kind == "auto" and is_on_gpu)
+    return Network(backbone, context_length, lean=weights, is_static=is_static)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svc_common.lm.forward import Contents, Forward, Step
 from svc_common.lm.slots import Row, SlotTable
+from svc_common.lm.transfers import to_device
 
 
 class SlotRunner:
@@ -27,6 +28,7 @@ class SlotRunner:
         self.device = forward.device
         self.context_length = context_length
         self.num_forwards = 0  # for tests and metrics: how often the weights were read
+        self.num_tokens = 0  # that were run
         forward.allocate(num_slots, context_length)
 
     @property
@@ -81,11 +83,11 @@ class SlotRunner:
             return hidden
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order)] = torch.arange(len(order))
-        return hidden[back.to(self.device)]
+        return hidden[to_device(back, self.device)]
 
-    def read(self, row: Row, length: int | None = None) -> Contents:
-        """Return a copy of the row's first `length` keys and values (all)."""
-        return self._run.read(row.index, row.length if length is None else length)
+    def read(self, row: Row, length: int | None = None, start: int = 0) -> Contents:
+        """Return a copy of the keys and values at a row's positions start..length-1 (all)."""
+        return self._run.read(row.index, row.length if length is None else length, start)
 
     def truncate(self, row: Row, length: int) -> None:
         """Forget what stands behind the row's first `length` tokens."""
@@ -94,10 +96,20 @@ class SlotRunner:
 
     @torch.inference_mode()
     def write(self, row: Row, contents: Contents, length: int) -> None:
-        """Fill an empty row with the first `length` positions of what `read` returned."""
-        assert row.length == 0, "row is not empty"
-        self._run.write(row.index, contents, length)
-        row.length = length
+        """Put the first `length` positions of what `read` returned behind what a row holds.
+
+        They must have been read from the same place of a row.
+        """
+        self._run.write(row.index, contents, length, row.length)
+        row.length += length
+
+    @torch.inference_mode()
+    def copy(self, source: Row, target: Row, length: int) -> None:
+        """Give an empty row the first `length` tokens of another."""
+        assert target.length == 0, "row is not empty"
+        assert length <= source.length, "row is shorter"
+        self._run.move(source.index, target.index, length)
+        target.length = length
 
     def _forward(self, rows: Sequence[Row], token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Return the last hidden states `[B, T, D]`; `rows` ascending by index."""
@@ -115,13 +127,14 @@ class SlotRunner:
             positions = positions + torch.arange(num_new)  # [B, T]
         step = Step(
             rows=slice(first, last + 1) if is_slice else torch.tensor([row.index for row in rows]),
-            positions=positions.to(self.device),
+            positions=positions,
             view=view,
             num_first=sum(row.group == 0 for row in rows),
             is_full=num_new == 1 and min(lengths) + 1 == view,
         )
         self.num_forwards += 1
-        hidden = self._run.run(step, ids.to(self.device))
+        self.num_tokens += ids.numel()
+        hidden = self._run.run(step, ids)
         for row in rows:
             row.length += num_new
         return hidden

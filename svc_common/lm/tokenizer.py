@@ -22,6 +22,7 @@ class Tokenizer:
         self.end_of_turn_ids = end_of_turn_ids
         self._control_tokens = tuple(tokenizer.all_special_tokens)
         self._control_ids = frozenset(tokenizer.all_special_ids)
+        self._token_texts: dict[int, str] = {}  # at most the vocabulary
 
     @cached_property
     def fingerprint(self) -> str:
@@ -81,6 +82,12 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """Return one token as a person would want to see it, control tokens included."""
+        text = self._token_texts.get(token_id)
+        if text is None:
+            text = self._token_texts[token_id] = self._token_text(token_id)
+        return text
+
+    def _token_text(self, token_id: int) -> str:
         if token_id in self._control_ids:
             return str(self._tokenizer.convert_ids_to_tokens(token_id))
         return self.decode([token_id])
@@ -143,6 +150,11 @@ class TextStream:
         self._done = 0  # tokens whose text is in `_pending` or was returned
         self._pending = ""  # text held back as a possible stop string
         self.is_stopped = False  # a stop string appeared
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether there are stop strings to look for."""
+        return bool(self._stop)
 
     def push(self, token_id: int) -> str:
         """Add a token and return the text that became certain."""

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from svc_common.lm.cache import KeysValues, SlotCache
-from svc_common.lm.forward import Step, additive_mask
+from svc_common.lm.cache import SlotCache
+from svc_common.lm.forward import Contents, Step, additive_mask
 from svc_common.lm.paired import WeightSplit
+from svc_common.lm.transfers import to_device
 
 
 class TransformersForward:
@@ -37,11 +38,12 @@ class TransformersForward:
         self._places = torch.arange(context_length, device=self._device)
 
     def run(self, step: Step, input_ids: Tensor) -> Tensor:
+        step = step.on(self._device)
         self._cache.step = step
         if self._split is not None:
             self._split.num_first = step.num_first
         output = self._backbone(
-            input_ids=input_ids,
+            input_ids=to_device(input_ids, self._device),
             position_ids=step.positions,
             attention_mask=additive_mask(step, self._places, self._dtype),
             past_key_values=self._cache,
@@ -53,8 +55,8 @@ class TransformersForward:
     def move(self, source: int, target: int, length: int) -> None:
         self._cache.move(source, target, length)
 
-    def read(self, row: int, length: int) -> list[KeysValues]:
-        return self._cache.read(row, length)
+    def read(self, row: int, length: int, start: int = 0) -> Contents:
+        return self._cache.read(row, length, start)
 
-    def write(self, row: int, contents: list[KeysValues], length: int) -> None:
-        self._cache.write(row, contents, length)
+    def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
+        self._cache.write(row, contents, length, start)

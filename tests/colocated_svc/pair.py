@@ -16,6 +16,8 @@ from colocated_svc.loading import load_both
 from colocated_svc.settings import load_both_settings
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
+from generator_svc.engine.prompt_reader import PromptReader
+from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import EncodedPreference, RewardContext
 from generator_svc.engine.sequence import ChosenToken, GenerationParams
@@ -25,6 +27,8 @@ from generator_svc.metrics import GeneratorMetrics
 from reward_svc.metrics import PrefixMetrics
 from svc_common.lm.loading import LoadedModel, load_model
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.preference_prompt import ChatMessage, add_preference
 from tests.generator_svc.fake_scorer import NaiveScorer
@@ -139,9 +143,14 @@ async def apart(variables: dict[str, str]) -> AsyncIterator[Writer]:
     base, theta = (load(variables[name]) for name in ("GENERATOR_MODEL_DIR", "REWARD_MODEL_DIR"))
     scorer = NaiveScorer(theta.model, base.model, base.tokenizer)
     thread = ModelThread(1)
-    scheduler = Scheduler(num_slots=32, max_waiting=64, prefill_chunk=64)
-    step_model = StepModel(base.network("transformers").new_runner(32), base.head())
-    engine = Engine(step_model, thread, scheduler, scorer, GeneratorMetrics(CollectorRegistry()))
+    scheduler = Scheduler(num_slots=32, max_waiting=64)
+    runner, metrics = (
+        base.network("transformers").new_runner(32),
+        GeneratorMetrics(CollectorRegistry()),
+    )
+    prompts = PromptReader(runner, PrefillPace(64, 60.0), PrefixCache(0), metrics)
+    step_model = StepModel(runner, base.head(), prompts)
+    engine = Engine(step_model, thread, scheduler, scorer, metrics, RunAhead(is_allowed=False))
     loops = [asyncio.create_task(engine.run())]
     try:
         yield Writer(engine, base.tokenizer)
@@ -170,3 +179,8 @@ def guided(
 
 def ids(tokens: Sequence[ChosenToken]) -> list[int]:
     return [token.token_id for token in tokens]
+
+
+def rewards_of(token: ChosenToken) -> torch.Tensor:
+    """Return the rewards of a token's candidates."""
+    return torch.tensor([reward for _, _, reward, _ in token.candidates()])

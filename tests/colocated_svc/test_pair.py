@@ -22,6 +22,7 @@ from tests.colocated_svc.pair import (
     guided,
     ids,
     load,
+    rewards_of,
     save_pair,
 )
 from tests.reward_svc.oracle import value_head_tensors
@@ -52,14 +53,14 @@ async def test_a_mixed_batch_gets_the_tokens_and_rewards_of_the_models_run_apart
     async with apart(variables) as writer:
         expected = await writer.write_all(jobs)
     # Few slots and small chunks: answers come, wait and go while others are written.
-    changes = {"GENERATOR_NUM_SLOTS": 5, "REWARD_NUM_SLOTS": 6, "REWARD_PREFILL_CHUNK": 16}
+    changes = {"GENERATOR_NUM_SLOTS": 5, "REWARD_NUM_SLOTS": 6, "GENERATOR_PREFILL_CHUNK": 16}
     async with colocated(variables, **changes) as running:
         written = await running.write_all(jobs)
     num_changed = 0
     for theirs, mine in zip(expected, written, strict=True):
         assert ids(mine) == ids(theirs)
         for token, other in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(token.rewards, other.rewards, **TOLERANCE)
+            torch.testing.assert_close(rewards_of(token), rewards_of(other), **TOLERANCE)
         num_changed += sum(token.is_changed for token in mine)
     assert num_changed > len(jobs)
 
@@ -80,7 +81,11 @@ async def test_a_step_costs_one_forward_for_all_users_preferences_and_both_model
     wishes = ["Be kind.", "Rhyme.", "Be brief."][:num_wishes]
     params = guided("same", *wishes, max_tokens=40)
     # Without prefixes, and with chunks that hold a prompt: a forward a prompt.
-    changes = {"REWARD_MAX_PREFIX_CACHE_TOKENS": 0, "REWARD_PREFILL_CHUNK": 400}
+    changes = {
+        "GENERATOR_MAX_PREFIX_CACHE_BYTES": 0,
+        "GENERATOR_PREFILL_CHUNK": 1200,
+        "GENERATOR_MAX_PREFILL_S": 60,
+    }
     async with colocated(variables, **changes) as running:
         await running.write_all([("same", params)] * num_users)
         num_prompts = num_users * (1 + num_wishes)
@@ -129,7 +134,7 @@ async def test_a_reference_with_a_row_of_its_own_gives_the_rewards_of_models_apa
 async def test_a_cancelled_answer_frees_all_its_rows(
     variables: dict[str, str], num_read: int
 ) -> None:
-    async with colocated(variables, REWARD_PREFILL_CHUNK=8) as running:
+    async with colocated(variables, GENERATOR_PREFILL_CHUNK=8) as running:
         answer = running.answer("x" * 50, guided("x" * 50, "a", "b", max_tokens=200))
         running.engine.submit(answer)
         stream = answer.tokens()
@@ -215,8 +220,8 @@ async def test_a_value_head_is_theta_s_alone(tmp_path: Path) -> None:
         if name == "REWARD_MODEL_DIR":
             hidden = weight @ hidden + bias
         logits = loaded.model.get_output_embeddings()(hidden)
-        logprobs.append(logits[token.candidates.token_ids].log_softmax(-1))
-    torch.testing.assert_close(torch.tensor(token.rewards), logprobs[0] - logprobs[1], **TOLERANCE)
+        logprobs.append(logits[[token_id for token_id, *_ in token.candidates()]].log_softmax(-1))
+    torch.testing.assert_close(rewards_of(token), logprobs[0] - logprobs[1], **TOLERANCE)
 
 
 @pytest.mark.parametrize("reference", list(Reference))

@@ -1,10 +1,12 @@
 """A reward pool without a network: a fake whose rewards are a naive full recompute."""
 
+import asyncio
+
 import torch
 from torch import Tensor, nn
 
 from generator_svc.decoding.strategies import Reference
-from generator_svc.engine.scorer import RewardSession, SessionState
+from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from svc_common.errors import RewardUnavailableError
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.preference_prompt import add_preference
@@ -32,24 +34,40 @@ class NaiveScorer:
             session.on_change()
             return
         self.committed[session] = list(session.token_ids)
+        session.num_committed = len(session.token_ids)
         self.max_open = max(self.max_open, len(self.committed))
         session.state, session.error = SessionState.OPEN, None
         session.model_version = "fake"
         session.max_answer_tokens = self.max_answer_tokens
         session.on_change()
 
-    def commit(self, rows: list[RewardSession]) -> None:
-        for session in rows:
-            if len(self.committed[session]) < len(session.token_ids):
-                self.committed[session].append(session.token_ids[-1])
+    def commit(self, sessions: list[RewardSession]) -> None:
+        for session in sessions:
+            held = self.committed[session][: session.num_committed]
+            self.committed[session] = held + session.token_ids[session.num_committed :]
+            session.num_committed = len(session.token_ids)
 
-    async def score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
+    async def score(self, rows: ScoreRows) -> ScoredRows:
         self.num_messages += 1
+        asked = zip(rows.sessions, rows.token_ids, rows.counts, strict=True)
+        found = self._score([(session, ids[:count]) for session, ids, count in asked])
+        for session, guess in zip(rows.sessions, rows.guesses or (), strict=False):
+            if guess is not None and session in self.committed:
+                self.committed[session].append(guess)
+                session.num_committed += 1
+        rewards = torch.zeros(rows.token_ids.shape)
+        for row, its in zip(rewards, found, strict=True):
+            if its is not None:
+                row[: len(its)] = its
+        return ScoredRows(rewards, [its is not None for its in found])
+
+    def _score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
         if self.loses_after is not None and self.num_messages > self.loses_after:
             self.loses_after = None
             for session, _ in rows:
                 del self.committed[session]
-                self.open(session)
+                session.state = SessionState.OPENING  # a replica takes a while to read the prefix
+                asyncio.get_running_loop().call_later(0.01, self.open, session)
             return [None] * len(rows)
         for session, _ in rows:
             session.is_scoring = session in self.late

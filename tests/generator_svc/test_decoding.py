@@ -7,7 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator_svc.decoding.candidates import Candidates, stack_candidates, top_candidates
+from generator_svc.decoding.candidates import (
+    CandidateRow,
+    Candidates,
+    gather_candidates,
+    top_candidates,
+)
 from generator_svc.decoding.choice import RowParams, choose
 from generator_svc.decoding.guidance import guide, subtract_base
 from generator_svc.decoding.sampling import gumbel_noise, pick
@@ -74,7 +79,12 @@ def test_a_row_draws_the_same_whatever_else_is_in_the_batch(
         Candidates(candidates.token_ids[2:3], candidates.logprobs[2:3]), rewards[2:3], [row]
     )
     together = choose(candidates, rewards, [other, other, row, other, other])
-    assert alone.of_row(0, K) == together.of_row(2, K)
+    assert (alone.columns[0], alone.base_columns[0]) == (
+        together.columns[2],
+        together.base_columns[2],
+    )
+    assert torch.equal(alone.rewards[0], together.rewards[2])
+    assert torch.equal(alone.scores[0], together.scores[2])
 
 
 def test_sampling_draws_from_the_softmax_of_the_scores() -> None:
@@ -105,11 +115,7 @@ def test_top_p_keeps_the_likeliest_that_together_reach_it() -> None:
 def test_rows_of_different_k_choose_among_their_own() -> None:
     torch.manual_seed(2)
     wide, narrow = random_candidates(1), top_candidates(torch.randn(1, V), 3)
-    rows = [
-        Candidates(wide.token_ids[0], wide.logprobs[0]),
-        Candidates(narrow.token_ids[0], narrow.logprobs[0]),
-    ]
-    stacked = stack_candidates(rows)
+    stacked = gather_candidates([CandidateRow(wide, 0, K), CandidateRow(narrow, 0, 3)])
     rewards = torch.zeros(2, K)
     rewards[1, 3:] = 100.0  # padding must not win
     params = [
@@ -118,9 +124,21 @@ def test_rows_of_different_k_choose_among_their_own() -> None:
     ]
     choices = choose(stacked, rewards, params)
     assert choices.columns[1] < 3
-    assert len(choices.of_row(1, 3).rewards) == 3
     alone = choose(Candidates(narrow.token_ids, narrow.logprobs), torch.zeros(1, 3), params[1:])
-    assert alone.of_row(0, 3).rewards == pytest.approx(choices.of_row(1, 3).rewards)
+    torch.testing.assert_close(alone.rewards[0], choices.rewards[1, :3])
+
+
+def test_rows_of_one_block_are_cut_to_their_own_k_and_may_be_in_any_order() -> None:
+    block = random_candidates(3)
+    whole = gather_candidates([CandidateRow(block, i, K) for i in range(3)])
+    assert torch.equal(whole.token_ids, block.token_ids)
+    mixed = gather_candidates([CandidateRow(block, 2, 4), CandidateRow(block, 0, 2)])
+    assert torch.equal(mixed.token_ids[0], block.token_ids[2, :4])
+    assert torch.equal(mixed.logprobs[1, :2], block.logprobs[0, :2])
+    cut = gather_candidates([CandidateRow(block, i, k) for i, k in enumerate((K, 3, 1))])
+    for row, k in zip(cut.logprobs, (K, 3, 1), strict=True):
+        assert torch.isfinite(row[:k]).all()
+        assert (row[k:] == -torch.inf).all()
 
 
 def test_the_table_says_which_strategies_use_preferences() -> None:

@@ -10,6 +10,8 @@ import torch
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
+from generator_svc.engine.prompt_reader import PromptReader, SilentObserver
+from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import EncodedPreference, RewardContext
 from generator_svc.engine.sequence import ChosenToken, FinishReason, GenerationParams, Sequence
@@ -22,6 +24,8 @@ from svc_common.errors import (
 )
 from svc_common.lm.head import Head
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.lm.transformers_forward import TransformersForward
@@ -37,14 +41,31 @@ BASE = GenerationParams(
 )
 
 
-class NullObserver:
-    """Listens to nothing."""
+class AlwaysAhead(RunAhead):
+    """Runs ahead whether it pays or not."""
+
+    def pays(self, num_rows: int) -> bool:
+        return True
+
+
+NEVER = RunAhead(is_allowed=False)
+
+
+class QuietObserver:
+    """Notes nothing but how guesses fared."""
+
+    def __init__(self) -> None:
+        self.num_kept = self.num_redone = 0
 
     def phase(self, name: str, seconds: float) -> None:
         pass
 
     def batch(self, num_rows: int) -> None:
         pass
+
+    def ran_ahead(self, *, num_kept: int, num_redone: int) -> None:
+        self.num_kept += num_kept
+        self.num_redone += num_redone
 
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         pass
@@ -61,6 +82,7 @@ class Harness:
     engine: Engine
     scorer: NaiveScorer
     runner: SlotRunner
+    observer: "QuietObserver"
 
     def sequence(self, text: str, params: GenerationParams, stop: tuple[str, ...] = ()) -> Sequence:
         prompt = (ChatMessage("user", text),)
@@ -82,19 +104,27 @@ class Harness:
 
 @asynccontextmanager
 async def running_engine(
-    *, num_slots: int = 8, max_waiting: int = 64, prefill_chunk: int = 16
+    *,
+    num_slots: int = 8,
+    max_waiting: int = 64,
+    prefill_chunk: int = 16,
+    run_ahead: RunAhead = NEVER,
 ) -> AsyncIterator[Harness]:
     base = tiny_model(seed=1)
     scorer = NaiveScorer(tiny_model(seed=2), tiny_model(seed=3), TOKENIZER)
     runner = SlotRunner(
         TransformersForward(base.base_model), num_slots=num_slots, context_length=CONTEXT_LENGTH
     )
+    observer = QuietObserver()
     thread = ModelThread(1)
-    scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting, prefill_chunk=prefill_chunk)
-    engine = Engine(StepModel(runner, Head(base)), thread, scheduler, scorer, NullObserver())
+    scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting)
+    pace = PrefillPace(prefill_chunk, max_s=60.0)
+    prompts = PromptReader(runner, pace, PrefixCache(1 << 20), SilentObserver())
+    model = StepModel(runner, Head(base), prompts)
+    engine = Engine(model, thread, scheduler, scorer, observer, run_ahead)
     loop = asyncio.create_task(engine.run())
     try:
-        yield Harness(engine, scorer, runner)
+        yield Harness(engine, scorer, runner, observer)
     finally:
         loop.cancel()
         with suppress(asyncio.CancelledError):
@@ -161,6 +191,41 @@ async def test_mixed_users_in_one_batch_get_what_each_gets_alone(reference: Refe
     assert not all(changed)
 
 
+@pytest.mark.parametrize("reference", list(Reference))
+@pytest.mark.parametrize("num_slots", [1, 5])
+async def test_running_ahead_changes_nothing_but_time(reference: Reference, num_slots: int) -> None:
+    jobs = [
+        (f"hello {i}", guided(f"hello {i}", "wish", beta=0.1 + 0.2 * i, reference=reference))
+        for i in range(4)
+    ]
+    jobs += [
+        (f"more {i}", guided(f"more {i}", "wish", beta=0.3, temperature=1.0, seed=i, top_k=3 + i))
+        for i in range(3)
+    ]
+    ending = replace(jobs[0][1], ignores_end_of_turn=False, temperature=3.0, top_k=100, seed=2)
+    jobs += [("ends", ending), ("plain", BASE)]
+    async with running_engine(num_slots=num_slots) as harness:
+        apart = await asyncio.gather(*(harness.write(*job) for job in jobs))
+    ahead = AlwaysAhead(is_allowed=True)
+    async with running_engine(num_slots=num_slots, run_ahead=ahead) as harness:
+        together = await asyncio.gather(*(harness.write(*job) for job in jobs))
+        assert harness.observer.num_kept > 10
+        assert harness.observer.num_redone > 10
+        assert harness.runner.num_free == num_slots or not harness.scorer.committed
+    assert [ids(answer) for answer in together] == [ids(answer) for answer in apart]
+    assert [t.is_guided for a in together for t in a] == [t.is_guided for a in apart for t in a]
+
+
+async def test_a_session_lost_while_running_ahead_goes_on_with_the_same_tokens() -> None:
+    params = guided("tell me", "be short")
+    async with running_engine() as harness:
+        fault_free = await harness.write("tell me", params)
+    async with running_engine(run_ahead=AlwaysAhead(is_allowed=True)) as harness:
+        harness.scorer.loses_after = 5
+        assert ids(await harness.write("tell me", params)) == ids(fault_free)
+        assert harness.scorer.loses_after is None
+
+
 async def test_each_step_costs_one_forward_and_one_score_message_for_all_rows() -> None:
     async with running_engine() as harness:
         params = [guided("same", f"wish {i}") for i in range(4)]
@@ -177,7 +242,9 @@ async def test_a_lost_session_is_opened_again_and_the_answer_is_the_same() -> No
         fault_free = await harness.write("tell me", params)
     async with running_engine() as harness:
         harness.scorer.loses_after = 5
-        assert ids(await harness.write("tell me", params)) == ids(fault_free)
+        answer = await harness.write("tell me", params)
+        assert ids(answer) == ids(fault_free)
+        assert all(token.is_guided for token in answer)
         assert harness.scorer.loses_after is None
 
 

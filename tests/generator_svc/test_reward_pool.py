@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import (
     EncodedPreference,
     RewardContext,
     RewardSession,
+    ScoreRows,
     SessionState,
 )
 from generator_svc.reward_client.calls import RewardCalls
@@ -80,12 +82,19 @@ class Harness:
         await self.until(lambda: session.state is not SessionState.OPENING)
         return session
 
+    async def score(self, *sessions: RewardSession) -> list[Tensor | None]:
+        """Return the rewards `[K]` of IDS for each session that got some."""
+        ids, counts = IDS.expand(len(sessions), -1), [len(IDS)] * len(sessions)
+        scored = await self.pool.score(ScoreRows(list(sessions), ids, counts))
+        pairs = zip(scored.rewards, scored.has_rewards, strict=True)
+        return [rewards if has_rewards else None for rewards, has_rewards in pairs]
+
     async def reward(self, session: RewardSession) -> float | None:
-        (rewards,) = await self.pool.score([(session, IDS)])
+        (rewards,) = await self.score(session)
         if session.is_scoring:
             await self.until(lambda: not session.is_scoring)
             if session.state is SessionState.OPEN:
-                (rewards,) = await self.pool.score([(session, IDS)])
+                (rewards,) = await self.score(session)
         return None if rewards is None else float(rewards[0])
 
 
@@ -127,7 +136,7 @@ async def test_all_rows_of_a_step_travel_in_one_message_a_replica() -> None:
         for session in sessions:
             session.token_ids.append(1)
         harness.pool.commit(sessions)
-        rewards = await harness.pool.score([(session, IDS) for session in sessions])
+        rewards = await harness.score(*sessions)
         assert [float(r[0]) for r in rewards if r is not None] == [1.0] * 5
         assert harness.replicas[0].log == ["commit 5", "score 5"]
 
@@ -255,7 +264,7 @@ async def test_a_late_replica_does_not_hold_up_the_others() -> None:
         silent.is_silent = True
         num_late = len(silent.committed)
         assert 0 < num_late < 8
-        rewards = await harness.pool.score([(session, IDS) for session in sessions])
+        rewards = await harness.score(*sessions)
         assert sum(reward is None for reward in rewards) == num_late
         assert [s.is_scoring for s in sessions] == [reward is None for reward in rewards]
         await harness.until(lambda: not any(session.is_scoring for session in sessions))
@@ -267,20 +276,13 @@ async def test_rewards_that_came_late_are_kept_until_they_are_asked_for() -> Non
     async with running_pool(FakeReplica()) as harness:
         session = await harness.open(1, 2)
         replica = harness.pool.fleet.replicas[0]
-        answers = replica.score
-        release = asyncio.Event()
-
-        async def late(*arguments: Any) -> Any:
-            result = await answers(*arguments)
-            await release.wait()
-            return result
-
-        replica.score = late  # type: ignore[method-assign]
-        assert await harness.pool.score([(session, IDS)]) == [None]
+        receive, kept = replica._receive, []
+        replica._receive = kept.append  # type: ignore[method-assign, assignment]
+        assert await harness.score(session) == [None]
         assert session.is_scoring
-        release.set()
+        receive(*kept)
         await harness.until(lambda: not session.is_scoring)
-        (rewards,) = await harness.pool.score([(session, IDS)])
+        (rewards,) = await harness.score(session)
         assert rewards is not None
         assert harness.replicas[0].log.count("score 1") == 1
 

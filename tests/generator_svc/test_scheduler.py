@@ -1,10 +1,12 @@
 """The slot table and the scheduler under any order of arrivals and departures."""
 
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from svc_common.errors import OverloadedError
@@ -67,7 +69,7 @@ TestSlotTable.settings = settings(max_examples=60, deadline=None)
 
 
 def test_sequences_start_in_order_of_arrival_and_never_exceed_the_slots() -> None:
-    scheduler = Scheduler(num_slots=2, max_waiting=3, prefill_chunk=4)
+    scheduler = Scheduler(num_slots=2, max_waiting=3)
     arrived = [sequence() for _ in range(3)]
     for one in arrived:
         scheduler.add(one)
@@ -78,7 +80,7 @@ def test_sequences_start_in_order_of_arrival_and_never_exceed_the_slots() -> Non
 
 
 def test_a_full_queue_refuses_with_a_delay_and_keeps_what_it_holds() -> None:
-    scheduler = Scheduler(num_slots=2, max_waiting=1, prefill_chunk=4)
+    scheduler = Scheduler(num_slots=2, max_waiting=1)
     for _ in range(3):  # two for the free slots, one to wait
         scheduler.add(sequence())
     with pytest.raises(OverloadedError, match=r"at most 1 requests may wait") as caught:
@@ -91,24 +93,28 @@ def test_a_full_queue_refuses_with_a_delay_and_keeps_what_it_holds() -> None:
     assert scheduler.num_waiting == 1
 
 
-def test_prompts_are_read_in_chunks_one_a_step_beside_all_decodes() -> None:
-    scheduler = Scheduler(num_slots=3, max_waiting=3, prefill_chunk=4)
+def test_unread_prompts_go_on_in_order_of_arrival_beside_all_decodes() -> None:
+    scheduler = Scheduler(num_slots=4, max_waiting=4)
     running, first, second = sequence(), sequence(6), sequence(3)
-    for one in (running, first, second):
+    for one in (first, second):
         scheduler.add(one)
     scheduler.admit()
-    running.num_prefilled = 5
-    running.token_ids.append(1)
     batch = scheduler.next_batch()
-    assert (batch.decodes, batch.prefill, batch.chunk) == ([running], first, [0, 1, 2, 3])
-    first.num_prefilled = 4
-    assert scheduler.next_batch().chunk == [4, 5]
+    assert (batch.decodes, batch.prefills, batch.delays_others) == ([], [first, second], False)
+    scheduler.add(running)
+    scheduler.admit()
+    running.num_prefilled = 5
+    batch = scheduler.next_batch()  # its candidates are not chosen from yet
+    assert (batch.decodes, batch.prefills, batch.delays_others) == ([], [first, second], True)
+    running.token_ids.append(1)
     first.num_prefilled = 6
-    assert scheduler.next_batch().prefill is second
+    first.candidates = Candidates(torch.zeros(1), torch.zeros(1))
+    batch = scheduler.next_batch()
+    assert (batch.decodes, batch.prefills, batch.delays_others) == ([running], [second], True)
 
 
 def test_a_removed_sequence_gives_its_row_back_with_the_next_batch() -> None:
-    scheduler = Scheduler(num_slots=1, max_waiting=1, prefill_chunk=4)
+    scheduler = Scheduler(num_slots=1, max_waiting=1)
     one, row = sequence(), Row(group=0, index=0)
     scheduler.add(one)
     scheduler.admit()

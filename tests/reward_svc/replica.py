@@ -16,13 +16,14 @@ from torch import Tensor
 from reward_svc.batcher import Batcher
 from reward_svc.messages import (
     Answer,
-    CandidateBatch,
-    CandidateRow,
-    Commit,
+    CandidateRows,
+    CommitRows,
     Message,
     Opened,
     Opening,
+    RewardRows,
     RowFault,
+    unpack,
 )
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM
@@ -33,6 +34,8 @@ from reward_svc.prompts import Reference, RewardContext, WeightedPreference, pla
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.preference_prompt import ChatMessage, Prompt
 from tests.reward_svc.oracle import REFERENCE_SEED, THETA_SEED, random_preference_head
 from tests.tiny_model import VOCABULARY_SIZE, save_tiny_model
@@ -74,6 +77,26 @@ def context(
 BRIEF = context(("Be brief.", 1.0))
 
 
+def commit_rows(*commits: tuple[int, int, int], epoch: int = 0) -> CommitRows:
+    """Return rows of (session, step, token id)."""
+    return CommitRows.of((number, epoch, step, token) for number, step, token in commits)
+
+
+def candidate_rows(
+    batch_id: int, *asked: tuple[int, int, Sequence[int]], epoch: int = 0
+) -> CandidateRows:
+    """Return rows of (session, step, candidates)."""
+    rows = ((number, epoch, step, ids) for number, step, ids in asked)
+    return CandidateRows.of(batch_id, rows, time.perf_counter())
+
+
+def rewards_of(rows: RewardRows) -> dict[tuple[int, int], Tensor]:
+    """Return rewards `[K]` by session and step."""
+    keys = zip(unpack(rows.sessions), unpack(rows.steps), strict=True)
+    rewards = torch.tensor(np.frombuffer(rows.rewards, "<f4"))
+    return dict(zip(keys, rewards.split(unpack(rows.num_candidates)), strict=True))
+
+
 @dataclass
 class Generator:
     """Speaks to a batcher the way a generator does, message by message."""
@@ -110,8 +133,7 @@ class Generator:
 
     async def commit(self, *commits: tuple[int, int, int], epoch: int = 0) -> None:
         """Commit (session, step, token id) each."""
-        rows = tuple(Commit(number, epoch, step, token) for number, step, token in commits)
-        await self.send(commits=rows)
+        await self.send(commits=commit_rows(*commits, epoch=epoch))
 
     async def score(
         self, *asked: tuple[int, int, Sequence[int]], epoch: int = 0
@@ -121,20 +143,14 @@ class Generator:
         answer = await self.next_answer()
         assert answer.batch_id == self._batch_id
         assert answer.scored is not None
-        results: dict[tuple[int, int], Tensor | RowFault] = {
-            (row.session, row.step): torch.tensor(row.rewards) for row in answer.scored
-        }
+        results: dict[tuple[int, int], Tensor | RowFault] = {**rewards_of(answer.scored)}
         results |= {(fault.session, fault.step): fault for fault in answer.faults}
         assert len(results) == len(asked)
         return [results[number, step] for number, step, _ in asked]
 
     async def ask(self, *asked: tuple[int, int, Sequence[int]], epoch: int = 0) -> None:
         self._batch_id += 1
-        rows = tuple(
-            CandidateRow(number, epoch, step, np.array(ids, np.uint32))
-            for number, step, ids in asked
-        )
-        await self.send(candidates=CandidateBatch(self._batch_id, rows, time.perf_counter()))
+        await self.send(candidates=candidate_rows(self._batch_id, *asked, epoch=epoch))
 
     async def close(self, *numbers: int) -> None:
         await self.send(closes=numbers)
@@ -175,7 +191,8 @@ async def running_replica(
     *,
     num_slots: int = 16,
     prefill_chunk: int = 32,
-    max_prefix_tokens: int = 4096,
+    pace: PrefillPace | None = None,
+    max_prefix_bytes: int = 1 << 22,
     max_waiting_sessions: int = 16,
 ) -> AsyncIterator[Replica]:
     registry = CollectorRegistry()
@@ -183,8 +200,8 @@ async def running_replica(
     cache = SessionCache(
         model,
         num_slots=num_slots,
-        prefill_chunk=prefill_chunk,
-        max_prefix_tokens=max_prefix_tokens,
+        pace=pace or PrefillPace(prefill_chunk, max_s=60.0),
+        prefixes=PrefixCache(max_prefix_bytes),
         metrics=metrics,
     )
     thread = ModelThread(1)

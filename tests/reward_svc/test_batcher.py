@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from reward_svc.messages import CandidateBatch, CandidateRow, Commit
 from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.prompts import Reference, RewardContext
 from svc_common.preference_prompt import ChatMessage
@@ -17,8 +16,11 @@ from tests.reward_svc.replica import (
     CHAT,
     TOLERANCE,
     Generator,
+    candidate_rows,
+    commit_rows,
     context,
     random_candidates,
+    rewards_of,
     running_replica,
     save_folders,
 )
@@ -147,15 +149,14 @@ async def test_all_that_one_message_holds_is_carried_out_in_the_order_of_its_fie
     async with running_replica(model) as replica:
         generator = replica.generator()
         await generator.open(1, CONTEXTS[1])
-        asked = CandidateRow(1, 0, 2, np.array([3, 4, 5], np.uint32))
         await generator.send(
             closes=(1,),
             openings=(generator.opening(1, BRIEF),),  # the number is free again: closes come first
-            commits=(Commit(1, 0, 0, 42), Commit(1, 0, 1, 43)),
-            candidates=CandidateBatch(8, (asked,), 0.0),
+            commits=commit_rows((1, 0, 42), (1, 1, 43)),
+            candidates=candidate_rows(8, (1, 2, [3, 4, 5])),
         )
         assert (await generator.next_answer()).opened
         scored = (await generator.next_answer()).scored
         assert scored is not None
         expected = oracle.rewards(BRIEF, [42, 43], [3, 4, 5])
-        torch.testing.assert_close(torch.tensor(scored[0].rewards), expected, **TOLERANCE)
+        torch.testing.assert_close(rewards_of(scored)[1, 2], expected, **TOLERANCE)

@@ -2,14 +2,11 @@
 
 import numpy as np
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.messages import Opening
 from reward_svc.model import PersRM
 from reward_svc.pad_config import Conditioning
-from reward_svc.prefix_cache import PrefixCache
 from reward_svc.prompts import (
     THETA,
     Plan,
@@ -18,10 +15,10 @@ from reward_svc.prompts import (
     RowPrompt,
     Term,
     WeightedPreference,
-    common_length,
     encode_preference,
     plan_session,
 )
+from svc_common.lm.prefix_tree import common_length
 from svc_common.preference_prompt import ChatMessage, Prompt
 from tests.reward_svc.oracle import Oracle, naive_prompt
 from tests.reward_svc.replica import BRIEF, CHAT, TOLERANCE, context, running_replica
@@ -133,33 +130,6 @@ async def test_a_replica_without_free_rows_encodes_all_the_same(model: PersRM) -
         await replica.generator().open(1, BRIEF)
         token_ids = await PreferenceEncoder(replica.cache, replica.batcher).encode("Be brief.")
         assert tuple(token_ids) == encode_preference("Be brief.", model.tokenizer)
-
-
-@given(st.lists(st.lists(st.integers(0, 2), max_size=6).map(tuple), max_size=30), st.data())
-def test_the_longest_kept_beginning_is_found(
-    keys: list[tuple[int, ...]], data: st.DataObject
-) -> None:
-    cache = PrefixCache(max_tokens=40)
-    for key in keys:
-        cache.put(0, key, [(torch.tensor(key), torch.tensor(key))])
-    kept = [key[1:] for key in cache._entries]
-    assert cache.num_tokens == sum(map(len, kept)) <= 40
-    query = data.draw(st.lists(st.integers(0, 2), max_size=8).map(tuple))
-    contents, length = cache.find(0, query)
-    assert length == max((common_length(query, key) for key in kept), default=0)
-    if length:
-        assert contents[0][0][:length].tolist() == list(query[:length])
-    assert cache.find(1, query) == ([], 0)  # the other group's weights
-
-
-def test_the_least_recently_used_prefix_goes_first() -> None:
-    cache = PrefixCache(max_tokens=6)
-    cache.put(0, (1, 1), [])
-    cache.put(0, (2, 2), [])
-    cache.put(0, (3, 3), [])
-    cache.find(0, (1, 1, 9))
-    cache.put(0, (4, 4), [])
-    assert [cache.has(0, (n, n)) for n in (1, 2, 3, 4)] == [True, False, True, True]
 
 
 def test_common_length_counts_equal_items_from_the_beginning() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from reward_svc.messages import Commit, Reason, RowFault
+from reward_svc.messages import CommitRows, Reason, RowFault
 from reward_svc.model import PersRM
 from reward_svc.stream import Session
 from tests.reward_svc.oracle import Oracle, naive_prompt
@@ -32,28 +32,23 @@ async def check_untouched(generator: Generator, number: int, oracle: Oracle) -> 
 @pytest.mark.parametrize(
     ("commit", "reason"),
     [
-        (Commit(9, 0, 0, 5), Reason.UNKNOWN_SESSION),
-        (Commit(1, 1, 1, 5), Reason.OUT_OF_STEP),  # an epoch that is not open
-        (Commit(1, 0, 0, 42), Reason.OUT_OF_STEP),  # the same commit once more
-        (Commit(1, 0, 2, 5), Reason.OUT_OF_STEP),
-        (Commit(1, 0, 1, 100_000), Reason.INVALID),
+        ((9, 0, 0, 5), Reason.UNKNOWN_SESSION),
+        ((1, 1, 1, 5), Reason.OUT_OF_STEP),  # an epoch that is not open
+        ((1, 0, 2, 5), Reason.OUT_OF_STEP),
+        ((1, 0, 1, 100_000), Reason.INVALID),
     ],
 )
 async def test_a_commit_that_does_not_fit_changes_nothing(
-    model: PersRM, oracle: Oracle, commit: Commit, reason: Reason
+    model: PersRM, oracle: Oracle, commit: tuple[int, int, int, int], reason: Reason
 ) -> None:
     async with running_replica(model) as replica:
         generator = replica.generator()
         for number in (1, 2):
             await generator.open(number, BRIEF)
         await generator.commit((1, 0, 42), (2, 0, 42))
-        await generator.send(commits=(commit,))
+        await generator.send(commits=CommitRows.of([commit]))
         fault = await fault_of(generator)
-        assert (fault.session, fault.epoch, fault.step) == (
-            commit.session,
-            commit.epoch,
-            commit.step,
-        )
+        assert (fault.session, fault.epoch, fault.step) == commit[:3]
         assert fault.reason is reason
         for number in (1, 2):
             await check_untouched(generator, number, oracle)

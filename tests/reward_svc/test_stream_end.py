@@ -6,7 +6,7 @@ from collections.abc import Generator as Steps
 import numpy as np
 
 from reward_svc.jobs import Job, JobQueue
-from reward_svc.messages import Commit, Opening, Reason
+from reward_svc.messages import Opening, Reason
 from reward_svc.model import PersRM
 from reward_svc.prompts import plan_session
 from reward_svc.sequences import score_answers
@@ -103,8 +103,9 @@ async def test_a_prefill_gets_its_turns_though_running_sessions_are_always_busy(
         busy, new = replica.generator(), replica.generator()
         await busy.open(1, BRIEF)
         order: list[str] = []
-        await busy.commit(*((1, step, 42) for step in range(60)))  # 60 turns of work
-        await busy.ask((1, 60, [4, 5]))
+        # 60 turns of work: each takes the session back, so no two are run in one forward.
+        await busy.commit(*((1, 0, 42) for _ in range(60)))
+        await busy.ask((1, 1, [4, 5]))
         await new.send(openings=(new.opening(2, THREE),))
 
         async def note(generator: Generator, name: str) -> None:
@@ -148,9 +149,9 @@ async def test_a_half_closed_stream_answers_faulty_commits_before_it_finishes(
     async with running_replica(model) as replica:
         generator = replica.generator()
         await generator.open(1, BRIEF)
-        good = tuple(Commit(1, 0, step, 42) for step in range(3))
-        faulty = (Commit(1, 0, 7, 42), Commit(1, 0, 3, 100_000))
-        await generator.send(commits=(*good, *faulty))
+        good = [(1, step, 42) for step in range(3)]
+        faulty = [(1, 7, 42), (1, 3, 100_000)]
+        await generator.commit(*good, *faulty)
         replica.batcher.intake.half_close(generator.stream)
         faults = [(await generator.next_answer()).faults[0] for _ in faulty]
         assert [(fault.step, fault.reason) for fault in faults] == [

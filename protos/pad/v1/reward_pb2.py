@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from pad.v1 import common_pb2 as pad_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pad/v1/reward.proto\x12\x06pad.v1\x1a\x13pad/v1/common.proto\"M\n\x11\x45ncodedPreference\x12&\n\npreference\x18\x01 \x01(\x0b\x32\x12.pad.v1.Preference\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\x0c\"\xa2\x01\n\rRewardContext\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1c\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0c.pad.v1.ChatH\x00\x12.\n\x0bpreferences\x18\x03 \x03(\x0b\x32\x19.pad.v1.EncodedPreference\x12(\n\treference\x18\x04 \x01(\x0e\x32\x15.pad.v1.ReferenceModeB\x07\n\x05input\"\x87\x01\n\x0bSessionOpen\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.pad.v1.RewardContext\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\"P\n\nCommitRows\x12\x10\n\x08sessions\x18\x01 \x01(\x0c\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\x0c\x12\r\n\x05steps\x18\x03 \x01(\x0c\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\"o\n\rCandidateRows\x12\x10\n\x08sessions\x18\x01 \x01(\x0c\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\x0c\x12\r\n\x05steps\x18\x03 \x01(\x0c\x12\x16\n\x0enum_candidates\x18\x04 \x01(\x0c\x12\x15\n\rcandidate_ids\x18\x05 \x01(\x0c\"\xa4\x01\n\x0cScoreRequest\x12\x0e\n\x06\x63loses\x18\x01 \x03(\r\x12\"\n\x05opens\x18\x02 \x03(\x0b\x32\x13.pad.v1.SessionOpen\x12#\n\x07\x63ommits\x18\x03 \x01(\x0b\x32\x12.pad.v1.CommitRows\x12)\n\ncandidates\x18\x04 \x01(\x0b\x32\x15.pad.v1.CandidateRows\x12\x10\n\x08\x62\x61tch_id\x18\x05 \x01(\x04\"\x80\x01\n\rSessionOpened\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\x12\x19\n\x11max_answer_tokens\x18\x05 \x01(\r\"q\n\x08RowError\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\r\x12&\n\x06reason\x18\x04 \x01(\x0e\x32\x16.pad.v1.RowErrorReason\x12\x0f\n\x07message\x18\x05 \x01(\t\"f\n\nRewardRows\x12\x10\n\x08sessions\x18\x01 \x01(\x0c\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\x0c\x12\r\n\x05steps\x18\x03 \x01(\x0c\x12\x16\n\x0enum_candidates\x18\x04 \x01(\x0c\x12\x0f\n\x07rewards\x18\x05 \x01(\x0c\"C\n\x0bStepTimings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tforward_s\x18\x02 \x01(\x01\x12\x10\n\x08select_s\x18\x03 \x01(\x01\"4\n\x04Load\x12\x16\n\x0enum_free_slots\x18\x01 \x01(\r\x12\x14\n\x0cnum_sessions\x18\x02 \x01(\r\"\xd5\x01\n\rScoreResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12%\n\x06opened\x18\x02 \x03(\x0b\x32\x15.pad.v1.SessionOpened\x12#\n\x07rewards\x18\x03 \x01(\x0b\x32\x12.pad.v1.RewardRows\x12$\n\nrow_errors\x18\x04 \x03(\x0b\x32\x10.pad.v1.RowError\x12$\n\x07timings\x18\x05 \x01(\x0b\x32\x13.pad.v1.StepTimings\x12\x1a\n\x04load\x18\x06 \x01(\x0b\x32\x0c.pad.v1.Load\"q\n\x15ScoreSequencesRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.pad.v1.RewardContext\x12\x11\n\tsequences\x18\x02 \x03(\x0c\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\")\n\x16ScoreSequencesResponse\x12\x0f\n\x07rewards\x18\x01 \x03(\x01\"A\n\x17\x45ncodePreferenceRequest\x12&\n\npreference\x18\x01 \x01(\x0b\x32\x12.pad.v1.Preference\"o\n\x18\x45ncodePreferenceResponse\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\x0c\x12*\n\x0c\x63onditioning\x18\x02 \x01(\x0e\x32\x14.pad.v1.Conditioning\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"#\n!RewardServiceGetServerInfoRequest\"\xbe\x02\n\"RewardServiceGetServerInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12+\n\rconditionings\x18\x06 \x03(\x0e\x32\x14.pad.v1.Conditioning\x12)\n\nreferences\x18\x07 \x03(\x0e\x32\x15.pad.v1.ReferenceMode\x12\x11\n\tnum_slots\x18\x08 \x01(\r\x12\x1a\n\x04load\x18\t \x01(\x0b\x32\x0c.pad.v1.Load\x12\x18\n\x10software_version\x18\n \x01(\t*^\n\x0c\x43onditioning\x12\x1c\n\x18\x43ONDITIONING_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONDITIONING_PROMPT\x10\x01\x12\x17\n\x13\x43ONDITIONING_VECTOR\x10\x02*\x80\x02\n\x0eRowErrorReason\x12 \n\x1cROW_ERROR_REASON_UNSPECIFIED\x10\x00\x12$\n ROW_ERROR_REASON_UNKNOWN_SESSION\x10\x01\x12 \n\x1cROW_ERROR_REASON_OUT_OF_STEP\x10\x02\x12\"\n\x1eROW_ERROR_REASON_NO_FREE_SLOTS\x10\x03\x12\x1c\n\x18ROW_ERROR_REASON_INVALID\x10\x04\x12#\n\x1fROW_ERROR_REASON_MODEL_MISMATCH\x10\x05\x12\x1d\n\x19ROW_ERROR_REASON_INTERNAL\x10\x06\x32\xd9\x02\n\rRewardService\x12\x38\n\x05Score\x12\x14.pad.v1.ScoreRequest\x1a\x15.pad.v1.ScoreResponse(\x01\x30\x01\x12O\n\x0eScoreSequences\x12\x1d.pad.v1.ScoreSequencesRequest\x1a\x1e.pad.v1.ScoreSequencesResponse\x12U\n\x10\x45ncodePreference\x12\x1f.pad.v1.EncodePreferenceRequest\x1a .pad.v1.EncodePreferenceResponse\x12\x66\n\rGetServerInfo\x12).pad.v1.RewardServiceGetServerInfoRequest\x1a*.pad.v1.RewardServiceGetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pad/v1/reward.proto\x12\x06pad.v1\x1a\x13pad/v1/common.proto\"M\n\x11\x45ncodedPreference\x12&\n\npreference\x18\x01 \x01(\x0b\x32\x12.pad.v1.Preference\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\x0c\"\xa2\x01\n\rRewardContext\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1c\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0c.pad.v1.ChatH\x00\x12.\n\x0bpreferences\x18\x03 \x03(\x0b\x32\x19.pad.v1.EncodedPreference\x12(\n\treference\x18\x04 \x01(\x0e\x32\x15.pad.v1.ReferenceModeB\x07\n\x05input\"\x87\x01\n\x0bSessionOpen\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.pad.v1.RewardContext\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\"P\n\nCommitRows\x12\x10\n\x08sessions\x18\x01 \x01(\x0c\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\x0c\x12\r\n\x05steps\x18\x03 \x01(\x0c\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\"o\n\rCandidateRows\x12\x10\n\x08sessions\x18\x01 \x01(\x0c\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\x0c\x12\r\n\x05steps\x18\x03 \x01(\x0c\x12\x16\n\x0enum_candidates\x18\x04 \x01(\x0c\x12\x15\n\rcandidate_ids\x18\x05 \x01(\x0c\"\xd3\x01\n\x0cScoreRequest\x12\x0e\n\x06\x63loses\x18\x01 \x03(\r\x12\"\n\x05opens\x18\x02 \x03(\x0b\x32\x13.pad.v1.SessionOpen\x12#\n\x07\x63ommits\x18\x03 \x01(\x0b\x32\x12.pad.v1.CommitRows\x12)\n\ncandidates\x18\x04 \x01(\x0b\x32\x15.pad.v1.CandidateRows\x12\x10\n\x08\x62\x61tch_id\x18\x05 \x01(\x04\x12-\n\x11tentative_commits\x18\x06 \x01(\x0b\x32\x12.pad.v1.CommitRows\"\x80\x01\n\rSessionOpened\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\x12\x19\n\x11max_answer_tokens\x18\x05 \x01(\r\"q\n\x08RowError\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\r\x12&\n\x06reason\x18\x04 \x01(\x0e\x32\x16.pad.v1.RowErrorReason\x12\x0f\n\x07message\x18\x05 \x01(\t\"f\n\nRewardRows\x12\x10\n\x08sessions\x18\x01 \x01(\x0c\x12\x0e\n\x06\x65pochs\x18\x02 \x01(\x0c\x12\r\n\x05steps\x18\x03 \x01(\x0c\x12\x16\n\x0enum_candidates\x18\x04 \x01(\x0c\x12\x0f\n\x07rewards\x18\x05 \x01(\x0c\"C\n\x0bStepTimings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tforward_s\x18\x02 \x01(\x01\x12\x10\n\x08select_s\x18\x03 \x01(\x01\"4\n\x04Load\x12\x16\n\x0enum_free_slots\x18\x01 \x01(\r\x12\x14\n\x0cnum_sessions\x18\x02 \x01(\r\"\xd5\x01\n\rScoreResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12%\n\x06opened\x18\x02 \x03(\x0b\x32\x15.pad.v1.SessionOpened\x12#\n\x07rewards\x18\x03 \x01(\x0b\x32\x12.pad.v1.RewardRows\x12$\n\nrow_errors\x18\x04 \x03(\x0b\x32\x10.pad.v1.RowError\x12$\n\x07timings\x18\x05 \x01(\x0b\x32\x13.pad.v1.StepTimings\x12\x1a\n\x04load\x18\x06 \x01(\x0b\x32\x0c.pad.v1.Load\"q\n\x15ScoreSequencesRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.pad.v1.RewardContext\x12\x11\n\tsequences\x18\x02 \x03(\x0c\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\")\n\x16ScoreSequencesResponse\x12\x0f\n\x07rewards\x18\x01 \x03(\x01\"A\n\x17\x45ncodePreferenceRequest\x12&\n\npreference\x18\x01 \x01(\x0b\x32\x12.pad.v1.Preference\"o\n\x18\x45ncodePreferenceResponse\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\x0c\x12*\n\x0c\x63onditioning\x18\x02 \x01(\x0e\x32\x14.pad.v1.Conditioning\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"#\n!RewardServiceGetServerInfoRequest\"\xbe\x02\n\"RewardServiceGetServerInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12+\n\rconditionings\x18\x06 \x03(\x0e\x32\x14.pad.v1.Conditioning\x12)\n\nreferences\x18\x07 \x03(\x0e\x32\x15.pad.v1.ReferenceMode\x12\x11\n\tnum_slots\x18\x08 \x01(\r\x12\x1a\n\x04load\x18\t \x01(\x0b\x32\x0c.pad.v1.Load\x12\x18\n\x10software_version\x18\n \x01(\t*^\n\x0c\x43onditioning\x12\x1c\n\x18\x43ONDITIONING_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONDITIONING_PROMPT\x10\x01\x12\x17\n\x13\x43ONDITIONING_VECTOR\x10\x02*\x80\x02\n\x0eRowErrorReason\x12 \n\x1cROW_ERROR_REASON_UNSPECIFIED\x10\x00\x12$\n ROW_ERROR_REASON_UNKNOWN_SESSION\x10\x01\x12 \n\x1cROW_ERROR_REASON_OUT_OF_STEP\x10\x02\x12\"\n\x1eROW_ERROR_REASON_NO_FREE_SLOTS\x10\x03\x12\x1c\n\x18ROW_ERROR_REASON_INVALID\x10\x04\x12#\n\x1fROW_ERROR_REASON_MODEL_MISMATCH\x10\x05\x12\x1d\n\x19ROW_ERROR_REASON_INTERNAL\x10\x06\x32\xd9\x02\n\rRewardService\x12\x38\n\x05Score\x12\x14.pad.v1.ScoreRequest\x1a\x15.pad.v1.ScoreResponse(\x01\x30\x01\x12O\n\x0eScoreSequences\x12\x1d.pad.v1.ScoreSequencesRequest\x1a\x1e.pad.v1.ScoreSequencesResponse\x12U\n\x10\x45ncodePreference\x12\x1f.pad.v1.EncodePreferenceRequest\x1a .pad.v1.EncodePreferenceResponse\x12\x66\n\rGetServerInfo\x12).pad.v1.RewardServiceGetServerInfoRequest\x1a*.pad.v1.RewardServiceGetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pad.v1.reward_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONDITIONING']._serialized_start=2181
-  _globals['_CONDITIONING']._serialized_end=2275
-  _globals['_ROWERRORREASON']._serialized_start=2278
-  _globals['_ROWERRORREASON']._serialized_end=2534
+  _globals['_CONDITIONING']._serialized_start=2228
+  _globals['_CONDITIONING']._serialized_end=2322
+  _globals['_ROWERRORREASON']._serialized_start=2325
+  _globals['_ROWERRORREASON']._serialized_end=2581
   _globals['_ENCODEDPREFERENCE']._serialized_start=52
   _globals['_ENCODEDPREFERENCE']._serialized_end=129
   _globals['_REWARDCONTEXT']._serialized_start=132
@@ -47,31 +47,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANDIDATEROWS']._serialized_start=516
   _globals['_CANDIDATEROWS']._serialized_end=627
   _globals['_SCOREREQUEST']._serialized_start=630
-  _globals['_SCOREREQUEST']._serialized_end=794
-  _globals['_SESSIONOPENED']._serialized_start=797
-  _globals['_SESSIONOPENED']._serialized_end=925
-  _globals['_ROWERROR']._serialized_start=927
-  _globals['_ROWERROR']._serialized_end=1040
-  _globals['_REWARDROWS']._serialized_start=1042
-  _globals['_REWARDROWS']._serialized_end=1144
-  _globals['_STEPTIMINGS']._serialized_start=1146
-  _globals['_STEPTIMINGS']._serialized_end=1213
-  _globals['_LOAD']._serialized_start=1215
-  _globals['_LOAD']._serialized_end=1267
-  _globals['_SCORERESPONSE']._serialized_start=1270
-  _globals['_SCORERESPONSE']._serialized_end=1483
-  _globals['_SCORESEQUENCESREQUEST']._serialized_start=1485
-  _globals['_SCORESEQUENCESREQUEST']._serialized_end=1598
-  _globals['_SCORESEQUENCESRESPONSE']._serialized_start=1600
-  _globals['_SCORESEQUENCESRESPONSE']._serialized_end=1641
-  _globals['_ENCODEPREFERENCEREQUEST']._serialized_start=1643
-  _globals['_ENCODEPREFERENCEREQUEST']._serialized_end=1708
-  _globals['_ENCODEPREFERENCERESPONSE']._serialized_start=1710
-  _globals['_ENCODEPREFERENCERESPONSE']._serialized_end=1821
-  _globals['_REWARDSERVICEGETSERVERINFOREQUEST']._serialized_start=1823
-  _globals['_REWARDSERVICEGETSERVERINFOREQUEST']._serialized_end=1858
-  _globals['_REWARDSERVICEGETSERVERINFORESPONSE']._serialized_start=1861
-  _globals['_REWARDSERVICEGETSERVERINFORESPONSE']._serialized_end=2179
-  _globals['_REWARDSERVICE']._serialized_start=2537
-  _globals['_REWARDSERVICE']._serialized_end=2882
+  _globals['_SCOREREQUEST']._serialized_end=841
+  _globals['_SESSIONOPENED']._serialized_start=844
+  _globals['_SESSIONOPENED']._serialized_end=972
+  _globals['_ROWERROR']._serialized_start=974
+  _globals['_ROWERROR']._serialized_end=1087
+  _globals['_REWARDROWS']._serialized_start=1089
+  _globals['_REWARDROWS']._serialized_end=1191
+  _globals['_STEPTIMINGS']._serialized_start=1193
+  _globals['_STEPTIMINGS']._serialized_end=1260
+  _globals['_LOAD']._serialized_start=1262
+  _globals['_LOAD']._serialized_end=1314
+  _globals['_SCORERESPONSE']._serialized_start=1317
+  _globals['_SCORERESPONSE']._serialized_end=1530
+  _globals['_SCORESEQUENCESREQUEST']._serialized_start=1532
+  _globals['_SCORESEQUENCESREQUEST']._serialized_end=1645
+  _globals['_SCORESEQUENCESRESPONSE']._serialized_start=1647
+  _globals['_SCORESEQUENCESRESPONSE']._serialized_end=1688
+  _globals['_ENCODEPREFERENCEREQUEST']._serialized_start=1690
+  _globals['_ENCODEPREFERENCEREQUEST']._serialized_end=1755
+  _globals['_ENCODEPREFERENCERESPONSE']._serialized_start=1757
+  _globals['_ENCODEPREFERENCERESPONSE']._serialized_end=1868
+  _globals['_REWARDSERVICEGETSERVERINFOREQUEST']._serialized_start=1870
+  _globals['_REWARDSERVICEGETSERVERINFOREQUEST']._serialized_end=1905
+  _globals['_REWARDSERVICEGETSERVERINFORESPONSE']._serialized_start=1908
+  _globals['_REWARDSERVICEGETSERVERINFORESPONSE']._serialized_end=2226
+  _globals['_REWARDSERVICE']._serialized_start=2584
+  _globals['_REWARDSERVICE']._serialized_end=2929
 # @@protoc_insertion_point(module_scope)

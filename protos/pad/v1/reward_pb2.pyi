@@ -196,7 +196,9 @@ Global___SessionOpen: _TypeAlias = SessionOpen  # noqa: Y015
 
 @_typing.final
 class CommitRows(_message.Message):
-    """Tokens that were chosen, one a row; no answer is sent."""
+    """Tokens that were chosen, one a row; no answer is sent. A session may have several rows, of
+    consecutive steps: they are run in one forward.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -209,7 +211,10 @@ class CommitRows(_message.Message):
     epochs: _builtins.bytes
     """Epochs; uint32[B]."""
     steps: _builtins.bytes
-    """Position of the token in the answer, from 0; uint32[B]."""
+    """Position of the token in the answer, from 0; uint32[B]. At most the number of tokens committed
+    so far. Below it, the session is first taken back to that many tokens: what was committed from
+    there on is forgotten. So a row that is sent twice does no harm.
+    """
     token_ids: _builtins.bytes
     """Token ids; uint32[B]."""
     def __init__(
@@ -230,7 +235,7 @@ Global___CommitRows: _TypeAlias = CommitRows  # noqa: Y015
 
 @_typing.final
 class CandidateRows(_message.Message):
-    """Candidates to score, for the position after the tokens committed so far."""
+    """Candidates to score, usually for the position after the tokens committed so far."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,7 +249,11 @@ class CandidateRows(_message.Message):
     epochs: _builtins.bytes
     """Epochs; uint32[B]."""
     steps: _builtins.bytes
-    """Position in the answer the candidates stand for, from 0; uint32[B]."""
+    """Position in the answer the candidates stand for, from 0; uint32[B]. The number of tokens
+    committed so far (n), or one of the positions before it that the last forward passed: where it
+    ran the last t tokens n-t..n. After an opening n alone; where the forward began with taking the
+    session back further than that, n-t+1..n.
+    """
     num_candidates: _builtins.bytes
     """Candidates of each row; uint32[B]."""
     candidate_ids: _builtins.bytes
@@ -277,6 +286,7 @@ class ScoreRequest(_message.Message):
     COMMITS_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
+    TENTATIVE_COMMITS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """Number of this batch, chosen by the generator; echoed in the answer to `candidates`."""
     @_builtins.property
@@ -295,6 +305,13 @@ class ScoreRequest(_message.Message):
     def candidates(self) -> Global___CandidateRows:
         """Candidates to score; answered by one ScoreResponse with the same batch_id."""
 
+    @_builtins.property
+    def tentative_commits(self) -> Global___CommitRows:
+        """Tokens to commit behind `candidates`: the caller's guesses which of these it will choose. The
+        candidates are answered before the forward of the guesses begins, which then runs while the
+        caller makes its choice; where that is another, `commits` of the same step takes it back.
+        """
+
     def __init__(
         self,
         *,
@@ -303,10 +320,11 @@ class ScoreRequest(_message.Message):
         commits: Global___CommitRows | None = ...,
         candidates: Global___CandidateRows | None = ...,
         batch_id: _builtins.int = ...,
+        tentative_commits: Global___CommitRows | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "commits", b"commits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "commits", b"commits", "tentative_commits", b"tentative_commits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "candidates", b"candidates", "closes", b"closes", "commits", b"commits", "opens", b"opens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "candidates", b"candidates", "closes", b"closes", "commits", b"commits", "opens", b"opens", "tentative_commits", b"tentative_commits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

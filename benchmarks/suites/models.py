@@ -1,0 +1,212 @@
+"""Real models: plain decoding, PAD in all its forms, and what others offer on the same weights."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.make_models import pair_dir
+from benchmarks.options import Options, Scale
+from benchmarks.prompts import make_prompts, pair_tokenizer
+from benchmarks.report import Report, ratio_bar
+from benchmarks.rounds import Cell, Result, Sample, interleave, say
+from benchmarks.service_contenders import PLAIN, SEQUENTIAL, service_contenders
+from benchmarks.service_loop import ServiceLoop
+from benchmarks.stacks import StackPlan, cores
+from benchmarks.worker import Worker
+
+ENGINE, GENERATE = "engine, in process", "transformers generate"
+NO_CACHE = "no cache (released code)"
+MIXED_BATCH = 16
+REWARD_PROMPT = 128  # tokens that the preference and its words add to a prompt, at most
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells of one model: batch sizes at the shortest prompt, the longer prompts at B = 1."""
+
+    model: str
+    batches: tuple[int, ...]
+    prompts: tuple[int, ...]
+    num_steps: int
+    num_rounds: int
+    is_crossed: bool = False  # every batch size with every prompt
+    has_mixed: bool = False
+    no_cache_prompts: tuple[int, ...] = ()
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        if self.is_crossed:
+            return [(batch, prompt) for prompt in self.prompts for batch in self.batches]
+        return [(batch, self.prompts[0]) for batch in self.batches] + [
+            (1, prompt) for prompt in self.prompts[1:]
+        ]
+
+
+BLOCKS = {
+    Scale.TINY: (Block("tiny", (1, 2), (16,), 4, 1, has_mixed=True, no_cache_prompts=(16,)),),
+    Scale.QUICK: (Block("30m", (1, 16), (64,), 8, 1),),
+    Scale.DEFAULT: (
+        Block("demo", (1, 16), (64,), 48, 3),
+        Block("30m", (1, 4, 16, 64), (64, 256, 1024), 24, 3, False, True, (256, 1024)),
+        Block("135m", (1, 4), (64,), 12, 2),
+    ),
+    Scale.FULL: (
+        Block("demo", (1, 4, 16, 64), (64, 256), 48, 5, True, True),
+        Block("30m", (1, 4, 16, 64), (64, 256, 1024), 32, 5, True, True, (64, 256, 1024)),
+        Block("135m", (1, 4, 16, 64), (64, 256, 1024), 16, 3, True, True, (256,)),
+    ),
+}
+
+
+def run(options: Options) -> Report:
+    """Measure all blocks of the scale."""
+    report = Report("models")
+    for block in BLOCKS[options.scale]:
+        _measure(block, options, report)
+    report.notes = [
+        "time per step (one token of each answer) between first and last token, while all answers"
+        " run; prompts are not in it",
+        "`full`: theta has weights of its own; `lora`: theta is a rank-8 adapter of the base",
+        f"`{NO_CACHE}`: 128 new tokens, integrated from steps timed at a few prefix lengths",
+    ]
+    return report
+
+
+def _measure(block: Block, options: Options, report: Report) -> None:
+    kinds = ["full"] if block.model == "demo" else ["full", "lora"]
+    pairs = {
+        kind: pair_dir("demo" if block.model == "demo" else f"{block.model}-{kind}", options.cache)
+        for kind in kinds
+    }
+    num_rounds = options.num_rounds or block.num_rounds
+    with ExitStack() as stack:
+        services = stack.enter_context(_services(block, pairs))
+        first = next(iter(pairs.values()))
+        tokenizer = pair_tokenizer(first)
+        context = max(block.prompts) + 256
+        worker = stack.enter_context(Worker(first, cores()[0], max(block.batches), context))
+        library = _Library(worker, first)
+        for batch, prompt in block.cells:
+            cell = Cell(block.model, batch, prompt)
+            contenders = service_contenders(services, tokenizer, cell, block.num_steps)
+            contenders |= library.steady(cell, block.num_steps)
+            report.results += interleave(cell, contenders, num_rounds)
+            _add_bars(report, cell)
+        if block.has_mixed:
+            cell = Cell(block.model, min(MIXED_BATCH, max(block.batches)), 0)
+            report.results += interleave(cell, library.mixed(cell), num_rounds)
+            _add_mixed_bars(report, cell)
+        for prompt in block.no_cache_prompts:
+            _add_no_cache(report, library, Cell(block.model, 1, prompt))
+
+
+def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceLoop:
+    context = max(block.prompts) + REWARD_PROMPT + 1024
+    slots = max(block.batches)
+    plans = {kind: service_plan(pair, slots, context) for kind, pair in pairs.items()}
+    first = next(iter(pairs.values()))
+    plans[SEQUENTIAL] = service_plan(first, slots, context, "benchmarks.sequential")
+    return ServiceLoop(plans)
+
+
+def service_plan(
+    pair: Path, num_slots: int, context: int, module: str = "generator_svc"
+) -> StackPlan:
+    """Return a stack with room for `num_slots` answers, each with one preference."""
+    shared = {"context_length": context}
+    return StackPlan(
+        pair,
+        generator_module=module,
+        generator={
+            **shared,
+            "num_slots": num_slots,
+            "max_tokens": context,
+            "reward_step_timeout_s": 60,
+            "reward_open_timeout_s": 120,
+        },
+        reward={
+            **shared,
+            "num_slots": 2 * num_slots + 2,
+            "max_waiting_sessions": 4 * num_slots + 64,
+        },
+    )
+
+
+class _Library:
+    """Contenders without services."""
+
+    def __init__(self, worker: Worker, pair: Path) -> None:
+        self._worker = worker
+        self._tokenizer = pair_tokenizer(pair)
+
+    def steady(self, cell: Cell, num_steps: int) -> dict[str, Callable[[], Sample]]:
+        ids = self._ids([cell.prompt] * cell.batch)
+        return {
+            ENGINE: self._call("engine_steady", prompts=ids, num_steps=num_steps),
+            GENERATE: self._call("generate_steady", prompts=ids, num_steps=num_steps),
+        }
+
+    def mixed(self, cell: Cell) -> dict[str, Callable[[], Sample]]:
+        """Prompts of 16 to 256 tokens, answers of 8 to 128."""
+        spread = range(cell.batch)
+        ids = self._ids([16 + 240 * (7 * i % cell.batch) // cell.batch for i in spread])
+        counts = [8 + 120 * (5 * i % cell.batch) // cell.batch for i in spread]
+        return {
+            f"{ENGINE}, mixed": self._call("engine_mixed", prompts=ids, num_tokens=counts),
+            f"{GENERATE}, mixed": self._call("generate_mixed", prompts=ids, num_tokens=counts),
+            "transformers continuous, mixed": self._call(
+                "continuous_mixed", prompts=ids, num_tokens=counts
+            ),
+        }
+
+    def no_cache(self, num_prompt: int) -> Sample:
+        return self._worker.call("no_cache", num_prompt=num_prompt, num_new=128, num_places=3)
+
+    def _ids(self, lengths: list[int]) -> list[list[int]]:
+        texts = make_prompts(self._tokenizer, lengths)
+        return [self._tokenizer.encode_prompt(text) for text in texts]
+
+    def _call(self, name: str, **arguments: object) -> Callable[[], Sample]:
+        return lambda: self._worker.call(name, **arguments)
+
+
+def _add_bars(report: Report, cell: Cell) -> None:
+    def found(contender: str) -> Result | None:
+        return report.find(contender, cell.model, cell.batch, cell.prompt)
+
+    plain, generate = found(PLAIN), found(GENERATE)
+    if cell.batch in (1, 16):
+        for limit, name in ((1.25, "pad-released, lora"), (1.25, "pad-released, full"),
+                            (1.5, "pad, lora"), (1.5, "pad, full")):  # fmt: skip
+            report.bars += ratio_bar(f"{name} / plain ({cell})", limit, found(name), plain)
+    if cell.batch == 1:
+        own = found(ENGINE)
+        report.bars += ratio_bar(f"engine / generate ({cell})", 0.75, own, generate)
+        own = found("pad-released, full")
+        report.bars += ratio_bar(f"pad-released / generate ({cell})", 0.9, own, generate)
+        own = found("pad, lora")
+        report.bars += ratio_bar(f"pad, lora / generate ({cell})", 0.9, own, generate)
+
+
+def _add_mixed_bars(report: Report, cell: Cell) -> None:
+    own = report.find(f"{ENGINE}, mixed", cell.model, cell.batch, cell.prompt)
+    for name, limit in ((f"{GENERATE}, mixed", 1.5), ("transformers continuous, mixed", 2.0)):
+        other = report.find(name, cell.model, cell.batch, cell.prompt)
+        text = f"engine tokens/s / {name} ({cell.model}, B = {cell.batch})"
+        report.bars += ratio_bar(text, limit, own, other, "tokens_per_s", is_upper=False)
+
+
+def _add_no_cache(report: Report, library: _Library, cell: Cell) -> None:
+    """Time the loop once; it takes minutes, and its own spread is small."""
+    say(f"{cell}: {NO_CACHE}")
+    result = Result(cell, NO_CACHE, [library.no_cache(cell.prompt)])
+    report.results.append(result)
+    limit = {256: 15.0, 1024: 40.0}.get(cell.prompt)
+    for name in ("pad-released, full", "pad, full"):
+        own = report.find(name, cell.model, 1, cell.prompt)
+        if own is None or limit is None:
+            continue
+        repeated = Result(cell, NO_CACHE, result.samples * len(own.samples))
+        text = f"{NO_CACHE} / {name} ({cell})"
+        report.bars += ratio_bar(text, limit, repeated, own, is_upper=False)
