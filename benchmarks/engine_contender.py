@@ -32,6 +32,7 @@ class EngineContender:
             redis_url="redis://127.0.0.1:1/0",
             num_slots=num_slots,
             context_length=context_length,
+            max_prefix_cache_bytes=0,  # each round asks for the same prompts
         )
         loaded = load_model(
             settings.model_dir,

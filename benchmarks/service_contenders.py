@@ -10,7 +10,7 @@ from svc_common.lm.tokenizer import Tokenizer
 
 PLAIN = "plain, over gRPC"
 SEQUENTIAL = "sequential"  # name of a stack that is measured with `pad-released` alone
-MAX_TOKENS = 1024
+MAX_TOKENS = 512
 
 
 def service_contenders(

@@ -15,9 +15,13 @@ from typing import Any, Self
 
 import torch
 
+from benchmarks.alternatives import Alternatives
 from benchmarks.engine_contender import EngineContender
 from benchmarks.library_contenders import LibraryContenders
 from benchmarks.rounds import Sample
+
+KINDS: dict[str, type] = {"engine": EngineContender, "alternative": Alternatives}
+"""Contenders by the first word of a call's name; all others are the library's."""
 
 
 class Worker:
@@ -88,7 +92,7 @@ def main(words: list[str]) -> None:
     for line in sys.stdin:
         call = json.loads(line)
         name = call.pop("call")
-        kind = EngineContender if name.startswith("engine") else LibraryContenders
+        kind = KINDS.get(name.partition("_")[0], LibraryContenders)
         if kind.__name__ not in contenders:  # a model is loaded when it is first measured
             contenders[kind.__name__] = kind(
                 arguments.pair, arguments.num_slots, arguments.context_length

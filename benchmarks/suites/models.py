@@ -10,7 +10,7 @@ from benchmarks.options import Options, Scale
 from benchmarks.prompts import make_prompts, pair_tokenizer
 from benchmarks.report import Report, ratio_bar
 from benchmarks.rounds import Cell, Result, Sample, interleave, say
-from benchmarks.service_contenders import PLAIN, SEQUENTIAL, service_contenders
+from benchmarks.service_contenders import MAX_TOKENS, PLAIN, SEQUENTIAL, service_contenders
 from benchmarks.service_loop import ServiceLoop
 from benchmarks.stacks import StackPlan, cores
 from benchmarks.worker import Worker
@@ -23,38 +23,41 @@ REWARD_PROMPT = 128  # tokens that the preference and its words add to a prompt,
 
 @dataclass(frozen=True)
 class Block:
-    """Cells of one model: batch sizes at the shortest prompt, the longer prompts at B = 1."""
+    """Cells of one model that are measured on the same services: (batch size, prompt tokens)."""
 
     model: str
-    batches: tuple[int, ...]
-    prompts: tuple[int, ...]
+    cells: tuple[tuple[int, int], ...]
     num_steps: int
     num_rounds: int
-    is_crossed: bool = False  # every batch size with every prompt
     has_mixed: bool = False
     no_cache_prompts: tuple[int, ...] = ()
 
     @property
-    def cells(self) -> list[tuple[int, int]]:
-        if self.is_crossed:
-            return [(batch, prompt) for prompt in self.prompts for batch in self.batches]
-        return [(batch, self.prompts[0]) for batch in self.batches] + [
-            (1, prompt) for prompt in self.prompts[1:]
-        ]
+    def most(self) -> tuple[int, int]:
+        """The largest batch and the longest prompt."""
+        batches, prompts = zip(*self.cells, strict=True)
+        return max(batches), max(prompts)
 
 
+BATCHES, PROMPTS = (1, 4, 16, 64), (64, 256, 1024)
 BLOCKS = {
-    Scale.TINY: (Block("tiny", (1, 2), (16,), 4, 1, has_mixed=True, no_cache_prompts=(16,)),),
-    Scale.QUICK: (Block("30m", (1, 16), (64,), 8, 1),),
+    Scale.TINY: (Block("tiny", ((1, 16), (2, 16)), 4, 1, True, (16,)),),
+    Scale.QUICK: (Block("30m", ((1, 64), (16, 64)), 24, 1),),
     Scale.DEFAULT: (
-        Block("demo", (1, 16), (64,), 48, 3),
-        Block("30m", (1, 4, 16, 64), (64, 256, 1024), 24, 3, False, True, (256, 1024)),
-        Block("135m", (1, 4), (64,), 12, 2),
+        Block("demo", ((1, 64), (16, 64)), 48, 3),
+        Block("30m", ((1, 64), (4, 64), (16, 64)), 48, 5, has_mixed=True),
+        Block("30m", ((64, 64),), 16, 2),
+        Block("30m", ((1, 256), (16, 256)), 32, 3, no_cache_prompts=(256,)),
+        Block("30m", ((1, 1024),), 32, 3, no_cache_prompts=(1024,)),
+        Block("135m", ((1, 64), (4, 64)), 12, 2),
     ),
     Scale.FULL: (
-        Block("demo", (1, 4, 16, 64), (64, 256), 48, 5, True, True),
-        Block("30m", (1, 4, 16, 64), (64, 256, 1024), 32, 5, True, True, (64, 256, 1024)),
-        Block("135m", (1, 4, 16, 64), (64, 256, 1024), 16, 3, True, True, (256,)),
+        Block("demo", tuple((b, p) for b in BATCHES for p in (64, 256)), 48, 5, True),
+        *(
+            Block(model, tuple((b, prompt) for b in BATCHES), steps, 3, prompt == 64, (prompt,))
+            for model, steps in (("30m", 32), ("135m", 16))
+            for prompt in PROMPTS
+        ),
     ),
 }
 
@@ -84,8 +87,8 @@ def _measure(block: Block, options: Options, report: Report) -> None:
         services = stack.enter_context(_services(block, pairs))
         first = next(iter(pairs.values()))
         tokenizer = pair_tokenizer(first)
-        context = max(block.prompts) + 256
-        worker = stack.enter_context(Worker(first, cores()[0], max(block.batches), context))
+        most, longest = block.most
+        worker = stack.enter_context(Worker(first, cores()[0], most, max(longest, 128) + 256))
         library = _Library(worker, first)
         for batch, prompt in block.cells:
             cell = Cell(block.model, batch, prompt)
@@ -94,7 +97,7 @@ def _measure(block: Block, options: Options, report: Report) -> None:
             report.results += interleave(cell, contenders, num_rounds)
             _add_bars(report, cell)
         if block.has_mixed:
-            cell = Cell(block.model, min(MIXED_BATCH, max(block.batches)), 0)
+            cell = Cell(block.model, min(MIXED_BATCH, most), 0)
             report.results += interleave(cell, library.mixed(cell), num_rounds)
             _add_mixed_bars(report, cell)
         for prompt in block.no_cache_prompts:
@@ -102,8 +105,8 @@ def _measure(block: Block, options: Options, report: Report) -> None:
 
 
 def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceLoop:
-    context = max(block.prompts) + REWARD_PROMPT + 1024
-    slots = max(block.batches)
+    slots, prompt = block.most
+    context = prompt + REWARD_PROMPT + MAX_TOKENS
     plans = {kind: service_plan(pair, slots, context) for kind, pair in pairs.items()}
     first = next(iter(pairs.values()))
     plans[SEQUENTIAL] = service_plan(first, slots, context, "benchmarks.sequential")
@@ -121,6 +124,7 @@ def service_plan(
         generator={
             **shared,
             "num_slots": num_slots,
+            "max_prefix_cache_bytes": 0,  # each round asks for the same prompts
             "max_tokens": context,
             "reward_step_timeout_s": 60,
             "reward_open_timeout_s": 120,

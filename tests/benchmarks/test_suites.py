@@ -8,7 +8,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.options import Options, Scale
 from benchmarks.report import Report
-from benchmarks.suites import flat, long, models, paced, scaling
+from benchmarks.suites import alternatives, flat, long, models, paced, scaling
 
 pytestmark = [
     pytest.mark.slow,
@@ -95,3 +95,11 @@ def test_memory_is_what_the_configuration_says(cache: Path, tmp_path: Path) -> N
     cache_bar = next(bar for bar in values["bars"] if bar["name"].startswith("KV cache"))
     assert cache_bar["measured"] == 1.0
     assert any(row["contender"] == "RSS of generator" for row in values["results"])
+
+
+def test_alternatives_time_forwards_and_drafts(options: Options) -> None:
+    report = alternatives.run(options)
+    check(report)
+    assert {"lean", "transformers", "lean, two halves"} < contenders(report)
+    [drafts] = [r for r in report.results if r.contender == "speculation, drafts of 2"]
+    assert 1 <= drafts.values("tokens_per_round")[0] <= 2
