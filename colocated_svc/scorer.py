@@ -2,6 +2,8 @@
 
 from collections import deque
 
+from torch import Tensor
+
 from colocated_svc.placement import Placement, place
 from colocated_svc.rows import SharedRows
 from colocated_svc.work import Work
@@ -80,6 +82,13 @@ class ColocatedScorer:
 
     async def score(self, rows: ScoreRows) -> ScoredRows:
         """Return rewards; the forward that they need has run."""
+        if self._model.device.type == "cpu":  # here, rather than behind a prompt on that thread
+            rewards = self._score(rows)
+        else:  # on its stream
+            rewards = await self._thread.run(self._score, rows)
+        return ScoredRows(rewards, [True] * len(rows.sessions))
+
+    def _score(self, rows: ScoreRows) -> Tensor:
         placements = [self._placements[session] for session in rows.sessions]
         for placement in placements:
             placement.join()
@@ -87,12 +96,7 @@ class ColocatedScorer:
         if sessions != self._group.sessions:
             self._group = Group(sessions)
         steps = [session.num_committed for session in sessions]
-        asks = (self._group, steps, rows.counts, rows.token_ids)
-        if self._model.device.type == "cpu":  # here, rather than behind a prompt on that thread
-            rewards = self._scorer.score_block(*asks)
-        else:  # on its stream
-            rewards = await self._thread.run(self._scorer.score_block, *asks)
-        return ScoredRows(rewards, [True] * len(sessions))
+        return self._scorer.score_block(self._group, steps, rows.counts, rows.token_ids)  # [B, K]
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state; its rows may be given again at once."""

@@ -11,6 +11,16 @@ from reward_svc.settings import RewardSettings
 from svc_common.settings import SettingsError, load_settings, setting
 
 TARGETS = f"{GENERATOR_PREFIX}REWARD_TARGETS"
+REMOTE = [  # settings about a reward model that is elsewhere
+    f"{GENERATOR_PREFIX}{name}"
+    for name in (
+        "REWARD_TARGETS",
+        "REWARD_STEP_TIMEOUT_S",
+        "REWARD_OPEN_TIMEOUT_S",
+        "REWARD_RESOLVE_INTERVAL_S",
+        "RUNS_AHEAD",
+    )
+]
 USE_SERVICES = "run python -m generator_svc and python -m reward_svc instead"
 
 
@@ -44,9 +54,10 @@ def load_both_settings(environ: Mapping[str, str]) -> tuple[GeneratorSettings, R
         SettingsError: a variable is unknown, missing or out of range, or has no meaning where both
             models are one process.
     """
-    if TARGETS in environ:
-        rule = f"must not be set, rewards come from this process; else {USE_SERVICES}"
-        raise SettingsError(f"{TARGETS}: {rule}")
+    for variable in REMOTE:
+        if variable in environ:
+            rule = f"must not be set, rewards come from this process; else {USE_SERVICES}"
+            raise SettingsError(f"{variable}: {rule}")
     settings = load_settings(
         GeneratorSettings, GENERATOR_PREFIX, {**environ, TARGETS: "in-process"}
     )

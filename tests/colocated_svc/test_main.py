@@ -121,6 +121,7 @@ def test_the_process_answers_as_the_two_services_do_and_drains(
     ("changes", "message"),
     [
         ({"GENERATOR_REWARD_TARGETS": "x:1"}, "GENERATOR_REWARD_TARGETS: must not be set"),
+        ({"GENERATOR_RUNS_AHEAD": "true"}, "GENERATOR_RUNS_AHEAD: must not be set"),
         ({"REWARD_DTYPE": "float32"}, "REWARD_DTYPE: is no setting of this service"),
         ({"REWARD_LISTEN": "x:1"}, "REWARD_LISTEN: is no setting of this service"),
         ({"REWARD_CONDITIONING": "vector"}, "REWARD_CONDITIONING: must be auto | prompt, got vec"),

@@ -158,6 +158,33 @@ async def test_answers_wait_until_all_their_rows_are_free_and_all_are_written(
         assert running.pair.scorer.num_free == 4
 
 
+async def test_who_waits_for_rows_may_leave_and_holds_up_nobody(
+    variables: dict[str, str],
+) -> None:
+    async with colocated(variables, REWARD_NUM_SLOTS=2) as running:
+        first = running.answer("x", guided("x", "a", "b", max_tokens=40))
+        waiting = running.answer("y", guided("y", "a", "b"))
+        running.engine.submit(first)
+        running.engine.submit(waiting)
+        stream = first.tokens()
+        await anext(stream)
+        last = asyncio.create_task(running.write("z", guided("z", "a")))
+        running.engine.cancel(waiting)
+        assert len([token async for token in stream]) == 39
+        assert len(await last) == PARAMS.max_tokens
+        assert running.pair.scorer.num_free == 2
+
+
+async def test_prompts_of_both_models_are_read_once(variables: dict[str, str]) -> None:
+    text = "y" * 100
+    async with colocated(variables) as running:
+        runner, params = running.pair.cache.runner, guided(text, "a", max_tokens=1)
+        first = await running.write(text, params)
+        num_before = runner.num_tokens
+        assert ids(await running.write(text, params)) == ids(first)
+        assert runner.num_tokens - num_before == 2  # the last token of each prompt
+
+
 async def test_what_can_never_have_its_rows_is_refused_and_holds_up_nobody(
     variables: dict[str, str],
 ) -> None:
