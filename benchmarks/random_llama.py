@@ -43,14 +43,19 @@ class Shape:
         }
 
     @property
-    def num_read(self) -> int:
-        """Weights that every decode step reads: all but the embedding, of which it reads rows."""
+    def num_in_layers(self) -> int:
+        """Weights of all decoder layers, without norms; every decode step reads them."""
         layer = sum(num_out * num_in for num_out, num_in in self.linears.values())
-        return self.num_layers * layer + self.vocabulary * self.hidden
+        return self.num_layers * layer
+
+    @property
+    def num_in_head(self) -> int:
+        """Weights of the output layer; as many has the embedding, of which a step reads rows."""
+        return self.vocabulary * self.hidden
 
     @property
     def num_weights(self) -> int:
-        return self.num_read + self.vocabulary * self.hidden
+        return self.num_in_layers + 2 * self.num_in_head
 
     def num_adapter(self, rank: int) -> int:
         """Weights of a change of low rank of every linear layer."""
@@ -67,8 +72,9 @@ class RandomModel:
 
     def candidate_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Return the logits of some tokens: `[B, D]`, `[B, K]` int64 -> `[B, K]` float32."""
-        rows = self.head_weight[token_ids]  # [B, K, D]
-        return torch.bmm(rows, hidden.unsqueeze(-1)).squeeze(-1).float()
+        rows = torch.index_select(self.head_weight, 0, token_ids.reshape(-1))  # [B * K, D]
+        rows = rows.view(*token_ids.shape, -1)  # [B, K, D]
+        return torch.bmm(hidden.unsqueeze(1), rows.transpose(1, 2)).squeeze(1).float()
 
 
 @dataclass(frozen=True)

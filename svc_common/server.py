@@ -20,6 +20,7 @@ from svc_common.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
+MAX_PENDING_CALLS = 1 << 16
 HEALTH_SERVICE = "grpc.health.v1.Health"
 AddServicer = Callable[[grpc.aio.Server], None]
 
@@ -92,6 +93,10 @@ def new_server(
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # gRPC resets calls at random past 1,000 that Python has not taken yet, and the caller
+            # reads CANCELLED; our own limits refuse by a status and say when to come again.
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
         ],
     )
     for add_servicer in add_servicers:

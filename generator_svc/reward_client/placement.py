@@ -13,6 +13,7 @@ class Placement:
     session: RewardSession
     number: int  # the session's number on the stream
     epoch: int
+    is_open: bool = False  # it was ready once
 
 
 def take_missing(placements: list[Placement]) -> list[CommitRow]:

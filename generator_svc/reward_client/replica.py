@@ -151,6 +151,13 @@ class Replica:
         if self._placements.pop(placement.number, None) is not None:
             self._outgoing.put_nowait(reward_pb2.ScoreRequest(closes=[placement.number]))
 
+    def _forget(self, placement: Placement) -> None:
+        """Forget a session that failed; one that had been open may hold its rows there still."""
+        if placement.is_open:
+            self.close(placement)
+        else:
+            self._placements.pop(placement.number, None)
+
     def commit(self, placements: list[Placement]) -> None:
         """Send the tokens that each session's replica does not have yet: usually the last one.
 
@@ -275,11 +282,12 @@ class Replica:
         for opened in response.opened:
             placement = self._placements.get(opened.session)
             if placement is not None and placement.epoch == opened.epoch:
+                placement.is_open = True
                 self._events.session_opened(self, placement, opened)
         for error in response.row_errors:
             placement = self._placements.get(error.session)
             if placement is not None and placement.epoch == error.epoch:
-                del self._placements[error.session]
+                self._forget(placement)
                 self._events.session_failed(self, placement, error)
         question = self._pending.get(response.batch_id)
         if question is not None:

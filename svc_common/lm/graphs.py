@@ -58,13 +58,17 @@ class Graphs:
                 for _ in range(_NUM_WARM_UPS):  # they store the keys and values that replay stores
                     compute()
             caller.wait_stream(self._stream)
-            # thread_local: what another model's thread does meanwhile is no part of this graph,
-            # and must not spoil it.
-            with torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=self._stream,
-                capture_error_mode="thread_local",
-            ):
-                compute()
+            try:
+                # thread_local: what another model's thread does meanwhile is no part of this
+                # graph, and must not spoil it.
+                with torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self._stream,
+                    capture_error_mode="thread_local",
+                ):
+                    compute()
+            finally:
+                # Where recording fails, for want of memory for example, torch does not go back.
+                torch.cuda.set_stream(caller)
         return graph

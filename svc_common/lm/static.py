@@ -17,7 +17,7 @@ from svc_common.lm.forward import Contents, Step, additive_mask
 from svc_common.lm.graphs import Graphs
 from svc_common.lm.lean import Attention, LeanForward, LeanWeights
 from svc_common.lm.linear import Linear, LowRankLinear, PairedLinear, Split
-from svc_common.lm.transfers import wait_for_stream
+from svc_common.lm.transfers import to_device, wait_for_stream
 
 MAX_GRAPHS = 96  # recorded at once; the one used longest ago makes room
 VIEW_QUANTUM = 256  # least step between attended lengths
@@ -116,9 +116,11 @@ class StaticForward:
             self.compute(bucket)
         else:
             self._graphs.run(bucket, partial(self.compute, bucket))
-        rows = step.on(self.device).rows
         # A copy, for the next step writes over the buffer.
-        hidden = self._hidden[rows].clone() if isinstance(rows, slice) else self._hidden[rows]
+        if isinstance(step.rows, slice):
+            hidden = self._hidden[step.rows].clone()
+        else:
+            hidden = self._hidden[to_device(step.rows, self.device)]
         return hidden.unsqueeze(1)  # [B, 1, D]
 
     def move(self, source: int, target: int, length: int) -> None:

@@ -163,6 +163,13 @@ async def test_health_turns_with_the_caller_and_stays_off_once_draining():
         assert set(listed.statuses) == {"", NAME}
 
 
+async def test_thousands_of_calls_at_once_are_all_answered():
+    async with running() as service:
+        service.health.set_serving(True)
+        answers = await asyncio.gather(*(check(service.channel) for _ in range(3500)))
+        assert set(answers) == {SERVING}
+
+
 async def test_reflection_names_the_services():
     async with running() as service:
         stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)

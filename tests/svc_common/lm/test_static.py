@@ -169,12 +169,17 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.operations: list[str] = []
         self.devices: set[str] = set()
+        self.num_crossings = 0  # from the host to the device that tensors without contents have
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [a for a in torch.utils._pytree.tree_leaves(args) if isinstance(a, Tensor)]
         self.operations.append(f"{func} {[(t.shape, t.stride()) for t in tensors]}")
         self.devices |= {tensor.device.type for tensor in tensors}
-        return func(*args, **(kwargs or {}))
+        given = {tensor.device.type for tensor in tensors}
+        result = func(*args, **(kwargs or {}))
+        if "cpu" in given and isinstance(result, Tensor) and result.device.type == "meta":
+            self.num_crossings += 1
+        return result
 
 
 def on(weights: LeanWeights, device: str, dtype: torch.dtype) -> LeanWeights:
@@ -236,3 +241,20 @@ def test_steps_of_one_shape_do_the_same_whatever_the_numbers() -> None:
             forward.compute(bucket)
         noted.append(recorder.operations)
     assert noted[0] == noted[1] == noted[2]
+
+
+@pytest.mark.parametrize(("rows", "num_copies"), [([1, 2, 3], 1), ([0, 2, 3], 2)])
+@torch.inference_mode()
+def test_a_step_crosses_to_the_device_once_and_once_more_for_rows_apart(
+    rows: list[int], num_copies: int
+) -> None:
+    """Positions went there twice; each crossing costs the host tens of microseconds."""
+    weights = on(half(lambda: one_model("llama")), "meta", torch.float16)
+    forward = StaticForward(LeanForward(weights))
+    forward.allocate(6, CONTEXT)
+    is_slice = rows[-1] - rows[0] == len(rows) - 1
+    places = slice(rows[0], rows[-1] + 1) if is_slice else torch.tensor(rows)
+    step = Step(places, torch.tensor([[3]] * len(rows)), 4, num_first=len(rows))
+    with Recorder() as recorder:
+        forward.run(step, torch.ones(len(rows), 1, dtype=torch.int64))
+    assert recorder.num_crossings == num_copies
