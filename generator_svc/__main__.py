@@ -1,47 +1,30 @@
 """Start the generator service: build every object, hand it down, serve until told to stop."""
 
 import asyncio
-import importlib.metadata
 import logging
 import os
 import sys
-from functools import partial
 
 import torch
 
-from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
-from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.engine.step_model import StepModel
-from generator_svc.generation import GenerationDefaults, Generator
 from generator_svc.metrics import GeneratorMetrics
-from generator_svc.profile_servicer import ProfileServicer
-from generator_svc.profiles import ProfileStore, StoreOptions, connect
-from generator_svc.request_parsing import RequestLimits
 from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.reward_client.pool import PoolLimits, RewardPool
-from generator_svc.servicer import GeneratorServicer
+from generator_svc.serving import Parts, Rewards, serve_engine
 from generator_svc.settings import PREFIX, GeneratorSettings
-from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
-from svc_common.health import Health
-from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
-from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.logs import configure_logging
-from svc_common.metrics import new_registry
-from svc_common.server import ServerOptions, serve
 from svc_common.settings import SettingsError, load_settings
 
 logger = logging.getLogger(__name__)
-
-GENERATOR_SERVICE = "pad.v1.GeneratorService"
-PROFILE_SERVICE = "pad.v1.ProfileService"
 
 
 def main() -> int:
@@ -66,12 +49,8 @@ def main() -> int:
 
 
 async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
-    """Serve `loaded` until SIGTERM."""
-    version = importlib.metadata.version("pad-serving")
-    registry = new_registry("generator", version)
-    metrics = GeneratorMetrics(registry)
-    health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
-    thread = ModelThread(settings.num_torch_threads, loaded.model.device)
+    """Serve `loaded`, guided by the replicas in the settings, until SIGTERM."""
+    parts = Parts(settings, loaded)
     pool = RewardPool(
         settings.reward_targets,
         loaded.tokenizer.fingerprint,
@@ -80,50 +59,11 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             open_timeout_s=settings.reward_open_timeout_s,
             resolve_interval_s=settings.reward_resolve_interval_s,
         ),
-        metrics,
+        parts.metrics,
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
-    engine = new_engine(settings, loaded, thread, pool, metrics)
-    limits = RequestLimits(settings.max_tokens, settings.max_top_k)
-    redis = connect(settings.redis_url, StoreOptions.timeout_s)
-    async with ProfileStore(redis, _store_options(settings), metrics.profile_lookup) as store:
-        generator = Generator(
-            engine,
-            loaded.tokenizer,
-            store,
-            PreferenceEncodings(store, calls),
-            calls,
-            GenerationDefaults(
-                tenant=settings.tenant,
-                beta=settings.default_beta,
-                context_length=loaded.context_length,
-                vocabulary_size=loaded.model.config.vocab_size,
-            ),
-            metrics.profile_lookup,
-        )
-        info = _server_info(settings, loaded, version)
-        servicer = GeneratorServicer(generator, loaded.tokenizer, pool.fleet, limits, info)
-        profiles = ProfileServicer(store, lambda: settings.tenant, loaded.tokenizer.check_text)
-        options = ServerOptions(
-            settings_prefix=PREFIX,
-            listen=settings.listen,
-            metrics_port=settings.metrics_port,
-            drain_s=settings.drain_s,
-            max_message_bytes=settings.max_message_bytes,
-        )
-        add_servicers = [
-            partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
-            partial(profile_pb2_grpc.add_ProfileServiceServicer_to_server, profiles),
-        ]
-        try:
-            await until_first(
-                serve(options, health, registry, add_servicers),
-                pool.run(),
-                engine.run(),
-                _serve_when_warm(engine, loaded.tokenizer, health),
-            )
-        finally:
-            thread.close()
+    engine = new_engine(settings, loaded, parts.thread, pool, parts.metrics)
+    await serve_engine(settings, loaded, parts, engine, Rewards(calls, pool.fleet, pool.run))
 
 
 def new_engine(
@@ -152,49 +92,6 @@ def new_engine(
         metrics,
         RunAhead(is_allowed=settings.runs_ahead),
     )
-
-
-def _store_options(settings: GeneratorSettings) -> StoreOptions:
-    return StoreOptions(
-        local_ttl_s=settings.profile_ttl_s,
-        stale_window_s=settings.profile_stale_s,
-        encoding_ttl_s=settings.encoding_ttl_s,
-    )
-
-
-def _server_info(
-    settings: GeneratorSettings, loaded: LoadedModel, version: str
-) -> generator_pb2.GetServerInfoResponse:
-    return generator_pb2.GetServerInfoResponse(
-        model_id=loaded.model_id,
-        model_version=loaded.version,
-        tokenizer_fingerprint=loaded.tokenizer.fingerprint,
-        vocabulary_size=loaded.model.config.vocab_size,
-        context_length=loaded.context_length,
-        max_tokens=settings.max_tokens,
-        max_top_k=min(settings.max_top_k, loaded.model.config.vocab_size),
-        default_beta=settings.default_beta,
-        num_slots=settings.num_slots,
-        software_version=version,
-    )
-
-
-async def _serve_when_warm(engine: Engine, tokenizer: Tokenizer, health: Health) -> None:
-    """Write two tokens, so that the first caller meets no cold model, then take calls."""
-    params = GenerationParams(
-        beta=0.0,
-        top_k=1,
-        temperature=0.0,
-        top_p=1.0,
-        seed=0,
-        max_tokens=2,
-        ignores_end_of_turn=True,
-    )
-    sequence = Sequence("warm-up", [0, 1], params, TextStream(tokenizer), frozenset())
-    engine.submit(sequence)
-    async for _ in sequence.tokens():
-        pass
-    health.set_serving(True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 
-from generator_svc.engine.scorer import EncodedPreference
+from generator_svc.engine.scorer import EncodedPreference, RewardQueries
 from generator_svc.profiles import Preference, ProfileStore
-from generator_svc.reward_client.calls import RewardCalls
 from svc_common.errors import ServiceError, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -16,7 +15,7 @@ TIMEOUT_S = 10.0
 class PreferenceEncodings:
     """Finds what the reward model needs to know of each preference, once per model version."""
 
-    def __init__(self, store: ProfileStore, calls: RewardCalls) -> None:
+    def __init__(self, store: ProfileStore, calls: RewardQueries) -> None:
         self._store = store
         self._calls = calls
 

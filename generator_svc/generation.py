@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from generator_svc.decoding.strategies import Strategy
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.scorer import RewardContext
+from generator_svc.engine.scorer import RewardContext, RewardQueries
 from generator_svc.engine.sequence import (
     ChosenToken,
     FinishReason,
@@ -20,7 +20,6 @@ from generator_svc.engine.sequence import (
 )
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
-from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.sample_ranking import rank_samples
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
@@ -78,7 +77,7 @@ class Generator:
         tokenizer: Tokenizer,
         store: ProfileStore,
         encodings: PreferenceEncodings,
-        calls: RewardCalls,
+        calls: RewardQueries,
         defaults: GenerationDefaults,
         on_lookup: Callable[[LookupSource], None],
     ) -> None:

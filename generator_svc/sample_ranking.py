@@ -5,9 +5,8 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from generator_svc.decoding.strategies import Reference
-from generator_svc.engine.scorer import RewardContext
+from generator_svc.engine.scorer import RewardContext, RewardQueries
 from generator_svc.engine.sequence import ChosenToken
-from generator_svc.reward_client.calls import RewardCalls
 from svc_common.errors import OverloadedError, RewardUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ class Ranking:
 
 
 async def rank_samples(
-    calls: RewardCalls, context: RewardContext, answers: Rows[list[ChosenToken]], falls_back: bool
+    calls: RewardQueries, context: RewardContext, answers: Rows[list[ChosenToken]], falls_back: bool
 ) -> Ranking:
     """Score whole answers; with `falls_back` the first one wins while no replica answers.
 

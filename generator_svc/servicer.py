@@ -6,11 +6,11 @@ from typing import Any
 
 import grpc
 
+from generator_svc.engine.scorer import Replicas
 from generator_svc.engine.sequence import ChosenToken
 from generator_svc.generation import Generator
 from generator_svc.request_parsing import RequestLimits, parse_request
 from generator_svc.responses import summary_message, token_message
-from generator_svc.reward_client.fleet import Fleet
 from pad.v1 import generator_pb2, generator_pb2_grpc
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.rpc_boundary import current_request_id
@@ -25,7 +25,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self,
         generator: Generator,
         tokenizer: Tokenizer,
-        fleet: Fleet,
+        fleet: Replicas,
         limits: RequestLimits,
         info: generator_pb2.GetServerInfoResponse,
     ) -> None:

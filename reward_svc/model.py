@@ -42,7 +42,8 @@ class PersRM:
     """PAD's personalised reward model.
 
     `heads` has one entry a row group: `THETA`, and `REFERENCE` if the backbone is loaded. `vectors`
-    is there if the conditioning needs it.
+    is there if the conditioning needs it. With `shares_backbone` theta is a change of low rank to
+    the backbone's weights, which are there once.
     """
 
     network: Network
@@ -54,6 +55,7 @@ class PersRM:
     version: str
     conditioning: Conditioning
     vectors: PreferenceVectors | None
+    shares_backbone: bool = False
 
     @property
     def has_reference(self) -> bool:
@@ -78,8 +80,12 @@ class PersRM:
         return self.network.new_runner(num_slots)
 
 
-def load_pers_rm(settings: RewardSettings) -> PersRM:
+def load_pers_rm(settings: RewardSettings, reference: LoadedModel | None = None) -> PersRM:
     """Load the reward model and, if one is named, its backbone.
+
+    Args:
+        settings: Say what to load.
+        reference: The backbone, if it is loaded already from the folder in `settings`.
 
     Raises:
         ModelFolderError: A folder does not hold what is needed, or the two do not belong together.
@@ -87,7 +93,7 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
     """
     check_device("REWARD_DEVICE", settings.device)
     conditioning = _conditioning(settings)
-    loaded, reference, low_rank = _load_both(settings, conditioning)
+    loaded, reference, low_rank = _load_both(settings, conditioning, reference)
     hidden_size = loaded.model.config.hidden_size
     value_head = _value_head(settings, conditioning, hidden_size)
     heads = [loaded.head(value_head)]
@@ -122,11 +128,12 @@ def load_pers_rm(settings: RewardSettings) -> PersRM:
         version=_version(loaded, settings.model_dir, value_head, vectors),
         conditioning=conditioning,
         vectors=vectors,
+        shares_backbone=bool(low_rank),
     )
 
 
 def _load_both(
-    settings: RewardSettings, conditioning: Conditioning
+    settings: RewardSettings, conditioning: Conditioning, reference: LoadedModel | None
 ) -> tuple[LoadedModel, LoadedModel | None, dict[str, LowRank] | None]:
     """Return theta, its reference if one is named, and theta's changes where both share weights.
 
@@ -136,7 +143,7 @@ def _load_both(
     if not settings.backbone_dir:
         return _load(settings, settings.model_dir, "REWARD_MODEL_DIR"), None, None
     backbone_dir = Path(settings.backbone_dir)
-    reference = _load(settings, backbone_dir, "REWARD_BACKBONE_DIR")
+    reference = reference or _load(settings, backbone_dir, "REWARD_BACKBONE_DIR")
     can_share = settings.forward != "transformers" and can_be_lean(reference.model.base_model)
     if can_share and conditioning is Conditioning.PROMPT:
         shared = load_adapter_on(reference, backbone_dir, settings.model_dir, "REWARD_MODEL_DIR")

@@ -104,7 +104,6 @@ class Scorer:
         self._num_kept_rows = 0
         self._shares_rows = model.has_reference and model.heads[0].has_weight_of(model.heads[1])
 
-    @torch.inference_mode()
     def score(
         self, group: Group, steps: list[int], counts: list[int], ids: NDArray[np.uint32]
     ) -> NDArray[np.float32]:
@@ -116,29 +115,29 @@ class Scorer:
             counts: candidates of each row, 1 at least.
             ids: candidates, row after row.
         """
-        if group.parts is None:
-            group.parts = split(group.sessions)
         num_rows, longest = len(counts), max(counts)
-        if len(ids) < num_rows * longest:
-            return self._score_ragged(group.parts, steps, np.array(counts), ids)
-        asked = torch.from_numpy(ids.astype(np.int64)).view(num_rows, longest)  # [B, K]
-        return self._score_all(group.parts, steps, asked, None).numpy().reshape(-1)
-
-    def _score_ragged(
-        self,
-        parts: Sequence[Part],
-        steps: list[int],
-        counts: NDArray[np.int64],
-        ids: NDArray[np.uint32],
-    ) -> NDArray[np.float32]:
-        is_asked = np.arange(counts.max()) < counts[:, None]  # [B, K]
+        if len(ids) == num_rows * longest:
+            asked = torch.from_numpy(ids.astype(np.int64)).view(num_rows, longest)  # [B, K]
+            return self.score_block(group, steps, counts, asked).numpy().reshape(-1)
+        is_asked = np.arange(longest) < np.array(counts)[:, None]  # [B, K]
         padded = np.zeros(is_asked.shape, np.int64)
         padded[is_asked] = ids
-        asked = torch.from_numpy(padded)
-        rewards: NDArray[np.float32] = self._score_all(
-            parts, steps, asked, torch.from_numpy(counts)
+        rewards: NDArray[np.float32] = self.score_block(
+            group, steps, counts, torch.from_numpy(padded)
         ).numpy()
         return rewards[is_asked]
+
+    @torch.inference_mode()
+    def score_block(
+        self, group: Group, steps: list[int], counts: list[int], asked: Tensor
+    ) -> Tensor:
+        """Do what `score` does for ids `[B, K]` int64: rewards `[B, K]`, 0 behind a row's own."""
+        if group.parts is None:
+            group.parts = split(group.sessions)
+        is_ragged = min(counts) < asked.shape[1]
+        return self._score_all(
+            group.parts, steps, asked, torch.tensor(counts) if is_ragged else None
+        )
 
     def _score_all(
         self, parts: Sequence[Part], steps: list[int], asked: Tensor, counts: Tensor | None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reward_svc import states
-from reward_svc.metrics import RewardMetrics
+from reward_svc.metrics import PrefixMetrics
 from reward_svc.model import PersRM
 from reward_svc.prompts import Plan, RowPrompt
 from reward_svc.scorer import Scorer
@@ -42,7 +42,7 @@ class SessionCache:
         num_slots: int,
         pace: PrefillPace,
         prefixes: PrefixCache,
-        metrics: RewardMetrics,
+        metrics: PrefixMetrics,
     ) -> None:
         self.model = model
         self.runner = model.new_runner(num_slots)

@@ -117,7 +117,7 @@ class Engine:
         """Let a replica read the prefix, while we read the prompt ourselves."""
         assert sequence.params.reward_context is not None
         sequence.session = RewardSession(
-            sequence.params.reward_context, sequence.token_ids, self._wake.set
+            sequence.params.reward_context, sequence.token_ids, self._wake.set, sequence
         )
         self._scorer.open(sequence.session)
 

@@ -54,6 +54,7 @@ class PromptReader:
         pace: bounds the tokens of a step.
         prefixes: what is known from earlier requests.
         observer: told what was saved.
+        group: of the rows.
     """
 
     def __init__(
@@ -62,11 +63,13 @@ class PromptReader:
         pace: PrefillPace,
         prefixes: PrefixCache,
         observer: PromptObserver,
+        group: int = 0,
     ) -> None:
         self._runner = runner
         self._pace = pace
         self._prefixes = prefixes
         self._observer = observer
+        self._group = group
         self._live: dict[Row, Sequence] = {}
 
     def close(self, row: Row) -> None:
@@ -108,7 +111,7 @@ class PromptReader:
 
         All but the prompt's last token, whose hidden state is needed.
         """
-        row = self._runner.open()
+        row = self._runner.open(self._group)
         wanted = sequence.prompt_ids[:-1]
         shared = [
             (min(common_length(wanted, other.prompt_ids), other.num_prefilled), source)

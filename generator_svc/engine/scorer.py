@@ -1,6 +1,6 @@
 """What the engine asks of a reward service, whatever stands behind it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
+from svc_common.lm.slots import Row
 from svc_common.preference_prompt import Prompt
 
 
@@ -46,17 +47,26 @@ class SessionState(Enum):
     CLOSED = auto()
 
 
+class BaseAnswer(Protocol):
+    """An answer as the base model holds it."""
+
+    prompt_ids: list[int]
+    row: Row | None
+    prompt_end: Tensor | None  # last hidden state of its prompt `[1, D]`, once that was read
+
+
 @dataclass(eq=False)
 class RewardSession:
     """One answer's place at the reward service; the scorer changes it, the engine reads it.
 
     `token_ids` is the engine's own list of the answer so far: wherever the session is opened
-    again, it is opened with these.
+    again, it is opened with these. `base` is for a scorer that runs beside the base model.
     """
 
     context: RewardContext
     token_ids: list[int]
     on_change: Callable[[], None]
+    base: BaseAnswer | None = None
     state: SessionState = SessionState.OPENING
     num_committed: int = 0  # answer tokens that its replica has
     error: Exception | None = None
@@ -112,3 +122,50 @@ class RewardScorer(Protocol):
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state."""
+
+
+class RewardQueries(Protocol):
+    """What is asked of a reward service beside the steps: whole answers and encodings."""
+
+    @property
+    def model_version(self) -> str:
+        """Version of the model whose encodings are worth keeping; empty if there is none."""
+
+    async def score_sequences(
+        self, context: RewardContext, answers: list[list[int]], timeout_s: float
+    ) -> tuple[str, list[float]]:
+        """Return (model version, reward of each whole answer).
+
+        Raises:
+            RewardUnavailableError: no answer came in time.
+        """
+
+    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference.
+
+        Raises:
+            RewardUnavailableError: no answer came in time.
+        """
+
+
+class Replica(Protocol):
+    """A place where rewards come from, as callers are told of it."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def is_available(self) -> bool: ...
+
+    @property
+    def num_free_slots(self) -> int: ...
+
+    @property
+    def model_version(self) -> str: ...
+
+
+class Replicas(Protocol):
+    """All of them."""
+
+    @property
+    def replicas(self) -> Sequence[Replica]: ...

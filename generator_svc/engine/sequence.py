@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from torch import Tensor
+
 from generator_svc.decoding.candidates import CandidateRow
 from generator_svc.decoding.choice import Choices, RowParams
 from generator_svc.decoding.strategies import Reference
@@ -107,6 +109,7 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     num_prefilled: int = 0  # prompt tokens that were run
     row: Row | None = None
+    prompt_end: Tensor | None = None  # last hidden state of the prompt `[1, D]`
     candidates: CandidateRow | None = None  # set while a token is to be chosen
     session: RewardSession | None = None
     is_cancelled: bool = False

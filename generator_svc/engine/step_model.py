@@ -1,20 +1,37 @@
 """The base model as the engine uses it: one call a step, on the model thread."""
 
+from collections.abc import Sequence as Items
+from typing import Protocol
+
 import torch
+from torch import Tensor
 
 from generator_svc.decoding.candidates import CandidateRow, Candidates, top_candidates
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.scheduler import Batch
 from generator_svc.engine.sequence import Sequence
 from svc_common.lm.head import Head
-from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
+
+
+class Rows(Protocol):
+    """Rows that are decoded: a `SlotRunner`, or one that others share."""
+
+    @property
+    def num_free(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    def decode(self, rows: Items[Row], token_ids: Items[int]) -> Tensor: ...
+
+    def truncate(self, row: Row, length: int) -> None: ...
 
 
 class StepModel:
     """Runs a batch and leaves each sequence's candidates in it."""
 
-    def __init__(self, runner: SlotRunner, head: Head, prompts: PromptReader) -> None:
+    def __init__(self, runner: Rows, head: Head, prompts: PromptReader) -> None:
         self._runner = runner
         self._head = head
         self._prompts = prompts
@@ -49,6 +66,7 @@ class StepModel:
         best = top_candidates(self._head.logits(hidden), widest)  # [B, K]
         for i, prompt in enumerate(finished):
             prompt.sequence.candidates = CandidateRow(best, i, prompt.sequence.params.top_k)
+            prompt.sequence.prompt_end = hidden[i : i + 1]
 
     def _decode(self, batch: Batch) -> None:
         rows = [s.row for s in batch.decodes if s.row is not None]

@@ -1,0 +1,1 @@
+"""Both models in one process: rewards from the base model's own weights, in the same forward."""

@@ -1,0 +1,118 @@
+"""Start base model and reward model as one process that reads their common weights once a step."""
+
+import asyncio
+import logging
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from colocated_svc.loading import load_both
+from colocated_svc.queries import NUM_ROWS, ColocatedQueries, InProcess
+from colocated_svc.rows import SharedRows
+from colocated_svc.scorer import ColocatedScorer
+from colocated_svc.settings import load_both_settings
+from generator_svc.engine.engine import Engine
+from generator_svc.engine.prompt_reader import PromptReader
+from generator_svc.engine.run_ahead import RunAhead
+from generator_svc.engine.scheduler import Scheduler
+from generator_svc.engine.step_model import StepModel
+from generator_svc.metrics import GeneratorMetrics
+from generator_svc.serving import Parts, Rewards, serve_engine
+from generator_svc.settings import GeneratorSettings
+from reward_svc.metrics import PrefixMetrics
+from reward_svc.model import PersRM
+from reward_svc.prompts import REFERENCE
+from reward_svc.sessions import SessionCache
+from reward_svc.settings import RewardSettings
+from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device
+from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefill_pace import PrefillPace
+from svc_common.lm.prefix_cache import PrefixCache
+from svc_common.logs import configure_logging
+from svc_common.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    try:
+        settings, reward_settings = load_both_settings(os.environ)
+        configure_logging(settings.log_level, sys.stderr)
+        torch.set_num_threads(settings.num_torch_threads)
+        check_device("GENERATOR_DEVICE", settings.device)
+        base, model = load_both(settings, reward_settings)
+        asyncio.run(run(settings, reward_settings, base, model))
+    except (SettingsError, ModelFolderError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+async def run(
+    settings: GeneratorSettings,
+    reward_settings: RewardSettings,
+    base: LoadedModel,
+    model: PersRM,
+) -> None:
+    """Serve both models until told to stop."""
+    parts = Parts(settings, base)
+    prefixes = PrefixMetrics(parts.registry)
+    pair = build(settings, reward_settings, model, prefixes, parts.thread, parts.metrics)
+    queries = ColocatedQueries(pair.cache, pair.scorer)
+    rewards = Rewards(queries, InProcess(pair.scorer), pair.scorer.work.run)
+    await serve_engine(settings, base, parts, pair.engine, rewards)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An engine and the reward model that guides it, over one KV cache."""
+
+    engine: Engine
+    scorer: ColocatedScorer
+    cache: SessionCache
+
+
+def build(
+    settings: GeneratorSettings,
+    reward_settings: RewardSettings,
+    model: PersRM,
+    prefixes: PrefixMetrics,
+    thread: ModelThread,
+    metrics: GeneratorMetrics,
+) -> Pair:
+    """Return an engine whose base model is the reward model's backbone."""
+    cache = SessionCache(
+        model,
+        num_slots=settings.num_slots + reward_settings.num_slots + NUM_ROWS,
+        pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
+        metrics=prefixes,
+    )
+    shared = SharedRows(cache.runner)
+    scorer = ColocatedScorer(
+        cache,
+        shared,
+        thread,
+        num_rows=reward_settings.num_slots,
+        max_waiting=reward_settings.max_waiting_sessions,
+    )
+    # A pace of its own, as the two take turns within a step; prefixes are known to both.
+    prompts = PromptReader(
+        cache.runner,
+        PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
+        cache.prefixes,
+        metrics,
+        group=REFERENCE,
+    )
+    step_model = StepModel(shared, model.heads[REFERENCE], prompts)
+    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
+    # Rewards are there with the candidates: there is no wait to hide.
+    engine = Engine(step_model, thread, scheduler, scorer, metrics, RunAhead(is_allowed=False))
+    return Pair(engine, scorer, cache)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

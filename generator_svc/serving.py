@@ -1,0 +1,144 @@
+"""Serve what an engine writes, wherever its rewards come from, until told to stop."""
+
+import importlib.metadata
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from generator_svc.encodings import PreferenceEncodings
+from generator_svc.engine.engine import Engine
+from generator_svc.engine.scorer import Replicas, RewardQueries
+from generator_svc.engine.sequence import GenerationParams, Sequence
+from generator_svc.generation import GenerationDefaults, Generator
+from generator_svc.metrics import GeneratorMetrics
+from generator_svc.profile_servicer import ProfileServicer
+from generator_svc.profiles import ProfileStore, StoreOptions, connect
+from generator_svc.request_parsing import RequestLimits
+from generator_svc.servicer import GeneratorServicer
+from generator_svc.settings import PREFIX, GeneratorSettings
+from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
+from svc_common.health import Health
+from svc_common.lifetime import until_first
+from svc_common.lm.loading import LoadedModel
+from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.tokenizer import TextStream, Tokenizer
+from svc_common.metrics import new_registry
+from svc_common.server import ServerOptions, serve
+
+GENERATOR_SERVICE = "pad.v1.GeneratorService"
+PROFILE_SERVICE = "pad.v1.ProfileService"
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What the service asks of rewards beside the engine; `run` keeps them coming."""
+
+    queries: RewardQueries
+    replicas: Replicas
+    run: Callable[[], Coroutine[Any, Any, None]]
+
+
+class Parts:
+    """What every part of the process shares."""
+
+    def __init__(self, settings: GeneratorSettings, loaded: LoadedModel) -> None:
+        self.version = importlib.metadata.version("pad-serving")
+        self.registry = new_registry("generator", self.version)
+        self.metrics = GeneratorMetrics(self.registry)
+        self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
+
+
+async def serve_engine(
+    settings: GeneratorSettings,
+    loaded: LoadedModel,
+    parts: Parts,
+    engine: Engine,
+    rewards: Rewards,
+) -> None:
+    """Serve what `engine` writes with the model `loaded` until SIGTERM."""
+    health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
+    lookup = parts.metrics.profile_lookup
+    limits = RequestLimits(settings.max_tokens, settings.max_top_k)
+    redis = connect(settings.redis_url, StoreOptions.timeout_s)
+    async with ProfileStore(redis, _store_options(settings), lookup) as store:
+        generator = Generator(
+            engine,
+            loaded.tokenizer,
+            store,
+            PreferenceEncodings(store, rewards.queries),
+            rewards.queries,
+            GenerationDefaults(
+                tenant=settings.tenant,
+                beta=settings.default_beta,
+                context_length=loaded.context_length,
+                vocabulary_size=loaded.model.config.vocab_size,
+            ),
+            lookup,
+        )
+        info = _server_info(settings, loaded, parts.version)
+        servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
+        profiles = ProfileServicer(store, lambda: settings.tenant, loaded.tokenizer.check_text)
+        options = ServerOptions(
+            settings_prefix=PREFIX,
+            listen=settings.listen,
+            metrics_port=settings.metrics_port,
+            drain_s=settings.drain_s,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        add_servicers = [
+            partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
+            partial(profile_pb2_grpc.add_ProfileServiceServicer_to_server, profiles),
+        ]
+        try:
+            await until_first(
+                serve(options, health, parts.registry, add_servicers),
+                rewards.run(),
+                engine.run(),
+                _serve_when_warm(engine, loaded.tokenizer, health),
+            )
+        finally:
+            parts.thread.close()
+
+
+def _store_options(settings: GeneratorSettings) -> StoreOptions:
+    return StoreOptions(
+        local_ttl_s=settings.profile_ttl_s,
+        stale_window_s=settings.profile_stale_s,
+        encoding_ttl_s=settings.encoding_ttl_s,
+    )
+
+
+def _server_info(
+    settings: GeneratorSettings, loaded: LoadedModel, version: str
+) -> generator_pb2.GetServerInfoResponse:
+    return generator_pb2.GetServerInfoResponse(
+        model_id=loaded.model_id,
+        model_version=loaded.version,
+        tokenizer_fingerprint=loaded.tokenizer.fingerprint,
+        vocabulary_size=loaded.model.config.vocab_size,
+        context_length=loaded.context_length,
+        max_tokens=settings.max_tokens,
+        max_top_k=min(settings.max_top_k, loaded.model.config.vocab_size),
+        default_beta=settings.default_beta,
+        num_slots=settings.num_slots,
+        software_version=version,
+    )
+
+
+async def _serve_when_warm(engine: Engine, tokenizer: Tokenizer, health: Health) -> None:
+    """Write two tokens, so that the first caller meets no cold model, then take calls."""
+    params = GenerationParams(
+        beta=0.0,
+        top_k=1,
+        temperature=0.0,
+        top_p=1.0,
+        seed=0,
+        max_tokens=2,
+        ignores_end_of_turn=True,
+    )
+    sequence = Sequence("warm-up", [0, 1], params, TextStream(tokenizer), frozenset())
+    engine.submit(sequence)
+    async for _ in sequence.tokens():
+        pass
+    health.set_serving(True)
