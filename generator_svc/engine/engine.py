@@ -193,8 +193,12 @@ class Engine:
         self._emit()
         if running is None:
             return
+        outlasts_rewards = not running.done()
         block = await running
-        self._observer.phase("generator_forward", time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if outlasts_rewards:  # else nobody saw when it ended
+            self._run_ahead.note_forward(seconds)
+        self._observer.phase("generator_forward", seconds)
         self._observer.batch(len(guessed))
         answered = {one.sequence for one in chosen}
         wrong = []
