@@ -12,7 +12,7 @@ class Scale(Enum):
 
     TINY = "tiny"  # tiny models, one round: whether it runs
     QUICK = "quick"  # under a minute a suite
-    DEFAULT = "default"  # about six minutes a suite
+    DEFAULT = "default"  # two to twelve minutes a suite
     FULL = "full"  # every model, batch size and prompt
 
 

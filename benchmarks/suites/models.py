@@ -44,12 +44,12 @@ BLOCKS = {
     Scale.TINY: (Block("tiny", ((1, 16), (2, 16)), 4, 1, True, (16,)),),
     Scale.QUICK: (Block("30m", ((1, 64), (16, 64)), 24, 1),),
     Scale.DEFAULT: (
-        Block("demo", ((1, 64), (16, 64)), 48, 3),
-        Block("30m", ((1, 64), (4, 64), (16, 64)), 48, 5, has_mixed=True),
-        Block("30m", ((64, 64),), 16, 2),
-        Block("30m", ((1, 256), (16, 256)), 32, 3, no_cache_prompts=(256,)),
-        Block("30m", ((1, 1024),), 32, 3, no_cache_prompts=(1024,)),
-        Block("135m", ((1, 64), (4, 64)), 12, 2),
+        Block("demo", ((1, 64), (16, 64)), 48, 2),
+        Block("30m", ((1, 64), (4, 64), (16, 64)), 48, 3, has_mixed=True),
+        Block("30m", ((64, 64),), 16, 1),
+        Block("30m", ((1, 256),), 32, 3, no_cache_prompts=(256,)),
+        Block("30m", ((1, 1024),), 32, 2, no_cache_prompts=(1024,)),
+        Block("135m", ((1, 64),), 12, 2),
     ),
     Scale.FULL: (
         Block("demo", tuple((b, p) for b in BATCHES for p in (64, 256)), 48, 5, True),
