@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from reward_svc.model import PersRM, load_pers_rm
+from reward_svc.prompts import THETA
 from reward_svc.settings import RewardSettings
 from svc_common.lm.loading import load_model
 from tests.reward_svc.small_encoder import save_small_encoder
@@ -47,10 +48,8 @@ def served(folder: Path, name: str, conditioning: str = "auto") -> PersRM:
 @torch.no_grad()
 def outputs(model: PersRM) -> list[torch.Tensor]:
     """Theta's logits, through its head, and the vectors of preferences."""
-    assert model.split is not None
-    ids = torch.arange(10, 50).unsqueeze(0)
-    model.split.num_first = 1
-    hidden = model.backbone(input_ids=ids, use_cache=False).last_hidden_state[0]
+    runner = model.new_runner(1)
+    hidden = runner.append(runner.open(THETA), list(range(10, 50)), all_positions=True)  # [T, D]
     found = [model.heads[0].logits(hidden)]
     for text in PREFERENCES if model.vectors is not None else ():
         generator = model.vectors.of(text)

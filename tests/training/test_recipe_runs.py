@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from reward_svc.model import PersRM, load_pers_rm
+from reward_svc.prompts import THETA
 from reward_svc.settings import RewardSettings
 from tests.training.recipes import tiny_recipe, write_recipe
 from training.pair_encoding import PairEncoder
@@ -98,9 +99,9 @@ def test_served_rewards_rank_dev_pairs_as_training_measured(
         encoded = encoder.encode(pair)
         for reply, expected in zip((encoded.chosen, encoded.rejected), row, strict=True):
             prompt = list(encoded.guided_prompt)
-            ids = torch.tensor([[*prompt, *reply]])
-            model.split.num_first = 1  # type: ignore[union-attr]
-            hidden = model.backbone(input_ids=ids, use_cache=False).last_hidden_state[0]
+            runner = model.new_runner(1)
+            ids = [*prompt, *reply]
+            hidden = runner.append(runner.open(THETA), ids, all_positions=True)  # [T, D]
             log_probs = model.heads[0].logits(hidden[len(prompt) - 1 : -1]).log_softmax(-1)
             found = log_probs.gather(1, torch.tensor(reply).unsqueeze(1)).sum().item()
             assert found == pytest.approx(expected, abs=tolerance)
