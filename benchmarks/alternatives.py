@@ -47,7 +47,7 @@ class Alternatives:
         return {"step_ms": _median_ms(lambda: runner.decode(rows, [7] * batch), num_steps)}
 
     def alternative_speculation(self, num_prompt: int, num_tokens: int, drafts: int) -> Sample:
-        """Write greedily with guidance, and say what drafts of `drafts` tokens would have cost.
+        """Write with guidance, and say what drafts of `drafts` tokens would have cost.
 
         Returns:
             kept: share of tokens that guidance left as they were. tokens_per_round: of a draft,
@@ -62,9 +62,11 @@ class Alternatives:
             runner.append(row, _prompt(num_prompt))
             for runner, row in zip((base, theta), rows, strict=True)
         ]
+        noise = torch.Generator().manual_seed(0)
         is_kept: list[bool] = []
         for _ in range(num_tokens):
-            token_id, was_kept = _choose(heads[0].logits(states[0]), heads[1].logits(states[1]))
+            logits = [head.logits(state) for head, state in zip(heads, states, strict=True)]
+            token_id, was_kept = _choose(*logits, noise)
             is_kept.append(was_kept)
             states = [base.decode(rows[:1], [token_id]), theta.decode(rows[1:], [token_id])]
 
@@ -119,13 +121,17 @@ class Alternatives:
         return step
 
 
-def _choose(base: Tensor, theta: Tensor) -> tuple[int, bool]:
-    """Return the guided token, and whether the base alone would have chosen it too."""
+def _choose(base: Tensor, theta: Tensor, noise: torch.Generator) -> tuple[int, bool]:
+    """Sample a guided token, and say whether the base alone would have drawn it too.
+
+    By the same noise for both, as served; greedy texts of random models repeat one token for ever.
+    """
     best = base[0].float().log_softmax(-1).topk(NUM_CANDIDATES)
     candidates = best.indices
     reward = theta[0].float()[candidates].log_softmax(-1) - best.values.log_softmax(-1)
-    column = int((best.values + reward).argmax())
-    return int(candidates[column]), column == 0
+    gumbel = -torch.empty(NUM_CANDIDATES).exponential_(generator=noise).log()
+    column = int((best.values + reward + gumbel).argmax())
+    return int(candidates[column]), column == int((best.values + gumbel).argmax())
 
 
 def count_rounds(is_kept: Sequence[bool], drafts: int) -> int:

@@ -58,7 +58,7 @@ def run(options: Options) -> Report:
     report.notes = [
         "forwards without the output layer, on one core",
         "`two halves`: the batch as two forwards of half its rows, one after the other",
-        "speculation: greedy, theta is a rank-8 adapter of the base with small noise; ms a token",
+        "speculation: sampled, theta is a rank-8 adapter of the base with small noise; ms a token",
         "`ahead`: today's step, forwards side by side and then a wait; `spec`: drafts, then one"
         " pass of the reward model over them and a wait; with waits of 1 and 10 ms",
     ]
