@@ -66,7 +66,7 @@ class Alternatives:
         is_kept: list[bool] = []
         for _ in range(num_tokens):
             logits = [head.logits(state) for head, state in zip(heads, states, strict=True)]
-            token_id, was_kept = _choose(*logits, noise)
+            token_id, was_kept = _choose(logits[0], logits[1], noise)
             is_kept.append(was_kept)
             states = [base.decode(rows[:1], [token_id]), theta.decode(rows[1:], [token_id])]
 
