@@ -53,11 +53,6 @@ class Intake:
     def is_empty(self) -> bool:
         return not self._inbox
 
-    @property
-    def has_changes(self) -> bool:
-        """Whether sessions wait for rows, or rows to be freed."""
-        return bool(self.opened or self.closed)
-
     def open_stream(self) -> Stream:
         stream = Stream()
         self.streams.add(stream)

@@ -185,7 +185,6 @@ class Engine:
         try:
             await asyncio.sleep(0)  # the question leaves before our forward takes the interpreter
             running = self._start_ahead(guessed) if guessed else None
-            self._emit()
             chosen = await choosing
         finally:
             choosing.cancel()  # if the engine stops
@@ -200,7 +199,18 @@ class Engine:
             self._run_ahead.note_forward(seconds)
         self._observer.phase("generator_forward", seconds)
         self._observer.batch(len(guessed))
-        answered = {one.sequence for one in chosen}
+        self._settle_guesses(guessed, {one.sequence for one in chosen}, block)
+
+    def _settle_guesses(
+        self, guessed: dict[Sequence, int], answered: set[Sequence], block: Candidates
+    ) -> None:
+        """Keep the candidates behind right guesses, and take wrong ones back here and there.
+
+        Args:
+            guessed: the guess of each row of `block`.
+            answered: sequences that got their token; the others wait for new rewards.
+            block: candidates `[B, K]` that follow the guesses.
+        """
         wrong = []
         for row, (sequence, guess) in enumerate(guessed.items()):
             is_right = sequence in answered and sequence.token_ids[-1] == guess

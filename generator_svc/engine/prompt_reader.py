@@ -28,16 +28,6 @@ class PromptObserver(Protocol):
         """Say what the prefix cache holds now."""
 
 
-class SilentObserver:
-    """Implements `PromptObserver` where nobody asks."""
-
-    def prompt_tokens(self, source: str, num_tokens: int) -> None:
-        pass
-
-    def prefix_cache(self, num_tokens: int, num_bytes: int) -> None:
-        pass
-
-
 @dataclass(frozen=True)
 class FinishedPrompt:
     """A prompt that is read to its end, with its last hidden state `[1, D]`."""

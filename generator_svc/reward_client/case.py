@@ -31,13 +31,9 @@ class Case:
         """Position of the token its rewards are for."""
         return len(self.session.token_ids)
 
-    @property
-    def has_answer(self) -> bool:
-        return self.answer is not None and self.answer[0] == self.step
-
     def take_answer(self) -> Tensor | None:
         """Return the rewards for its step, once, or None if there are none."""
-        if self.answer is None or not self.has_answer:
+        if self.answer is None or self.answer[0] != self.step:
             return None
         (_, rewards), self.answer = self.answer, None
         return rewards

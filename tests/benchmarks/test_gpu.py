@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu_contenders import Case
 from benchmarks.gpu_plan import (
     BASE,
     CONTENDERS,
@@ -27,19 +25,9 @@ from benchmarks.gpu_plan import (
     weight_bytes,
 )
 from benchmarks.random_llama import Shape, random_model, with_adapter
+from tests.benchmarks.gpu_case import TINY
 
 CPU = torch.device("cpu")
-TINY = Case(
-    shape=gpu.TINY_SHAPE,
-    device="cpu",
-    reward_device="cpu",
-    dtype=torch.float32,
-    batch_size=2,
-    prompt_length=5,
-    context_length=32,
-    top_k=7,
-    rank=4,
-)
 LLAMA_3_8B = dataclasses.replace(
     TINY,
     shape=Shape(),
@@ -53,12 +41,7 @@ LLAMA_3_8B = dataclasses.replace(
 TINY_WORDS = ["--tiny", "--device", "cpu", "--dtype", "float32"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -28,27 +27,12 @@ from benchmarks.random_llama import RandomModel, new_runner, random_model, with_
 from svc_common.lm.lean import LeanLayer
 from svc_common.lm.linear import Linear, make_linear
 from svc_common.lm.loading import DTYPES
+from tests.benchmarks.gpu_case import TINY
 
 CPU = torch.device("cpu")
-TINY = Case(
-    shape=gpu.TINY_SHAPE,
-    device="cpu",
-    reward_device="cpu",
-    dtype=torch.float32,
-    batch_size=2,
-    prompt_length=5,
-    context_length=32,
-    top_k=7,
-    rank=4,
-)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def naive_rewards(case: Case, history: list[list[int]], asked: list[Tensor]) -> list[Tensor]:

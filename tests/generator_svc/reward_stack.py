@@ -9,7 +9,7 @@ from functools import partial
 import grpc
 
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.prompt_reader import PromptReader, SilentObserver
+from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import ChosenToken, GenerationParams
@@ -31,6 +31,7 @@ from svc_common.lm.tokenizer import TextStream
 from svc_common.lm.transformers_forward import TransformersForward
 from svc_common.preference_prompt import ChatMessage
 from svc_common.server import ServerOptions, bind, new_server
+from tests.generator_svc.silent_observer import SilentObserver
 from tests.generator_svc.test_engine import CONTEXT_LENGTH, TOKENIZER, QuietObserver
 from tests.reward_svc.replica import Replica, running_replica
 from tests.tiny_model import tiny_model

@@ -11,7 +11,7 @@ import torch
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.prompt_reader import PromptReader, SilentObserver
+from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import RewardSession, ScoreRows, SessionState
@@ -27,6 +27,7 @@ from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.transformers_forward import TransformersForward
+from tests.generator_svc.silent_observer import SilentObserver
 from tests.generator_svc.test_engine import (
     CONTEXT_LENGTH,
     NEVER,

@@ -10,7 +10,7 @@ import torch
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.prompt_reader import PromptReader, SilentObserver
+from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import EncodedPreference, RewardContext
@@ -31,6 +31,7 @@ from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.lm.transformers_forward import TransformersForward
 from svc_common.preference_prompt import ChatMessage
 from tests.generator_svc.fake_scorer import NaiveScorer
+from tests.generator_svc.silent_observer import SilentObserver
 from tests.tiny_model import CONTROL_TOKENS, tiny_model, tiny_tokenizer
 
 END = CONTROL_TOKENS.index("<|end|>")
