@@ -30,7 +30,6 @@ from svc_common.preference_prompt import Prompt, add_preference, guide_text
 class GenerationDefaults:
     """What the service knows that a request may not say."""
 
-    tenant: str
     beta: float
     context_length: int
     vocabulary_size: int
@@ -90,14 +89,14 @@ class Generator:
         self._on_lookup = on_lookup
 
     async def answer(
-        self, request: GenerationRequest, request_id: str
+        self, request: GenerationRequest, request_id: str, tenant: str
     ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
-        """Yield the tokens of the answer and, last, its summary.
+        """Yield the tokens of the answer to a tenant's request and, last, its summary.
 
         Raises:
             ServiceError: as its subclasses say.
         """
-        plan = await self._plan(request, request_id, time.perf_counter())
+        plan = await self._plan(request, request_id, tenant, time.perf_counter())
         if request.strategy.ranks_samples:
             async for event in self._answer_best(request, plan):
                 yield event
@@ -137,9 +136,11 @@ class Generator:
             model_version=ranking.model_version,
         )
 
-    async def _plan(self, request: GenerationRequest, request_id: str, arrived_at: float) -> _Plan:
+    async def _plan(
+        self, request: GenerationRequest, request_id: str, tenant: str, arrived_at: float
+    ) -> _Plan:
         """Look up profile and encodings, once, and build the prompt."""
-        preferences, profile_beta, revision = await self._preferences(request)
+        preferences, profile_beta, revision = await self._preferences(request, tenant)
         chosen_beta = request.beta if request.beta is not None else profile_beta
         beta = self._defaults.beta if chosen_beta is None else chosen_beta
         prompt = request.prompt
@@ -165,7 +166,7 @@ class Generator:
         return _Plan(request_id, arrived_at, prompt_ids, params, context, revision)
 
     async def _preferences(
-        self, request: GenerationRequest
+        self, request: GenerationRequest, tenant: str
     ) -> tuple[tuple[Preference, ...], float | None, int]:
         """Return preferences, beta and revision: the request's own, else the profile's."""
         needs_them = request.strategy.needs_preferences or request.prompts_base
@@ -174,7 +175,7 @@ class Generator:
             self._check_preferences("preferences", request.preferences)
         if request.preferences or not needs_them:
             return request.preferences, None, 0
-        profile = await self._store.load(self._defaults.tenant, request.user_id)
+        profile = await self._store.load(tenant, request.user_id)
         self._check_preferences("profile.preferences", profile.preferences)
         return profile.preferences, profile.beta, profile.revision
 

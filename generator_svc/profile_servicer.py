@@ -10,6 +10,7 @@ from generator_svc.profiles import Profile, ProfileStore
 from generator_svc.request_checks import parse_beta, parse_preferences, parse_user_id
 from pad.v1 import profile_pb2 as pb
 from pad.v1 import profile_pb2_grpc as pb_grpc
+from svc_common.callers import current_caller
 from svc_common.errors import InvalidRequestError
 
 _DEFAULT_PAGE_SIZE = 100
@@ -24,19 +25,16 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
     def __init__(
         self,
         store: ProfileStore,
-        tenant_of_call: Callable[[], str],
         check_text: Callable[[str, str], None],
     ) -> None:
         """Make a servicer.
 
         Args:
             store: Where profiles are kept.
-            tenant_of_call: Returns the tenant of the RPC that is being served; without colon.
             check_text: Given a field and its text, raises InvalidRequestError for what the base
                 model cannot be shown: a profile with it could be kept, but never be used.
         """
         self._store = store
-        self._tenant_of_call = tenant_of_call
         self._check_text = check_text
 
     async def PutProfile(
@@ -50,7 +48,7 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         for i, preference in enumerate(preferences):
             self._check_text(f"preferences[{i}].text", preference.text)
         profile = await self._store.put(
-            self._tenant_of_call(),
+            current_caller().tenant,
             user_id,
             preferences,
             parse_beta(request.beta) if request.HasField("beta") else None,
@@ -64,7 +62,7 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         context: grpc.aio.ServicerContext[pb.GetProfileRequest, pb.GetProfileResponse],
     ) -> pb.GetProfileResponse:
         user_id = parse_user_id(request.user_id)
-        profile = await self._store.get(self._tenant_of_call(), user_id)
+        profile = await self._store.get(current_caller().tenant, user_id)
         return pb.GetProfileResponse(profile=_to_message(profile))
 
     async def DeleteProfile(
@@ -76,7 +74,7 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         expected = request.expected_revision if request.HasField("expected_revision") else None
         if expected == 0:
             raise InvalidRequestError("expected_revision: must be >= 1 or absent, got 0")
-        await self._store.delete(self._tenant_of_call(), user_id, expected)
+        await self._store.delete(current_caller().tenant, user_id, expected)
         return pb.DeleteProfileResponse()
 
     async def ListProfiles(
@@ -88,7 +86,7 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         if size > _MAX_PAGE_SIZE:
             raise InvalidRequestError(f"page_size: must be 1..{_MAX_PAGE_SIZE}, got {size}")
         after = _from_token(request.page_token)
-        found = await self._store.list_profiles(self._tenant_of_call(), size + 1, after)
+        found = await self._store.list_profiles(current_caller().tenant, size + 1, after)
         page = _fitting([_to_message(profile) for profile in found[:size]])
         token = _to_token(page[-1].user_id) if len(page) < len(found) else ""
         return pb.ListProfilesResponse(profiles=page, next_page_token=token)

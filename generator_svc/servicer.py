@@ -12,6 +12,7 @@ from generator_svc.generation import Generator
 from generator_svc.request_parsing import RequestLimits, parse_request
 from generator_svc.responses import summary_message, token_message
 from pad.v1 import generator_pb2, generator_pb2_grpc
+from svc_common.callers import current_caller
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.rpc_boundary import current_request_id
 
@@ -39,7 +40,8 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncGenerator[generator_pb2.GenerateResponse, None]:
         checked = parse_request(request, self._limits)
-        async with aclosing(self._generator.answer(checked, current_request_id())) as events:
+        answer = self._generator.answer(checked, current_request_id(), current_caller().tenant)
+        async with aclosing(answer) as events:
             async for event in events:
                 if isinstance(event, ChosenToken):
                     token = token_message(

@@ -18,6 +18,7 @@ from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
+from svc_common.callers import Caller, everyone_is
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
@@ -69,7 +70,6 @@ async def serve_engine(
             PreferenceEncodings(store, rewards.queries),
             rewards.queries,
             GenerationDefaults(
-                tenant=settings.tenant,
                 beta=settings.default_beta,
                 context_length=loaded.context_length,
                 vocabulary_size=loaded.model.config.vocab_size,
@@ -78,13 +78,14 @@ async def serve_engine(
         )
         info = _server_info(settings, loaded, parts.version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
-        profiles = ProfileServicer(store, lambda: settings.tenant, loaded.tokenizer.check_text)
+        profiles = ProfileServicer(store, loaded.tokenizer.check_text)
         options = ServerOptions(
             settings_prefix=PREFIX,
             listen=settings.listen,
             metrics_port=settings.metrics_port,
             drain_s=settings.drain_s,
             max_message_bytes=settings.max_message_bytes,
+            identify=everyone_is(Caller(settings.tenant)),
         )
         add_servicers = [
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),

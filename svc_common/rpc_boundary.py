@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from svc_common.callers import Identify, set_caller
 from svc_common.errors import InvalidRequestError, ServiceError
 from svc_common.metrics import RpcMetrics
 
@@ -52,8 +53,9 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
     A generator is closed before its RPC is counted as ended.
     """
 
-    def __init__(self, metrics: RpcMetrics) -> None:
+    def __init__(self, metrics: RpcMetrics, identify: Identify) -> None:
         self._metrics = metrics
+        self._identify = identify
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -89,6 +91,7 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             started = time.monotonic()
             try:
+                set_caller(self._identify(context, method))
                 received = _Requests(request) if is_request_streaming else _checked(request)
                 response = await _respond(servicer, received, context)
                 if is_request_streaming:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from svc_common.callers import Identify, anonymous
 from svc_common.health import Health
 from svc_common.metrics import RpcMetrics
 from svc_common.rpc_boundary import RpcBoundary
@@ -36,6 +37,7 @@ class ServerOptions:
         drain_s: Seconds that running calls get to finish after SIGTERM.
         max_message_bytes: Largest message that is read.
         credentials: TLS keys; none for plain text.
+        identify: Finds out who calls, for each RPC.
     """
 
     settings_prefix: str
@@ -44,6 +46,7 @@ class ServerOptions:
     drain_s: float
     max_message_bytes: int = 4 * 1024 * 1024
     credentials: grpc.ServerCredentials | None = None
+    identify: Identify = anonymous
 
 
 async def serve(
@@ -81,7 +84,7 @@ def new_server(
 ) -> grpc.aio.Server:
     """Return a server with the RPC boundary, health and reflection; it listens nowhere yet."""
     server = grpc.aio.server(
-        interceptors=[RpcBoundary(RpcMetrics(registry))],
+        interceptors=[RpcBoundary(RpcMetrics(registry), options.identify)],
         options=[
             ("grpc.max_receive_message_length", options.max_message_bytes),
             # Else Linux lets a second process listen on a taken port, and calls go to either.

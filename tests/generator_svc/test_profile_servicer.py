@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from generator_svc.profile_servicer import ProfileServicer
 from pad.v1 import common_pb2, profile_pb2_grpc
 from pad.v1 import profile_pb2 as pb
+from svc_common.callers import Caller, everyone_is
 from svc_common.errors import InvalidRequestError
 from svc_common.health import Health
 from svc_common.server import ServerOptions, bind, new_server
@@ -25,11 +26,17 @@ def check_text(field, text):
 
 @asynccontextmanager
 async def serving(url, tenant="t"):
-    options = ServerOptions("TEST_", listen="127.0.0.1:0", metrics_port=0, drain_s=1.0)
+    options = ServerOptions(
+        "TEST_",
+        listen="127.0.0.1:0",
+        metrics_port=0,
+        drain_s=1.0,
+        identify=everyone_is(Caller(tenant)),
+    )
     async with opened(url) as store:
         add = partial(
             profile_pb2_grpc.add_ProfileServiceServicer_to_server,
-            ProfileServicer(store, lambda: tenant, check_text),
+            ProfileServicer(store, check_text),
         )
         server = new_server(options, Health([]), CollectorRegistry(), [add])
         address = bind(server, options)
