@@ -60,6 +60,9 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             resolve_interval_s=settings.reward_resolve_interval_s,
         ),
         parts.metrics,
+        base_fingerprint=loaded.fingerprint_with(loaded.tokenizer)
+        if settings.shares_reference
+        else "",
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
     engine = new_engine(settings, loaded, parts.thread, pool, parts.metrics)

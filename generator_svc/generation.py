@@ -150,7 +150,9 @@ class Generator:
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
             encoded = await self._encodings.encode(preferences)
-            context = RewardContext(request.prompt, encoded, request.reference)
+            context = RewardContext(
+                request.prompt, encoded, request.reference, is_base_prompt=not request.prompts_base
+            )
         seed = secrets.randbits(63) if request.seed is None else request.seed
         params = GenerationParams(
             beta=beta,

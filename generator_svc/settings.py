@@ -55,6 +55,11 @@ class GeneratorSettings:
         help="go on with the base model's own choice while rewards are on their way, where that"
         " pays; the text is the same",
     )
+    shares_reference: bool = setting(
+        True,
+        help="where a replica's reference is this base model, use our own log-probabilities instead"
+        " of running it there a second time",
+    )
     max_tokens: int = setting(512, min=1, max=1_000_000, help="most tokens a request may ask for")
     max_top_k: int = setting(100, min=1, max=10_000, help="largest K a request may ask for")
     default_beta: float = setting(

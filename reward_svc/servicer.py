@@ -172,4 +172,5 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             num_slots=self._cache.num_slots,
             load=wire.load_message(self._batcher.load),
             software_version=self._software_version,
+            reference_fingerprint=self._model.reference_fingerprint,
         )

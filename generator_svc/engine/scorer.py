@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.strategies import Reference
 from svc_common.lm.slots import Row
 from svc_common.preference_prompt import Prompt
@@ -27,11 +28,15 @@ class EncodedPreference:
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What rewards are about: answers to `prompt` (without preferences) under `preferences`."""
+    """What rewards are about: answers to `prompt` (without preferences) under `preferences`.
+
+    With `is_base_prompt` the base model reads that same prompt.
+    """
 
     prompt: Prompt
     preferences: tuple[EncodedPreference, ...]
     reference: Reference
+    is_base_prompt: bool = False
 
     @property
     def total_weight(self) -> float:
@@ -77,7 +82,7 @@ class RewardSession:
 
 @dataclass(frozen=True)
 class ScoreRows:
-    """Candidates of B open sessions: ids `[B, K]` int64, of which each row counts its first ones.
+    """Candidates `[B, K]` of B open sessions, of which each row counts its first ones.
 
     `guesses`, where there are some, are tokens that the sessions may go on with meanwhile; a
     session that is sent one counts it as committed. Whoever guessed wrong sets `num_committed` back
@@ -85,9 +90,14 @@ class ScoreRows:
     """
 
     sessions: list[RewardSession]
-    token_ids: Tensor
+    candidates: Candidates
     counts: list[int]
     guesses: list[int | None] | None = None
+
+    @property
+    def token_ids(self) -> Tensor:
+        """Ids of the candidates `[B, K]` int64."""
+        return self.candidates.token_ids
 
 
 @dataclass(frozen=True)

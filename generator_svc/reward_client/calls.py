@@ -30,7 +30,7 @@ class RewardCalls:
         """
         replica = await self._any_replica(timeout_s)
         request = reward_pb2.ScoreSequencesRequest(
-            context=pack_context(context, replica.model_version),
+            context=pack_context(context, replica.model_version, context.reference),
             sequences=[pack_ids(answer) for answer in answers],
             tokenizer_fingerprint=self._fingerprint,
         )

@@ -17,6 +17,8 @@ class Fleet:
         targets: `host:port`, where a name may stand for many, or `unix:path`.
         tokenizer_fingerprint: of the base model; replicas with another are refused.
         events: told what happens on each replica.
+        base_fingerprint: of the base model: a reference that has it is the base model and gets no
+            row of its own; empty: every reference does.
         resolve_interval_s: between two look-ups.
         patience_s: after this long without any replica, waiting for one is of no use.
     """
@@ -27,12 +29,14 @@ class Fleet:
         tokenizer_fingerprint: str,
         events: ReplicaEvents,
         *,
+        base_fingerprint: str = "",
         resolve_interval_s: float,
         patience_s: float,
     ) -> None:
         self._targets = targets
         self._fingerprint = tokenizer_fingerprint
         self._events = events
+        self._base_fingerprint = base_fingerprint
         self._resolve_interval_s = resolve_interval_s
         self._patience_s = patience_s
         self._replicas: dict[str, Replica] = {}
@@ -66,7 +70,12 @@ class Fleet:
             while True:
                 addresses, is_complete = await resolve(self._targets)
                 for address in addresses - self._replicas.keys():
-                    replica = Replica(address, self._fingerprint, self._events)
+                    replica = Replica(
+                        address,
+                        self._fingerprint,
+                        self._events,
+                        base_fingerprint=self._base_fingerprint,
+                    )
                     self._replicas[address] = replica
                     self._tasks[address] = group.create_task(replica.run())
                 if is_complete:

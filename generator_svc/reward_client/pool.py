@@ -61,7 +61,10 @@ class RewardPool:
         tokenizer_fingerprint: str,
         limits: PoolLimits,
         observer: PoolObserver,
+        *,
+        base_fingerprint: str = "",
     ) -> None:
+        """Make a pool; see `Fleet` for what the fingerprints decide."""
         self._limits = limits
         self._observer = observer
         self._cases: dict[RewardSession, Case] = {}
@@ -70,6 +73,7 @@ class RewardPool:
             targets,
             tokenizer_fingerprint,
             self,
+            base_fingerprint=base_fingerprint,
             resolve_interval_s=limits.resolve_interval_s,
             patience_s=limits.open_timeout_s,
         )

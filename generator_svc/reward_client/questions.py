@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from generator_svc.decoding.guidance import subtract_base
 from generator_svc.engine.scorer import ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case
 from generator_svc.reward_client.placement import Placement
@@ -19,8 +20,12 @@ STRAGGLER_S = 0.25  # the answers of other replicas wait this long for a late on
 
 @dataclass(frozen=True)
 class _Asked:
-    """What one replica was asked in a round: rows of it, and where their sessions were then."""
+    """What one replica was asked in a round: rows of it, and where their sessions were then.
 
+    `logprobs` are all rows' `[B, K]`, as the base model gives them.
+    """
+
+    logprobs: Tensor
     rows: list[int]
     cases: list[Case]
     placements: list[Placement]
@@ -47,6 +52,15 @@ class _Round:
         self.is_over = True
         if not self.done.done():
             self.done.set_result(None)
+
+
+def _subtract_ours(rewards: Tensor, asked: _Asked) -> Tensor:
+    """Return rewards `[b, K]` whole: less the references that are the base model itself."""
+    weights = [placement.base_weight for placement in asked.placements]
+    if not any(weights):
+        return rewards
+    logprobs = asked.logprobs[asked.rows, : rewards.shape[1]]
+    return subtract_base(rewards, logprobs, torch.tensor(weights))
 
 
 def _candidates(rows: ScoreRows, chosen: list[int]) -> CandidateBlock:
@@ -113,7 +127,9 @@ class Questions:
                 scored.rewards[row, : len(kept)] = kept
                 scored.has_rewards[row] = True
             elif case.replica is not None and case.placement is not None:
-                asked = groups.setdefault(case.replica, _Asked([], [], [], [], []))
+                asked = groups.setdefault(
+                    case.replica, _Asked(rows.candidates.logprobs, [], [], [], [], [])
+                )
                 asked.rows.append(row)
                 asked.cases.append(case)
                 asked.placements.append(case.placement)
@@ -125,6 +141,7 @@ class Questions:
         """Take a replica's answer; rows without rewards have lost their place there."""
         asked = turn.waiting.pop(replica)
         was_late = turn.is_over
+        rewards = _subtract_ours(rewards, asked)
         if not was_late:
             turn.scored.rewards[asked.rows, : rewards.shape[1]] = rewards
         parts = zip(asked.rows, asked.cases, asked.placements, asked.steps, came, strict=True)

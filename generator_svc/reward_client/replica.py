@@ -87,14 +87,23 @@ class ReplicaEvents(Protocol):
 class Replica:
     """Keeps one stream to a replica alive and carries the messages of all sessions on it."""
 
-    def __init__(self, address: str, tokenizer_fingerprint: str, events: ReplicaEvents) -> None:
+    def __init__(
+        self,
+        address: str,
+        tokenizer_fingerprint: str,
+        events: ReplicaEvents,
+        *,
+        base_fingerprint: str = "",
+    ) -> None:
         self.address = address
         self.is_available = False
         self.model_version = ""
         self.num_free_slots = 0
         self.refusal = ""  # why the replica can never serve this generator
         self._shares_rows = False  # all preferences of a session take one row
+        self._shares_reference = False  # its reference is our base model
         self._fingerprint = tokenizer_fingerprint
+        self._base_fingerprint = base_fingerprint
         self._events = events
         self._placements: dict[int, Placement] = {}
         self._pending: dict[int, Question] = {}
@@ -128,21 +137,36 @@ class Replica:
             pause = min(2 * pause, RECONNECT_S[1])
 
     def open(self, session: RewardSession, epoch: int) -> Placement:
-        """Send a session's prefix; `session_opened` or `session_failed` follows."""
-        placement = Placement(session, next(self._numbers) % MAX_NUMBER, epoch)
+        """Send a session's prefix; `session_opened` or `session_failed` follows.
+
+        A reference that is the base model itself gets no row there: its log-probabilities are the
+        candidates' own.
+        """
+        context = session.context
+        has_reference = context.reference is Reference.BACKBONE
+        is_ours = has_reference and self._shares_reference and context.is_base_prompt
+        placement = Placement(
+            session,
+            next(self._numbers) % MAX_NUMBER,
+            epoch,
+            base_weight=context.total_weight if is_ours else 0.0,
+        )
         self._placements[placement.number] = placement
         session.num_committed = len(session.token_ids)
         message = reward_pb2.ScoreRequest()
         message.opens.add(
             session=placement.number,
             epoch=epoch,
-            context=pack_context(session.context, self.model_version),
+            context=pack_context(
+                context, self.model_version, Reference.BASE if is_ours else context.reference
+            ),
             token_ids=pack_ids(session.token_ids),
             tokenizer_fingerprint=self._fingerprint,
         )
-        has_reference_row = session.context.reference is Reference.BACKBONE
-        num_preferences = len(session.context.preferences)
-        self.num_free_slots -= (1 if self._shares_rows else num_preferences) + has_reference_row
+        num_preferences = len(context.preferences)
+        self.num_free_slots -= (1 if self._shares_rows else num_preferences) + (
+            has_reference and not is_ours
+        )
         self._outgoing.put_nowait(message)
         return placement
 
@@ -220,6 +244,9 @@ class Replica:
         self.model_version = info.model_version
         self.num_free_slots = info.load.num_free_slots
         self._shares_rows = list(info.conditionings) == [reward_pb2.CONDITIONING_VECTOR]
+        self._shares_reference = bool(self._base_fingerprint) and (
+            info.reference_fingerprint == self._base_fingerprint
+        )
         self.refusal = ""
         if info.tokenizer_fingerprint != self._fingerprint:
             self.refusal = (

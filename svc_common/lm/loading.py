@@ -39,6 +39,20 @@ class LoadedModel:
     version: str
     where: str  # setting and folder, for messages
 
+    def fingerprint_with(self, tokenizer: Tokenizer) -> str:
+        """Return what is equal for models that answer any prompt with the same probabilities.
+
+        Args:
+            tokenizer: reads the prompts; its own is not always used.
+
+        Returns:
+            A hash of weights, number format and tokenizer; empty if nobody can tell.
+        """
+        if not tokenizer.prompt_fingerprint:
+            return ""
+        parts = f"{self.version}:{self.model.dtype}:{tokenizer.prompt_fingerprint}"
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
     def head(self, value_head: ValueHead | None = None) -> Head:
         """Return the model's output layer.
 

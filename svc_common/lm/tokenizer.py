@@ -30,6 +30,14 @@ class Tokenizer:
         vocabulary = sorted(self._tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
 
+    @cached_property
+    def prompt_fingerprint(self) -> str:
+        """Equal for tokenizers that make the same ids of any prompt; empty if nobody can tell."""
+        if not self._tokenizer.is_fast:
+            return ""
+        parts = [self._tokenizer.backend_tokenizer.to_str(), self._tokenizer.chat_template]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Return the ids to write from: raw text as it is, a conversation by the chat template.
 

@@ -25,6 +25,8 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
 
     def __init__(self) -> None:
         self.fingerprint = FINGERPRINT
+        self.reference_fingerprint = ""
+        self.references: list[int] = []  # of the sessions it was asked to open
         self.refuses_opens: int | None = None  # a RowErrorReason
         self.ignores_opens = False
         self.is_silent = False  # owes rewards for ever
@@ -41,6 +43,7 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
             model_id="fake",
             model_version="v1",
             tokenizer_fingerprint=self.fingerprint,
+            reference_fingerprint=self.reference_fingerprint,
             load=reward_pb2.Load(num_free_slots=8),
         )
 
@@ -90,6 +93,7 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
 
     def _open(self, message: reward_pb2.SessionOpen) -> reward_pb2.ScoreResponse:
         self.log.append(f"open {len(unpack(message.token_ids))}")
+        self.references.append(message.context.reference)
         response = reward_pb2.ScoreResponse()
         if self.refuses_opens is not None:
             response.row_errors.add(

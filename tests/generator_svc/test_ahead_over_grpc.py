@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
@@ -262,7 +263,7 @@ async def test_a_guess_that_came_with_a_late_question_is_taken_back_or_kept_righ
         session = RewardSession(context("hi", "wish"), tokens, lambda: None)
         stack.pool.open(session)
         await until(lambda: session.state is SessionState.OPEN)
-        candidates = torch.tensor([[7, 99, 30]])
+        candidates = Candidates(torch.tensor([[7, 99, 30]]), torch.zeros(1, 3))
         (replica,) = stack.pool.fleet.replicas
         receive: Any = replica._receive
         kept: list[Any] = []

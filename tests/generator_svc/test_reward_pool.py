@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import (
     EncodedPreference,
@@ -36,6 +37,7 @@ CONTEXT = RewardContext(
 )
 LIMITS = PoolLimits(step_timeout_s=0.5, open_timeout_s=1.5, resolve_interval_s=0.2)
 IDS = torch.tensor([5, 6, 7])
+LOGPROBS = torch.tensor([-0.5, -1.5, -2.5])
 
 
 @dataclass
@@ -61,8 +63,8 @@ class Harness:
     def calls(self) -> RewardCalls:
         return RewardCalls(self.pool.fleet, FINGERPRINT)
 
-    def session(self, *token_ids: int) -> RewardSession:
-        session = RewardSession(CONTEXT, list(token_ids), self.changed.set)
+    def session(self, *token_ids: int, context: RewardContext = CONTEXT) -> RewardSession:
+        session = RewardSession(context, list(token_ids), self.changed.set)
         self.pool.open(session)
         return session
 
@@ -77,15 +79,16 @@ class Harness:
         fleet = self.pool.fleet
         await self.until(lambda: sum(r.is_available for r in fleet.replicas) == num_replicas)
 
-    async def open(self, *token_ids: int) -> RewardSession:
-        session = self.session(*token_ids)
+    async def open(self, *token_ids: int, context: RewardContext = CONTEXT) -> RewardSession:
+        session = self.session(*token_ids, context=context)
         await self.until(lambda: session.state is not SessionState.OPENING)
         return session
 
     async def score(self, *sessions: RewardSession) -> list[Tensor | None]:
         """Return the rewards `[K]` of IDS for each session that got some."""
         ids, counts = IDS.expand(len(sessions), -1), [len(IDS)] * len(sessions)
-        scored = await self.pool.score(ScoreRows(list(sessions), ids, counts))
+        candidates = Candidates(ids, LOGPROBS.expand(len(sessions), -1))
+        scored = await self.pool.score(ScoreRows(list(sessions), candidates, counts))
         pairs = zip(scored.rewards, scored.has_rewards, strict=True)
         return [rewards if has_rewards else None for rewards, has_rewards in pairs]
 
@@ -100,13 +103,13 @@ class Harness:
 
 @asynccontextmanager
 async def running_pool(
-    *replicas: FakeReplica, extra: tuple[str, ...] = ()
+    *replicas: FakeReplica, extra: tuple[str, ...] = (), base_fingerprint: str = ""
 ) -> AsyncIterator[Harness]:
     async with AsyncExitStack() as stack:
         ports = [await stack.enter_async_context(running_replica(r)) for r in replicas]
         targets = tuple(f"127.0.0.1:{port}" for port in ports) + extra
         listener = Listener()
-        pool = RewardPool(targets, FINGERPRINT, LIMITS, listener)
+        pool = RewardPool(targets, FINGERPRINT, LIMITS, listener, base_fingerprint=base_fingerprint)
         task = asyncio.create_task(pool.run())
         try:
             yield Harness(pool, list(replicas), listener, asyncio.Event())

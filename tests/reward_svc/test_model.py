@@ -13,7 +13,7 @@ from torch import Tensor
 from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.prompts import Reference
 from reward_svc.settings import RewardSettings
-from svc_common.lm.loading import ModelFolderError
+from svc_common.lm.loading import LoadedModel, ModelFolderError, load_model
 from tests.reward_svc.oracle import Oracle, value_head_tensors
 from tests.reward_svc.replica import TOLERANCE, context, running_replica
 from tests.tiny_model import CONTROL_TOKENS, save_tiny_model, tiny_model, tiny_tokenizer
@@ -181,3 +181,24 @@ def test_a_backbone_with_another_tokenizer_is_refused(
     (other / "tokenizer.json").write_text(swapped)
     with pytest.raises(ModelFolderError, match="tokenizer must be the reward model's"):
         load_pers_rm(dataclasses.replace(settings, backbone_dir=str(other)))
+
+
+def test_a_reference_has_the_fingerprint_of_the_same_model_as_a_base_model(
+    settings: RewardSettings,
+) -> None:
+    backbone_dir = Path(settings.backbone_dir)
+    base = _load(backbone_dir, "float32")
+    assert load_pers_rm(settings).reference_fingerprint == base.fingerprint_with(base.tokenizer)
+    other_format = _load(backbone_dir, "bfloat16")
+    assert other_format.fingerprint_with(base.tokenizer) != base.fingerprint_with(base.tokenizer)
+    other_weights = _load(settings.model_dir, "float32")
+    assert other_weights.fingerprint_with(base.tokenizer) != base.fingerprint_with(base.tokenizer)
+
+
+def test_without_a_reference_there_is_no_fingerprint(settings: RewardSettings) -> None:
+    alone = dataclasses.replace(settings, backbone_dir="")
+    assert load_pers_rm(alone).reference_fingerprint == ""
+
+
+def _load(folder: Path, dtype: str) -> LoadedModel:
+    return load_model(folder, dtype=dtype, device="cpu", context_length=256, setting="TEST")

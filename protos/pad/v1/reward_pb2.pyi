@@ -704,6 +704,7 @@ class RewardServiceGetServerInfoResponse(_message.Message):
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
+    REFERENCE_FINGERPRINT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Name of the reward model's folder."""
     model_version: _builtins.str
@@ -720,6 +721,11 @@ class RewardServiceGetServerInfoResponse(_message.Message):
     """
     software_version: _builtins.str
     """Version of this software."""
+    reference_fingerprint: _builtins.str
+    """Fingerprint of what the reference computes: weights, number format, and how it reads prompts.
+    A generator whose base model has the same asks for REFERENCE_MODE_BASE and saves the
+    reference's row. Empty without a reference.
+    """
     @_builtins.property
     def conditionings(self) -> _containers.RepeatedScalarFieldContainer[Global___Conditioning.ValueType]:
         """How a preference reaches the model; if two are named, in both ways at once."""
@@ -745,10 +751,11 @@ class RewardServiceGetServerInfoResponse(_message.Message):
         num_slots: _builtins.int = ...,
         load: Global___Load | None = ...,
         software_version: _builtins.str = ...,
+        reference_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditionings", b"conditionings", "context_length", b"context_length", "load", b"load", "model_id", b"model_id", "model_version", b"model_version", "num_slots", b"num_slots", "references", b"references", "software_version", b"software_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditionings", b"conditionings", "context_length", b"context_length", "load", b"load", "model_id", b"model_id", "model_version", b"model_version", "num_slots", b"num_slots", "reference_fingerprint", b"reference_fingerprint", "references", b"references", "software_version", b"software_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
