@@ -82,6 +82,11 @@ class GeneratorMetrics:
             "pad_answers_total", "Answers that ended, by reason.", ["reason"], registry=registry
         )
         self._add_prefix_cache(registry)
+        # A series that is not there until something happens first can be in no ratio and no rate.
+        for kind in ("guided", "fallback", "plain"):
+            self._tokens.labels(kind)
+        for outcome in ("kept", "redone"):
+            self._ahead.labels(outcome)
 
     def _add_prefix_cache(self, registry: CollectorRegistry) -> None:
         self._prompt_tokens = Counter(

@@ -89,7 +89,7 @@ def test_only_observability_is_a_profile(services):
     profiles = {
         name: service["profiles"] for name, service in services.items() if "profiles" in service
     }
-    assert profiles == {"prometheus": ["observability"]}
+    assert profiles == {"prometheus": ["observability"], "grafana": ["observability"]}
 
 
 def test_environment_holds_settings_of_the_service_and_nothing_else(services):
@@ -100,7 +100,7 @@ def test_environment_holds_settings_of_the_service_and_nothing_else(services):
                 variable.startswith(SETTINGS[name][0]) for variable in service["environment"]
             )
         else:
-            assert "environment" not in service, name
+            assert all(v.startswith("GF_") for v in service.get("environment", {})), name
 
 
 def test_variables_of_the_operator_are_no_settings():
@@ -138,6 +138,7 @@ def test_generator_alone_is_published_and_only_to_this_machine(services):
     assert published == {
         "generator": [f"127.0.0.1:{port}:{port}" for port in ports],
         "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
     }
 
 
@@ -179,7 +180,7 @@ def test_containers_can_change_nothing_but_their_volumes(services):
 
 def test_foreign_images_are_pinned_and_run_without_root(services):
     images = {name: service for name, service in services.items() if "build" not in service}
-    assert set(images) == {"redis", "prometheus"}
+    assert set(images) == {"redis", "prometheus", "grafana"}
     for name, service in images.items():
         tag = service["image"].partition(":")[2].lstrip("v")
         assert tag.count(".") == 2, name
