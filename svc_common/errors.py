@@ -76,7 +76,7 @@ class StoreUnavailableError(ServiceError):
 
 
 class ShuttingDownError(ServiceError):
-    """The process is stopping; another one may take the same call at once."""
+    """The process is stopping; another one may take the same call."""
 
     code = grpc.StatusCode.UNAVAILABLE
-    retry_after_s = 0.0
+    retry_after_s = 0.5

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING_CALLS = 1 << 16
 ENDING_S = 1.0  # for the status of calls that are ended to reach their callers
+# gRPC resets calls that arrive in the moment it stops, and their callers read CANCELLED. So they
+# are refused for a while before, by a status that asks them to wait for longer than this.
+REFUSAL_S = 0.25
+
 AddServicer = Callable[[grpc.aio.Server], None]
 
 
@@ -63,7 +67,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT and then let running calls finish; a second signal ends them.
 
     Health is NOT_SERVING first. New calls are still taken for `drain_delay_s`, as whoever balances
-    needs a moment to see that; then they are refused as UNAVAILABLE, connections are told to go
+    needs a moment to see that. Then they are refused as UNAVAILABLE, connections are told to go
     elsewhere, and running calls get `drain_s`. What runs still is then ended as UNAVAILABLE.
 
     The caller turns `health` to SERVING, before or after. Cancelling this ends all calls at once.
@@ -104,7 +108,7 @@ def new_server(
         add_servicers: Add its services.
         calls: Keeps count of its RPCs, for `drain`.
     """
-    calls = calls or RunningCalls()
+    calls = RunningCalls() if calls is None else calls  # it is falsy while empty
     server = grpc.aio.server(
         interceptors=[
             RpcBoundary(RpcMetrics(registry), options.identify, calls, options.max_stall_s)
@@ -162,6 +166,7 @@ async def drain(
         hurry: Ends them earlier.
     """
     calls.refuse()
+    await _pause(min(REFUSAL_S, drain_s), hurry)
     stopping = asyncio.ensure_future(server.stop(drain_s + 2 * ENDING_S))
     hurrying = asyncio.ensure_future(hurry.wait())
     try:
