@@ -26,6 +26,7 @@ from reward_svc.model import PersRM
 from reward_svc.prompts import REFERENCE
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
+from svc_common.lifetime import exits_on_signals
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
@@ -36,6 +37,7 @@ from svc_common.settings import SettingsError
 logger = logging.getLogger(__name__)
 
 
+@exits_on_signals()
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
     try:

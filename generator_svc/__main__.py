@@ -17,6 +17,7 @@ from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.reward_client.pool import PoolLimits, RewardPool
 from generator_svc.serving import Parts, Rewards, serve_engine
 from generator_svc.settings import PREFIX, GeneratorSettings
+from svc_common.lifetime import exits_on_signals
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
@@ -27,6 +28,7 @@ from svc_common.settings import SettingsError, load_settings
 logger = logging.getLogger(__name__)
 
 
+@exits_on_signals()
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
     try:

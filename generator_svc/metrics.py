@@ -81,6 +81,12 @@ class GeneratorMetrics:
         self._finished = Counter(
             "pad_answers_total", "Answers that ended, by reason.", ["reason"], registry=registry
         )
+        self._passed = Gauge(
+            "pad_start_passed",
+            "1 once a request has passed through a part since the start: base, store, rewards.",
+            ["part"],
+            registry=registry,
+        )
         self._add_prefix_cache(registry)
         # A series that is not there until something happens first can be in no ratio and no rate.
         for kind in ("guided", "fallback", "plain"):
@@ -119,6 +125,9 @@ class GeneratorMetrics:
         self._sessions.labels("active").set(num_active)
         self._sessions.labels("waiting").set(num_waiting)
         self._free.set(num_free_slots)
+
+    def start_passed(self, part: str, has_passed: bool) -> None:
+        self._passed.labels(part).set(has_passed)
 
     def started(self, queue_s: float) -> None:
         self._queue.observe(queue_s)

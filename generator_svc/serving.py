@@ -9,7 +9,6 @@ from typing import Any
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
-from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.generation import GenerationDefaults, Generator
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.profile_servicer import ProfileServicer
@@ -17,13 +16,13 @@ from generator_svc.profiles import ProfileStore, StoreOptions, connect
 from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
+from generator_svc.warm_up import WarmUp
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
 from svc_common.callers import Caller, everyone_is
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
 from svc_common.lm.model_thread import ModelThread
-from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
 
@@ -86,6 +85,19 @@ async def serve_engine(
             drain_s=settings.drain_s,
             max_message_bytes=settings.max_message_bytes,
             identify=everyone_is(Caller(settings.tenant)),
+            drain_delay_s=settings.drain_delay_s,
+            max_stall_s=settings.max_stall_s,
+        )
+        warm_up = WarmUp(
+            generator,
+            store,
+            health,
+            parts.metrics.start_passed,
+            tenant=settings.tenant,
+            has_rewards=bool(settings.reward_targets),
+            wait_s=settings.start_wait_s,
+            generator_service=GENERATOR_SERVICE,
+            profile_service=PROFILE_SERVICE,
         )
         add_servicers = [
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
@@ -96,7 +108,7 @@ async def serve_engine(
                 serve(options, health, parts.registry, add_servicers),
                 rewards.run(),
                 engine.run(),
-                _serve_when_warm(engine, loaded.tokenizer, health),
+                warm_up.run(),
             )
         finally:
             parts.thread.close()
@@ -125,21 +137,3 @@ def _server_info(
         num_slots=settings.num_slots,
         software_version=version,
     )
-
-
-async def _serve_when_warm(engine: Engine, tokenizer: Tokenizer, health: Health) -> None:
-    """Write two tokens, so that the first caller meets no cold model, then take calls."""
-    params = GenerationParams(
-        beta=0.0,
-        top_k=1,
-        temperature=0.0,
-        top_p=1.0,
-        seed=0,
-        max_tokens=2,
-        ignores_end_of_turn=True,
-    )
-    sequence = Sequence("warm-up", [0, 1], params, TextStream(tokenizer), frozenset())
-    engine.submit(sequence)
-    async for _ in sequence.tokens():
-        pass
-    health.set_serving(True)

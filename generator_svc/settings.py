@@ -17,7 +17,8 @@ class GeneratorSettings:
 
     model_dir: Path = setting(help="folder of the base model")
     reward_targets: tuple[str, ...] = setting(
-        help="reward replicas: host:port (a name may stand for many) or unix:path"
+        help="reward replicas: host:port (a name may stand for many) or unix:path; empty: there are"
+        " none, only the base model writes"
     )
     redis_url: str = setting(help="profile store: redis://host:port/db or unix:///path")
     listen: str = setting("0.0.0.0:50051", help="address of the gRPC server; port 0 for any")
@@ -84,7 +85,24 @@ class GeneratorSettings:
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
     )
     tenant: str = setting("default", help="under which profiles are kept")
+    start_wait_s: float = setting(
+        60.0,
+        min=0,
+        max=86400,
+        help="seconds that the start waits until profile store and rewards have answered; calls are"
+        " then taken without them",
+    )
     drain_s: float = setting(30.0, min=0, max=3600, help="running answers get this to finish")
+    drain_delay_s: float = setting(
+        0.25,
+        min=0,
+        max=600,
+        help="seconds after SIGTERM in which calls are still taken, while health says NOT_SERVING:"
+        " what balances calls needs as long to see that",
+    )
+    max_stall_s: float = setting(
+        60.0, min=0.1, max=86400, help="an answer of which its reader takes nothing so long ends"
+    )
     max_message_bytes: int = setting(
         1 << 20, min=1024, max=64 << 20, help="largest request that is read"
     )

@@ -16,9 +16,9 @@ from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.servicer import RewardServicer
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import PREFIX, RewardSettings
-from reward_svc.warm_up import warm_up
+from reward_svc.warm_up import WarmUpError, warm_up
 from svc_common.health import Health
-from svc_common.lifetime import until_first
+from svc_common.lifetime import exits_on_signals, until_first
 from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
@@ -29,6 +29,7 @@ from svc_common.server import ServerOptions, serve
 from svc_common.settings import SettingsError, load_settings
 
 
+@exits_on_signals()
 def main() -> int:
     """Run the service until it is stopped; return the process's exit code."""
     try:
@@ -67,18 +68,31 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         metrics_port=settings.metrics_port,
         drain_s=settings.drain_s,
         max_message_bytes=settings.max_message_bytes,
+        drain_delay_s=settings.drain_delay_s,
     )
-
-    async def serve_when_warm() -> None:
-        await warm_up(batcher, model)
-        health.set_serving(True)
-        add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
-        await serve(options, health, registry, [add_servicer])
-
+    add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
     try:
-        await until_first(serve_when_warm(), batcher.run(), drain_with(health, batcher))
+        await until_first(
+            serve(options, health, registry, [add_servicer]),
+            batcher.run(),
+            serve_when_warm(health, batcher, model),
+            drain_with(health, batcher),
+        )
     finally:
         thread.close()
+
+
+async def serve_when_warm(health: Health, batcher: Batcher, model: PersRM) -> None:
+    """Say that work is taken once a session has been scored.
+
+    The server listens before: probes read NOT_SERVING, and a signal ends the start in good order.
+    """
+    try:
+        await warm_up(batcher, model)
+    except WarmUpError:
+        if not health.draining.is_set():  # else the session was refused for that
+            raise
+    health.set_serving(True)
 
 
 async def drain_with(health: Health, batcher: Batcher) -> None:

@@ -80,6 +80,13 @@ class RewardSettings:
     drain_s: float = setting(
         30.0, min=0.0, help="Seconds that running sessions get to finish after SIGTERM"
     )
+    drain_delay_s: float = setting(
+        0.25,
+        min=0.0,
+        max=600.0,
+        help="Seconds after SIGTERM in which calls are still taken, while health says NOT_SERVING;"
+        " generators move their sessions in that time",
+    )
     log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
     max_message_bytes: int = setting(
         16 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"

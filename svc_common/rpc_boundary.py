@@ -20,6 +20,8 @@ from grpc_status import rpc_status
 from svc_common.callers import Identify, set_caller
 from svc_common.errors import InvalidRequestError, ServiceError
 from svc_common.metrics import RpcMetrics
+from svc_common.reader_watch import ReaderWatch
+from svc_common.running_calls import RunningCalls
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +55,13 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
     A generator is closed before its RPC is counted as ended.
     """
 
-    def __init__(self, metrics: RpcMetrics, identify: Identify) -> None:
+    def __init__(
+        self, metrics: RpcMetrics, identify: Identify, calls: RunningCalls, max_stall_s: float
+    ) -> None:
         self._metrics = metrics
         self._identify = identify
+        self._calls = calls
+        self._max_stall_s = max_stall_s
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -91,9 +97,10 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             started = time.monotonic()
             try:
-                set_caller(self._identify(context, method))
-                received = _Requests(request) if is_request_streaming else _checked(request)
-                response = await _respond(servicer, received, context)
+                with self._calls.serving(method):
+                    set_caller(self._identify(context, method))
+                    received = _Requests(request) if is_request_streaming else _checked(request)
+                    response = await _respond(servicer, received, context, self._max_stall_s)
                 if is_request_streaming:
                     # A hang-up ends the requests first and cancels us one turn of the loop later.
                     await asyncio.sleep(0)
@@ -174,7 +181,7 @@ class _Requests:
         return _checked(await anext(self._requests))
 
 
-async def _respond(servicer: _Servicer, request: Any, context: _Context) -> Any:
+async def _respond(servicer: _Servicer, request: Any, context: _Context, max_stall_s: float) -> Any:
     """Carry out a servicer's call; a generator's messages are written here.
 
     Left to gRPC, a cancelled generator would be closed by the garbage collector, some time later.
@@ -182,9 +189,11 @@ async def _respond(servicer: _Servicer, request: Any, context: _Context) -> Any:
     result = servicer(request, context)
     if not isinstance(result, AsyncGenerator):
         return await result
-    async with aclosing(result) as messages:
-        async for message in messages:
-            await context.write(message)
+    watch = ReaderWatch(context.write, max_stall_s)
+    with watch.watching():
+        async with aclosing(result) as messages:
+            async for message in messages:
+                await watch.write(message)
     return None
 
 

@@ -1,0 +1,134 @@
+"""From a started process to one that takes calls: a request has passed through all it needs."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from generator_svc.decoding.strategies import STRATEGIES, Reference
+from generator_svc.generation import Generator
+from generator_svc.profiles import Preference, ProfileStore
+from generator_svc.request_parsing import GenerationRequest
+from svc_common.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    ProfileNotFoundError,
+    ServiceError,
+)
+from svc_common.health import Health
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+USER_ID = "warm-up"  # looked up, never written: that the store answers is enough
+BASE_REQUEST = GenerationRequest(
+    prompt="Hello",
+    user_id="",
+    preferences=(),
+    strategy=STRATEGIES["base"],
+    reference=None,
+    beta=0.0,
+    top_k=2,
+    temperature=0.0,
+    top_p=1.0,
+    seed=0,
+    max_tokens=2,
+    stop=(),
+    num_samples=1,
+    falls_back=False,
+    prompts_base=False,
+    ignores_end_of_turn=True,
+    wants_candidates=False,
+)
+GUIDED_REQUEST = replace(
+    BASE_REQUEST,
+    preferences=(Preference("Be brief.", 1.0),),
+    strategy=STRATEGIES["pad-released"],
+    reference=Reference.BASE,  # which every reward model offers
+    beta=1.0,
+)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Turns health to SERVING, service by service.
+
+    The base model must write. Profile store and rewards are then tried until they answer: the
+    profile service takes calls with the store; the generator, and with it the process, once a
+    guided answer has been written. Neither may keep a generator from serving for good, which
+    answers what asks for the base model, or may fall back to it: after `wait_s` it serves without.
+
+    Attributes:
+        note: Told of each part (base, store, rewards) whether a request has passed through it.
+        has_rewards: Whether there are rewards to wait for.
+        generator_service: Health's name of what writes answers.
+        profile_service: Health's name of what keeps profiles.
+    """
+
+    generator: Generator
+    store: ProfileStore
+    health: Health
+    note: Callable[[str, bool], None]
+    tenant: str
+    has_rewards: bool
+    wait_s: float
+    generator_service: str
+    profile_service: str
+
+    async def run(self) -> None:
+        """Work until everything has answered once."""
+        parts: dict[str, Callable[[], Awaitable[None]]] = {"store": self._ask_store}
+        if self.has_rewards:
+            parts["rewards"] = self._write_guided
+        for part in ("base", *parts):
+            self.note(part, False)
+        await self._write(BASE_REQUEST)
+        self.note("base", True)
+
+        async def passed(part: str) -> None:
+            await _repeat(part, parts[part])
+            self.note(part, True)
+            if part == "store":
+                self.health.set_serving(True, self.profile_service)
+
+        async with asyncio.TaskGroup() as group:
+            waiting = {group.create_task(passed(part), name=part) for part in parts}
+            _, late = await asyncio.wait(waiting, timeout=self.wait_s)
+            if late:
+                missing = sorted(task.get_name() for task in late)
+                logger.warning("serving before all has answered", extra={"missing": missing})
+            self.health.set_serving(True, "", self.generator_service)
+
+    async def _ask_store(self) -> None:
+        try:
+            await self.store.get(self.tenant, USER_ID)
+        except ProfileNotFoundError:
+            return
+
+    async def _write_guided(self) -> None:
+        try:
+            await self._write(GUIDED_REQUEST)
+        except (InvalidRequestError, OverloadedError) as error:  # no room for it: they did answer
+            logger.warning("warm-up refused", extra={"reason": str(error)})
+
+    async def _write(self, request: GenerationRequest) -> None:
+        answer = self.generator.answer(request, "warm-up", self.tenant)
+        async with aclosing(answer) as events:
+            async for _ in events:
+                pass
+
+
+async def _repeat(part: str, ask: Callable[[], Awaitable[None]]) -> None:
+    """Ask until an answer comes; each new reason why none does is logged."""
+    told = ""
+    while True:
+        try:
+            await ask()
+        except ServiceError as error:
+            if str(error) != told:
+                told = str(error)
+                logger.warning("not ready yet", extra={"part": part, "reason": told})
+            await asyncio.sleep(RETRY_S)
+        else:
+            return
