@@ -19,6 +19,7 @@ from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
 from svc_common.callers import Caller, everyone_is
+from svc_common.fault_points import FaultPoints
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
@@ -47,6 +48,7 @@ class Parts:
         self.version = importlib.metadata.version("pad-serving")
         self.registry = new_registry("generator", self.version)
         self.metrics = GeneratorMetrics(self.registry)
+        self.faults = FaultPoints()
         self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
 
 
@@ -97,6 +99,7 @@ async def serve_engine(
                 rewards.run(),
                 engine.run(),
                 _serve_when_warm(engine, loaded.tokenizer, health),
+                parts.faults.listen(settings.fault_points),
             )
         finally:
             parts.thread.close()

@@ -17,6 +17,7 @@ from reward_svc.servicer import RewardServicer
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import PREFIX, RewardSettings
 from reward_svc.warm_up import warm_up
+from svc_common.fault_points import FaultPoints
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import ModelFolderError
@@ -59,7 +60,8 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     )
     batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)
     encoder = PreferenceEncoder(cache, batcher)
-    servicer = RewardServicer(cache, batcher, encoder, software_version)
+    faults = FaultPoints()
+    servicer = RewardServicer(cache, batcher, encoder, software_version, faults)
     health = Health([reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name])
     options = ServerOptions(
         settings_prefix=PREFIX,
@@ -76,7 +78,12 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         await serve(options, health, registry, [add_servicer])
 
     try:
-        await until_first(serve_when_warm(), batcher.run(), drain_with(health, batcher))
+        await until_first(
+            serve_when_warm(),
+            batcher.run(),
+            drain_with(health, batcher),
+            faults.listen(settings.fault_points),
+        )
     finally:
         thread.close()
 

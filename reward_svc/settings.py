@@ -80,6 +80,11 @@ class RewardSettings:
     drain_s: float = setting(
         30.0, min=0.0, help="Seconds that running sessions get to finish after SIGTERM"
     )
+    fault_points: str = setting(
+        "",
+        help="Path of a unix socket through which a test breaks this process's messages; never set"
+        " where anyone is served",
+    )
     log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
     max_message_bytes: int = setting(
         16 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
