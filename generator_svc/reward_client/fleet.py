@@ -91,7 +91,8 @@ class Fleet:
                 del self._replicas[address]
 
     def note_ready(self) -> None:
-        """Wake those who wait for a replica: one may be there."""
+        """Wake those who wait for a replica: one is there."""
+        self._last_available = time.monotonic()
         self._changed.set()
 
     def note_lost(self) -> None:

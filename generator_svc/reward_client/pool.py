@@ -247,7 +247,7 @@ class RewardPool:
         while True:
             await asyncio.sleep(min(0.1, self._limits.open_timeout_s / 4))
             now = time.monotonic()
-            if self.is_available:  # a breaker lets a probe through when its time has come
+            if self.is_available:  # a breaker may let a probe through again
                 self.fleet.note_ready()
             for case in list(self._cases.values()):
                 if case.session.state is SessionState.OPENING:

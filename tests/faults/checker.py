@@ -38,6 +38,8 @@ class Checker:
         for i, twin in enumerate(twins):
             is_whole = twin.ask.cancel_after is not None or twin.status is OK
             sentences = [] if is_whole else [f"fault-free, ended with {twin.status}"]
+            if twin.ask.is_guided and not all(token.guided for token in twin.tokens):
+                sentences.append("fault-free, has unguided tokens")
             name = f"twin {i} ({twin.ask.strategy})"
             found += [f"{name}: {text}" for text in (*sentences, *self._broken_alone(twin))]
         return found
@@ -151,6 +153,9 @@ def _broken_summary(summary: generator_pb2.Summary, history: History) -> Iterato
         "num_fallback_tokens": len(tokens) - num_guided if history.ask.is_guided else 0,
         "seed": history.ask.seed,
     }
+    told = sum(use.num_guided_tokens for use in summary.reward_models)
+    if told != num_guided:
+        yield f"summary names reward models for {told} tokens, {num_guided} are guided"
     for name, value in right.items():
         if getattr(summary, name) != value:
             yield f"summary says {name} = {getattr(summary, name)}, it is {value}"
@@ -162,7 +167,8 @@ def spans(summary: generator_pb2.Summary, guided: list[int]) -> dict[str, list[i
     """Return the guided steps by the reward model that the summary names for them."""
     found: dict[str, list[int]] = {}
     for step in guided:
-        found.setdefault(summary.reward_model_version, []).append(step)
+        uses = [use for use in summary.reward_models if use.first_index <= step]
+        found.setdefault(uses[-1].version if uses else "", []).append(step)
     return found
 
 

@@ -21,7 +21,7 @@ GARBLES = ("nan", "short", "step", "epoch", "session", "empty")
 NETWORK = ("delay", "silence", "cut", "refuse", "throttle", "slice")
 PROCESS = ("kill", "stop", "term", "version")
 ANSWERS = ("delay", "drop", "duplicate", "garble", "error-before", "error-after")
-REQUESTS = ("delay", "drop", "duplicate")
+REQUESTS = ("delay", "duplicate")  # a stream never loses one
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Fault:
     place: str
     index: int
     kind: str
-    lasts_s: float
+    lasts_s: float = 0.0
+    times: int = 0  # messages that are broken
     detail: str = ""
 
 
@@ -152,8 +153,9 @@ def _fault(dice: random.Random, index: int) -> Fault:
         return Fault(at, place, index, kind, lasts_s if kind == "stop" else 0.0)
     if place == "answers":
         kind = dice.choice(ANSWERS)
-        return Fault(at, place, index, kind, lasts_s, dice.choice(GARBLES))
+        times = 0 if kind == "delay" else dice.choice((1, 1, 3, 10))
+        return Fault(at, place, index, kind, lasts_s, times, dice.choice(GARBLES))
     if place == "requests":
-        return Fault(at, place, index, dice.choice(REQUESTS), 0.0)
+        return Fault(at, place, index, dice.choice(REQUESTS), times=dice.choice((1, 3)))
     kind = dice.choice(NETWORK)
     return Fault(at, place, index, kind, 0.0 if kind == "cut" else lasts_s)

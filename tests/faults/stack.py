@@ -24,6 +24,7 @@ from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad_client.embedded import find_redis_server
 from pad_client.embedded.child import Child, ChildSpec, Guard
 from pad_client.embedded.ports import HOST
+from tests.faults.forks import ForkedService
 from tests.faults.models import Folders
 from tests.faults.proxy import Network, Proxy
 
@@ -70,7 +71,7 @@ def free_port() -> int:
 class Process:
     """A reward service; `faults` is where its fault points are armed."""
 
-    child: Child
+    child: ForkedService
     port: int
     version: str
     faults: Path
@@ -102,14 +103,9 @@ class Process:
             and info.load.num_free_slots == info.num_slots
         )
 
-    def signal(self, number: signal.Signals) -> None:
-        if self.child.is_running:
-            os.kill(self.child.pid, number)
-
     async def end(self) -> None:
         """Kill it if it still runs."""
         await self.channel.close()
-        self.signal(signal.SIGCONT)
         await asyncio.to_thread(self.child.kill)
 
 
@@ -152,6 +148,7 @@ class FaultStack:
                 "GENERATOR_MODEL_DIR": str(self._folders.base),
                 "GENERATOR_REWARD_TARGETS": ",".join(f"{HOST}:{p.port}" for p in self.proxies),
                 "GENERATOR_REDIS_URL": f"redis://{HOST}:{self.redis_proxy.port}/0",
+                "GENERATOR_FAULT_POINTS": str(self.generator_faults),
                 **environment,
             },
         )
@@ -177,7 +174,7 @@ class FaultStack:
             NotHealedError: something did not come back, or was not given back.
         """
         for index, (process, proxy) in enumerate(zip(self.replicas, self.proxies, strict=True)):
-            process.signal(signal.SIGCONT)
+            process.child.signal(signal.SIGCONT)
             proxy.set_network(Network())
             is_whole = process.child.is_running and process.version == VERSION
             if not is_whole or await process.info() is None:  # None: it drains
@@ -249,8 +246,10 @@ class FaultStack:
             "REWARD_METRICS_PORT": str(metrics_port),
             "REWARD_MODEL_DIR": str(self._folders.theta[version]),
             "REWARD_BACKBONE_DIR": str(self._folders.backbone),
+            "REWARD_FAULT_POINTS": str(faults),
         }
-        child = self._launch(name, [sys.executable, "-m", "reward_svc"], environment)
+        service = (ForkedService, name, environment, self._directory, self._guard)
+        child = await asyncio.to_thread(*service)
         process = Process(child, port, version, faults)
         await until(process.is_ready, f"{name} answers", READY_S)
         info = await process.info()
