@@ -13,7 +13,8 @@ from benchmarks.rounds import Sample
 from generator_svc.__main__ import new_engine
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.metrics import GeneratorMetrics
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from generator_svc.settings import GeneratorSettings
 from svc_common.lm.loading import load_model
 from svc_common.lm.model_thread import ModelThread

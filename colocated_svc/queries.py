@@ -61,6 +61,7 @@ class InProcess:
     scorer: ColocatedScorer
     address: str = "in-process"
     is_available: bool = True
+    is_suspended: bool = False
 
     @property
     def num_free_slots(self) -> int:

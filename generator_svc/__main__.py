@@ -14,7 +14,8 @@ from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.calls import RewardCalls
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from generator_svc.serving import Parts, Rewards, serve_engine
 from generator_svc.settings import PREFIX, GeneratorSettings
 from svc_common.lifetime import exits_on_signals
@@ -65,6 +66,7 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
         base_fingerprint=loaded.fingerprint_with(loaded.tokenizer)
         if settings.shares_reference
         else "",
+        faults=parts.faults,
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
     engine = new_engine(settings, loaded, parts.thread, pool, parts.metrics)

@@ -15,6 +15,7 @@ from generator_svc.engine.sequence import (
     ChosenToken,
     FinishReason,
     GenerationParams,
+    RewardModelUse,
     Sequence,
     Timings,
 )
@@ -51,6 +52,7 @@ class AnswerSummary:
     seed: int
     profile_revision: int
     reward_model_version: str
+    reward_models: tuple[RewardModelUse, ...]
     timings: Timings
     sample_rewards: tuple[float, ...]
 
@@ -240,8 +242,8 @@ class Generator:
         model_version: str = "",
     ) -> AnswerSummary:
         assert count.finish_reason is not None
-        if sequence.session is not None:
-            model_version = sequence.session.model_version
+        if sequence.reward_models:
+            model_version = sequence.reward_models[-1].version
         return AnswerSummary(
             request_id=plan.request_id,
             finish_reason=count.finish_reason,
@@ -255,6 +257,7 @@ class Generator:
             seed=plan.params.seed,
             profile_revision=plan.profile_revision,
             reward_model_version=model_version,
+            reward_models=tuple(sequence.reward_models),
             timings=sequence.timings,
             sample_rewards=sample_rewards,
         )

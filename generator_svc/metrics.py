@@ -72,6 +72,17 @@ class GeneratorMetrics:
             "Sessions that moved because their replica was lost.",
             registry=registry,
         )
+        self._circuit = Counter(
+            "pad_reward_circuit_total",
+            "Times a replica was left alone after several failures (open), or was well again.",
+            ["state"],
+            registry=registry,
+        )
+        self._model_changes = Counter(
+            "pad_reward_model_changes_total",
+            "Answers that went on with another version of the reward model.",
+            registry=registry,
+        )
         self._lookups = Counter(
             "pad_profile_lookups_total",
             "Profiles looked up, by where they were found.",
@@ -154,6 +165,12 @@ class GeneratorMetrics:
 
     def failover(self) -> None:
         self._failovers.inc()
+
+    def circuit_changed(self, state: str) -> None:
+        self._circuit.labels(state).inc()
+
+    def reward_model_changed(self) -> None:
+        self._model_changes.inc()
 
     def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
         self._step.labels("reward_queue").observe(queue_s)

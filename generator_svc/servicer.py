@@ -75,5 +75,6 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
                 is_available=replica.is_available,
                 num_free_slots=max(0, replica.num_free_slots),
                 model_version=replica.model_version,
+                is_suspended=replica.is_suspended,
             )
         return response

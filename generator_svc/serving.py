@@ -19,6 +19,7 @@ from generator_svc.settings import PREFIX, GeneratorSettings
 from generator_svc.warm_up import WarmUp
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
 from svc_common.callers import Caller, everyone_is
+from svc_common.fault_points import FaultPoints
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
@@ -46,6 +47,7 @@ class Parts:
         self.version = importlib.metadata.version("pad-serving")
         self.registry = new_registry("generator", self.version)
         self.metrics = GeneratorMetrics(self.registry)
+        self.faults = FaultPoints()
         self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
 
 
@@ -109,6 +111,7 @@ async def serve_engine(
                 rewards.run(),
                 engine.run(),
                 warm_up.run(),
+                parts.faults.listen(settings.fault_points),
             )
         finally:
             parts.thread.close()

@@ -73,7 +73,7 @@ class GeneratorSettings:
         5.0, min=0.01, max=600, help="a request without a reward session longer than this fails"
     )
     reward_resolve_interval_s: float = setting(
-        5.0, min=0.1, max=3600, help="how often reward names are looked up"
+        2.0, min=0.1, max=3600, help="how often reward names are looked up"
     )
     profile_ttl_s: float = setting(
         30.0, min=0, max=3600, help="how long a profile is kept in process"
@@ -105,5 +105,10 @@ class GeneratorSettings:
     )
     max_message_bytes: int = setting(
         1 << 20, min=1024, max=64 << 20, help="largest request that is read"
+    )
+    fault_points: str = setting(
+        "",
+        help="path of a unix socket through which a test breaks this process's messages; never set"
+        " where anyone is served",
     )
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

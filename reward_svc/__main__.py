@@ -17,6 +17,7 @@ from reward_svc.servicer import RewardServicer
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import PREFIX, RewardSettings
 from reward_svc.warm_up import WarmUpError, warm_up
+from svc_common.fault_points import FaultPoints
 from svc_common.health import Health
 from svc_common.lifetime import exits_on_signals, until_first
 from svc_common.lm.loading import ModelFolderError
@@ -60,7 +61,8 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     )
     batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)
     encoder = PreferenceEncoder(cache, batcher)
-    servicer = RewardServicer(cache, batcher, encoder, software_version)
+    faults = FaultPoints()
+    servicer = RewardServicer(cache, batcher, encoder, software_version, faults)
     health = Health([reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name])
     options = ServerOptions(
         settings_prefix=PREFIX,
@@ -77,6 +79,7 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
             batcher.run(),
             serve_when_warm(health, batcher, model),
             drain_with(health, batcher),
+            faults.listen(settings.fault_points),
         )
     finally:
         thread.close()

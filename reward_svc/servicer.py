@@ -14,8 +14,10 @@ from reward_svc.messages import Message, Opening, Reason, RowFault
 from reward_svc.prompts import Plan, check_lengths, plan_session
 from reward_svc.sequences import score_answers
 from reward_svc.sessions import SessionCache
+from reward_svc.spoiling import garble
 from reward_svc.stream import Stream
 from svc_common.errors import InvalidRequestError, ModelMismatchError
+from svc_common.fault_points import FaultPoints
 
 MAX_SEQUENCES = 16
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -30,12 +32,14 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         batcher: Batcher,
         encoder: PreferenceEncoder,
         software_version: str,
+        faults: FaultPoints | None = None,
     ) -> None:
         self._cache = cache
         self._model = cache.model
         self._batcher = batcher
         self._encoder = encoder
         self._software_version = software_version
+        self._faults = faults or FaultPoints()
 
     async def Score(
         self, request_iterator: AsyncIterator[reward_pb2.ScoreRequest], context: _Context
@@ -44,7 +48,12 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         reader = asyncio.create_task(self._read(request_iterator, stream))
         try:
             while (answer := await stream.next_answer()) is not None:
-                yield wire.response(answer, self._batcher.load)
+                response = wire.response(answer, self._batcher.load)
+                if self._faults.is_armed:
+                    async for spoilt in self._faults.spoil("answers", response, garble):
+                        yield spoilt
+                else:
+                    yield response
             if reader.done():
                 reader.result()
         finally:

@@ -87,6 +87,11 @@ class RewardSettings:
         help="Seconds after SIGTERM in which calls are still taken, while health says NOT_SERVING;"
         " generators move their sessions in that time",
     )
+    fault_points: str = setting(
+        "",
+        help="Path of a unix socket through which a test breaks this process's messages; never set"
+        " where anyone is served",
+    )
     log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
     max_message_bytes: int = setting(
         16 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"

@@ -132,6 +132,15 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardModelUse:
+    """A reward model that guided tokens of an answer, from `first_index` on."""
+
+    version: str
+    first_index: int
+    num_guided_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """How an answer came about.
 
@@ -153,6 +162,7 @@ class Summary:
     reward_model_version: str
     timings: Timings
     sample_rewards: tuple[float, ...] = ()
+    reward_models: tuple[RewardModelUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +193,7 @@ class RewardReplica:
     is_available: bool
     num_free_slots: int
     model_version: str
+    is_suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,9 +116,12 @@ class Engine:
     def _open_session(self, sequence: Sequence) -> None:
         """Let a replica read the prefix, while we read the prompt ourselves."""
         assert sequence.params.reward_context is not None
+        lost = sequence.session
         sequence.session = RewardSession(
             sequence.params.reward_context, sequence.token_ids, self._wake.set, sequence
         )
+        if lost is not None:  # it goes on with the reward model it began with, if it can
+            sequence.session.model_version = lost.model_version
         self._scorer.open(sequence.session)
 
     async def _forward(self, batch: Batch) -> None:
@@ -238,6 +241,8 @@ class Engine:
             kept = sum(o.choices.columns[o.row] == o.choices.base_columns[o.row] for o in guided)
             self._run_ahead.note_step(wait_s, kept, len(guided))
         for one in chosen:
+            if one.is_guided:
+                one.sequence.note_reward_model()
             reason = one.sequence.append(one.token_id, self._model.context_length)
             self._accepted.append((one, reason))
             if reason is not None:

@@ -75,7 +75,7 @@ class RewardSession:
     state: SessionState = SessionState.OPENING
     num_committed: int = 0  # answer tokens that its replica has
     error: Exception | None = None
-    model_version: str = ""
+    model_version: str = ""  # of the rewards it got last, else of the replica that opened it
     max_answer_tokens: int | None = None  # then the reward model's context is full
     is_scoring: bool = False  # its rewards were asked for and are late; `on_change` says when not
 
@@ -172,6 +172,9 @@ class Replica(Protocol):
 
     @property
     def model_version(self) -> str: ...
+
+    @property
+    def is_suspended(self) -> bool: ...
 
 
 class Replicas(Protocol):

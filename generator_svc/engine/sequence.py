@@ -85,6 +85,15 @@ class ChosenToken:
 
 
 @dataclass
+class RewardModelUse:
+    """A reward model that guided an answer; see RewardModelUse in generator.proto."""
+
+    version: str
+    first_index: int
+    num_guided_tokens: int = 0
+
+
+@dataclass
 class Timings:
     """Seconds of one answer by phase; see Timings in generator.proto."""
 
@@ -114,6 +123,7 @@ class Sequence:
     session: RewardSession | None = None
     is_cancelled: bool = False
     timings: Timings = field(default_factory=Timings)
+    reward_models: list[RewardModelUse] = field(default_factory=list)
     arrived_at: float = field(default_factory=time.perf_counter)
     rewards_retry_at: float = 0.0  # earliest time to open a lost reward session again
     last_token_at: float = 0.0
@@ -157,6 +167,14 @@ class Sequence:
             step=self.step,
             base_weight=context.total_weight if lacks_base and context is not None else 0.0,
         )
+
+    def note_reward_model(self) -> None:
+        """Note which reward model guides the token that is appended next."""
+        assert self.session is not None
+        version = self.session.model_version
+        if not self.reward_models or self.reward_models[-1].version != version:
+            self.reward_models.append(RewardModelUse(version, self.step))
+        self.reward_models[-1].num_guided_tokens += 1
 
     def would_end(self, token_id: int, context_length: int) -> bool:
         """Whether the answer would end with this token, stop strings apart."""

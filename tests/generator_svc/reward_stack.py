@@ -15,7 +15,8 @@ from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import ChosenToken, GenerationParams
 from generator_svc.engine.sequence import Sequence as Answer
 from generator_svc.engine.step_model import StepModel
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from generator_svc.reward_client.replica import Replica as RewardReplica
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from reward_svc.encoder import PreferenceEncoder
@@ -74,6 +75,12 @@ class PoolObserver:
 
     def failover(self) -> None:
         self.num_failovers += 1
+
+    def circuit_changed(self, state: str) -> None:
+        pass
+
+    def reward_model_changed(self) -> None:
+        pass
 
     def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
         pass
@@ -172,10 +179,10 @@ async def _serving_all(models: Sequence[PersRM]) -> AsyncIterator[tuple[list[Rep
 def _note_what_is_sent(stack: Stack) -> None:
     """Copy each message on its way to the replicas that are connected."""
     for link in stack.pool.fleet.replicas:
-        put = link._outgoing.put_nowait
+        send = link.connection.send
 
-        def noting(message: reward_pb2.ScoreRequest, put: object = put) -> None:
+        def noting(message: reward_pb2.ScoreRequest, send: object = send) -> None:
             stack.sent.append(message)
-            put(message)  # type: ignore[operator]
+            send(message)  # type: ignore[operator]
 
-        link._outgoing.put_nowait = noting  # type: ignore[method-assign]
+        link.connection.send = noting  # type: ignore[method-assign]
