@@ -10,12 +10,11 @@ import torch
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
-from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.reward_client.pool import PoolLimits, RewardPool
-from generator_svc.serving import Parts, Rewards, serve_engine
+from generator_svc.serving import Parts, Rewards, new_scheduler, serve_engine
 from generator_svc.settings import PREFIX, GeneratorSettings
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread
@@ -83,7 +82,7 @@ def new_engine(
         PrefixCache(settings.max_prefix_cache_bytes),
         metrics,
     )
-    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
+    scheduler = new_scheduler(settings)
     return Engine(
         StepModel(runner, loaded.head(), prompts),
         thread,

@@ -140,6 +140,11 @@ class Sequence:
         return len(self.prompt_ids) + self.params.max_tokens
 
     @property
+    def num_used_tokens(self) -> int:
+        """Tokens it took so far."""
+        return len(self.prompt_ids) * (self.num_prefilled > 0) + len(self.token_ids)
+
+    @property
     def is_expired(self) -> bool:
         """Whether its caller's deadline has passed."""
         return time.monotonic() >= self.deadline
