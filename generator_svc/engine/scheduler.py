@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from generator_svc.engine.bookings import Bookings
 from generator_svc.engine.fair_line import FairLine, Priority
 from generator_svc.engine.sequence import Sequence
 from generator_svc.engine.service_rate import ServiceRate
@@ -102,7 +103,7 @@ class Scheduler:
         self._closes: list[Row] = []
         self.rate = ServiceRate(num_slots)
         limits = RoomLimits(max_waiting, max_waiting_tokens)
-        self._room = WaitingRoom(limits, self.rate.retry_after_s)
+        self._room = WaitingRoom(limits, Bookings(self.rate).book)
 
     @property
     def num_waiting(self) -> int:

@@ -3,9 +3,6 @@
 from svc_common.errors import RETRY_AFTER_S
 
 KEPT = 0.95  # share of the past in a running mean, at each new value
-MIN_RETRY_S = 0.05
-MAX_RETRY_S = 60.0
-_GOLDEN = 0.618034  # multiples of it, taken modulo 1, lie evenly
 
 
 class DecayingRatio:
@@ -39,7 +36,6 @@ class ServiceRate:
         self._answer_s = DecayingRatio()  # seconds in a slot an answer
         self._prompt_s = DecayingRatio()  # seconds of reading a prompt token
         self._step_s = DecayingRatio()
-        self._num_told = 0
 
     def note_answer(self, seconds: float, num_tokens: int) -> None:
         """An answer that claimed `num_tokens` left its slot after `seconds`."""
@@ -66,14 +62,3 @@ class ServiceRate:
     def start_s(self, num_prompt_tokens: int) -> float:
         """Return what a prompt and the first token take; 0 if not known."""
         return num_prompt_tokens * (self._prompt_s.value or 0.0) + (self._step_s.value or 0.0)
-
-    def retry_after_s(self, num_tokens: int) -> float:
-        """Return when to come again: once the `num_tokens` that wait now have started.
-
-        Half of that to one and a half, in turn, so that those who are refused together do not all
-        come back together.
-        """
-        drain_s = self.drain_s(num_tokens) or RETRY_AFTER_S
-        self._num_told += 1
-        share = 0.5 + self._num_told * _GOLDEN % 1.0
-        return min(max(drain_s * share, MIN_RETRY_S), MAX_RETRY_S)

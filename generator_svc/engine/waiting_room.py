@@ -57,12 +57,12 @@ class WaitingRoom:
 
     Args:
         limits: of the whole room.
-        retry_after_s: says when to come again, from the tokens that wait.
+        book: says when a tenant's request of some tokens should come again.
     """
 
-    def __init__(self, limits: RoomLimits, retry_after_s: Callable[[int], float]) -> None:
+    def __init__(self, limits: RoomLimits, book: Callable[[str, int], float]) -> None:
         self._limits = limits
-        self._retry_after_s = retry_after_s
+        self._book = book
         self._requests: Counter[str | Priority] = Counter()
         self._tokens: Counter[str | Priority] = Counter()
         self._first_tenant: str | None = None
@@ -141,5 +141,5 @@ class WaitingRoom:
         raise self._refused(RefusalReason.QUEUE_SHARE, rule, claim)
 
     def _refused(self, reason: RefusalReason, rule: str, claim: Claim) -> RefusedError:
-        wait_s = self._retry_after_s(self.num_tokens or claim.num_tokens)
+        wait_s = self._book(claim.tenant, claim.num_tokens)
         return RefusedError(reason, f"queue: {rule}; come back in {wait_s:.1f} s", wait_s)
