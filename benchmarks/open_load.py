@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -51,7 +51,7 @@ class OpenLoad:
             await channel.close()
 
     async def arrive(
-        self, ask: Ask, tenant: str, rate: float, seconds: float, *, seed: int = 0
+        self, asks: Iterator[Ask], tenant: str, rate: float, seconds: float, *, seed: int = 0
     ) -> list[Call]:
         """Start `rate` calls a second at random times for `seconds`, and let all end."""
         chance = random.Random(seed)
@@ -59,12 +59,36 @@ class OpenLoad:
         start = at = time.perf_counter()
         while (at := at + chance.expovariate(rate)) < start + seconds:
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
-            tasks.append(asyncio.create_task(self.call(ask, tenant)))
+            tasks.append(asyncio.create_task(self.call(next(asks), tenant)))
         return await asyncio.gather(*tasks)
 
-    async def burst(self, ask: Ask, tenant: str, num_calls: int) -> list[Call]:
+    async def crowd(
+        self, asks: Iterator[Ask], tenant: str, num_callers: int, seconds: float, *, seed: int = 0
+    ) -> list[Call]:
+        """Let callers come within `seconds`, who are refused come back when they are told to.
+
+        Nobody begins a call later than `seconds` after the first.
+        """
+        chance = random.Random(seed)
+        end = time.perf_counter() + seconds
+        calls: list[Call] = []
+
+        async def visit(first_s: float, ask: Ask) -> None:
+            await asyncio.sleep(first_s)
+            while time.perf_counter() < end:
+                call = await self.call(ask, tenant)
+                calls.append(call)
+                if call.status == "OK":
+                    return
+                await asyncio.sleep(call.retry_after_s)
+
+        callers = [visit(chance.uniform(0, seconds / 2), next(asks)) for _ in range(num_callers)]
+        await asyncio.gather(*callers)
+        return calls
+
+    async def burst(self, asks: Iterator[Ask], tenant: str, num_calls: int) -> list[Call]:
         """Start calls all at once, and let them end."""
-        return await asyncio.gather(*(self.call(ask, tenant) for _ in range(num_calls)))
+        return await asyncio.gather(*(self.call(next(asks), tenant) for _ in range(num_calls)))
 
     async def in_turn(self, ask: Ask, tenant: str, seconds: float) -> list[Call]:
         """Start a call whenever the last one has ended, for `seconds`."""

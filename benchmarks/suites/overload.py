@@ -4,7 +4,10 @@ Paced model: forwards take their time without the CPU, so that what is measured 
 """
 
 import asyncio
+import itertools
 import math
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.load import Ask
@@ -14,7 +17,6 @@ from benchmarks.paced.forward import Pace
 from benchmarks.prompts import make_prompts, pair_tokenizer
 from benchmarks.report import Report, ratio_bar, value_bar
 from benchmarks.rounds import Cell, Result, Sample, quantile, say
-from benchmarks.scrape import mean_ms_between, read_totals
 from benchmarks.service_loop import ServiceLoop
 from benchmarks.stacks import StackPlan
 from benchmarks.suites.paced import paced_stack
@@ -24,7 +26,6 @@ STRATEGY = "pad-released"
 STACK = "overload"
 OVERLOAD = 4.0  # times what can be written
 CALM = 0.25
-RPC = "pad_rpc_duration_seconds"
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Plan:
 
     num_slots: int
     max_waiting: int
-    num_tokens: int
+    num_tokens: int  # the mean, of answers of 1/4 to 7/4 of it
     seconds: float
-    num_at_once: int  # calls that all come in the same moment
+    num_callers: int  # who come at once, and who come one after the other and again when told to
     num_rounds: int
     pace_s: float = 0.01
 
@@ -55,8 +56,22 @@ def overload_stack(options: Options, plan: Plan) -> StackPlan:
     return replace(
         stack,
         generator_module="benchmarks.paced.tenants",
-        generator={**stack.generator, "max_waiting": plan.max_waiting},
+        # A prompt takes a forward of its own: not more than one in a step while answers run.
+        generator={
+            **stack.generator,
+            "max_waiting": plan.max_waiting,
+            "max_prefill_s": plan.pace_s,
+        },
+        reward={**stack.reward, "max_prefill_s": plan.pace_s},
     )
+
+
+def make_asks(prompt: str, num_tokens: int, seed: int) -> Iterator[Ask]:
+    """Yield requests without end, for answers whose lengths differ as those of users do."""
+    lengths = random.Random(seed)
+    while True:
+        share = lengths.uniform(0.25, 1.75)
+        yield Ask(prompt, max(2, round(share * num_tokens)), STRATEGY)
 
 
 def run(options: Options) -> Report:
@@ -64,12 +79,11 @@ def run(options: Options) -> Report:
     plan = PLANS[options.scale]
     stack = overload_stack(options, plan)
     [prompt] = make_prompts(pair_tokenizer(stack.pair), [PROMPT])
-    ask = Ask(prompt, plan.num_tokens, STRATEGY)
     cell = Cell(f"paced {1e3 * plan.pace_s:g} ms", plan.num_slots, PROMPT)
-    names = ("calm", "overload", "at once", "B alone", "B beside A's flood")
+    names = ("calm", "overload", "callers", "at once", "B alone", "B beside A's flood")
     results = {name: Result(cell, name) for name in names}
     with ServiceLoop({STACK: stack}) as services:
-        trial = _Trial(services, plan, ask)
+        trial = _Trial(services, plan, prompt)
         trial.warm_up()
         for number in range(options.num_rounds or plan.num_rounds):
             for name, sample in trial.round(number).items():
@@ -83,11 +97,12 @@ def run(options: Options) -> Report:
 
 def _notes(plan: Plan) -> list[str]:
     return [
-        f"answers of {plan.num_tokens} tokens, {STRATEGY}; {plan.num_slots} slots, room for"
-        f" {plan.max_waiting} to wait; calls arrive at random (Poisson), {plan.seconds:g} s a part",
-        f"calm: {CALM:g} times what can be written, overload: {OVERLOAD:g} times; at once:"
-        f" {plan.num_at_once} calls in the same moment, refusals as the client and as the server"
-        " time them",
+        f"answers of {plan.num_tokens} tokens on average, {STRATEGY}; {plan.num_slots} slots, room"
+        f" for {plan.max_waiting} to wait; calls arrive at random (Poisson), {plan.seconds:g} s a"
+        " part",
+        f"calm: {CALM:g} times what can be written, overload: {OVERLOAD:g} times; callers:"
+        f" {plan.num_callers} come within the first half and again when they are told to; at once:"
+        f" {plan.num_callers} calls in the same moment, which the client needs a while to send",
         "B asks for one answer after the other, alone and while tenant A arrives with"
         f" {OVERLOAD:g} times what can be written, without limits of its own",
     ]
@@ -96,11 +111,11 @@ def _notes(plan: Plan) -> list[str]:
 class _Trial:
     """The parts of a round, against one stack."""
 
-    def __init__(self, services: ServiceLoop, plan: Plan, ask: Ask) -> None:
+    def __init__(self, services: ServiceLoop, plan: Plan, prompt: str) -> None:
         self._services = services
         self._plan = plan
-        self._ask = ask
-        self._metrics = services.stacks[STACK].metrics_addresses["generator"]
+        self._prompt = prompt
+        self._ask = Ask(prompt, plan.num_tokens, STRATEGY)
         self._capacity = 0.0  # answers a second
 
         async def connect() -> OpenLoad:
@@ -115,7 +130,9 @@ class _Trial:
         """Fill all slots twice and take the rate at which that went as what can be written."""
         num_slots = self._plan.num_slots
         for _ in range(2):
-            calls = self._services.run(self._load.burst(self._ask, "A", num_slots))
+            calls = self._services.run(
+                self._load.burst(itertools.repeat(self._ask), "A", num_slots)
+            )
             last_s = max(call.ended_at for call in calls) - min(call.asked_at for call in calls)
             self._capacity = num_slots / last_s
 
@@ -123,25 +140,26 @@ class _Trial:
         """Measure every part once."""
         seconds, most = self._plan.seconds, OVERLOAD * self._capacity
         run, load, ask = self._services.run, self._load, self._ask
-        calm = run(load.arrive(ask, "A", CALM * self._capacity, seconds, seed=number))
-        overload = run(load.arrive(ask, "A", most, seconds, seed=number))
-        before = read_totals(self._metrics)
-        burst = run(load.burst(ask, "A", self._plan.num_at_once))
-        after = read_totals(self._metrics)
+        asks = make_asks(self._prompt, self._plan.num_tokens, number)
+        calm = run(load.arrive(asks, "A", CALM * self._capacity, seconds, seed=number))
+        overload = run(load.arrive(asks, "A", most, seconds, seed=number))
+        num_callers = self._plan.num_callers
+        callers = run(load.crowd(asks, "A", num_callers, seconds, seed=number))
+        burst = run(load.burst(itertools.repeat(ask), "A", num_callers))
         alone = run(load.in_turn(ask, "B", seconds))
 
         async def flooded() -> list[Call]:
-            flood = asyncio.create_task(load.arrive(ask, "A", most, seconds, seed=number))
+            flood = asyncio.create_task(load.arrive(asks, "A", most, seconds, seed=number))
             beside = await load.in_turn(ask, "B", seconds)
             await flood
             return beside
 
         beside = run(flooded())
-        at_once = _refusals(burst) | {"server_ms": mean_ms_between(before, after, RPC) or 0.0}
         return {
             "calm": _gaps(calm),
             "overload": _gaps(overload) | _refusals(overload),
-            "at once": at_once,
+            "callers": _gaps(callers) | _refusals(callers),
+            "at once": _refusals(burst),
             "B alone": _durations(alone),
             "B beside A's flood": _durations(beside),
         }
@@ -195,6 +213,14 @@ def _add_bars(report: Report, results: dict[str, Result]) -> None:
             "inter_token_p99_ms",
         ),
         *value_bar("refusal p99 in overload, ms", 50.0, overload, "refusal_p99_ms"),
+        *ratio_bar(
+            "inter-token p99 of accepted answers, callers / calm",
+            1.5,
+            results["callers"],
+            results["calm"],
+            "inter_token_p99_ms",
+        ),
+        *value_bar("refusal p99 of callers, ms", 50.0, results["callers"], "refusal_p99_ms"),
         *value_bar("refusal p99 of calls at once, ms", 50.0, results["at once"], "refusal_p99_ms"),
         *ratio_bar(
             "answer p99 of B, beside A's flood / alone", 1.5, beside, alone, "answer_p99_ms"
