@@ -13,12 +13,13 @@ from colocated_svc.queries import NUM_ROWS, ColocatedQueries, InProcess
 from colocated_svc.rows import SharedRows
 from colocated_svc.scorer import ColocatedScorer
 from colocated_svc.settings import load_both_settings
+from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
-from generator_svc.serving import Parts, Rewards, new_scheduler, serve_engine
+from generator_svc.serving import Parts, Rewards, serve_engine
 from generator_svc.settings import GeneratorSettings
 from reward_svc.metrics import PrefixMetrics
 from reward_svc.model import PersRM

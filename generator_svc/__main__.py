@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
@@ -14,7 +15,7 @@ from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.calls import RewardCalls
 from generator_svc.reward_client.pool import PoolLimits, RewardPool
-from generator_svc.serving import Parts, Rewards, new_scheduler, serve_engine
+from generator_svc.serving import Parts, Rewards, serve_engine
 from generator_svc.settings import PREFIX, GeneratorSettings
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread

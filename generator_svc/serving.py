@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from generator_svc.admission.admission import Admission
-from generator_svc.admission.limiter import TenantLimiter
-from generator_svc.admission.limits import LimitTable, TenantLimits, read_limits
-from generator_svc.admission.local_limits import LocalLimits
-from generator_svc.admission.shared_limits import TIMEOUT_S as LIMITS_TIMEOUT_S
-from generator_svc.admission.shared_limits import SharedLimits
+from generator_svc.admission.opening import opened_admission
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import Replicas, RewardQueries
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.generation import GenerationDefaults, Generator
@@ -57,16 +51,6 @@ class Parts:
         self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
 
 
-def new_scheduler(settings: GeneratorSettings) -> Scheduler:
-    """Return the queue and the slots, as the settings say."""
-    return Scheduler(
-        num_slots=settings.num_slots,
-        max_waiting=settings.max_waiting,
-        max_waiting_tokens=settings.max_waiting_tokens,
-        weight_of=_tenant_limits(settings).weight_of,
-    )
-
-
 async def serve_engine(
     settings: GeneratorSettings,
     loaded: LoadedModel,
@@ -79,16 +63,10 @@ async def serve_engine(
     lookup = parts.metrics.profile_lookup
     limits = RequestLimits(settings.max_tokens, settings.max_top_k)
     redis = connect(settings.redis_url, StoreOptions.timeout_s)
-    limits_redis = connect(settings.redis_url, LIMITS_TIMEOUT_S)
-    scheduler = engine.scheduler
-    parts.metrics.watch_queue(scheduler)
-    limiter = TenantLimiter(
-        _tenant_limits(settings),
-        LocalLimits(lambda: scheduler.rate.answer_s),
-        SharedLimits(limits_redis),
-        parts.metrics.limiter_fell_back,
-    )
-    async with ProfileStore(redis, _store_options(settings), lookup) as store, limits_redis:
+    async with (
+        ProfileStore(redis, _store_options(settings), lookup) as store,
+        opened_admission(settings, engine.scheduler, parts.metrics) as (admission, limiter),
+    ):
         generator = Generator(
             engine,
             loaded.tokenizer,
@@ -101,7 +79,7 @@ async def serve_engine(
                 vocabulary_size=loaded.model.config.vocab_size,
             ),
             lookup,
-            Admission(scheduler, limiter, parts.metrics),
+            admission,
         )
         info = _server_info(settings, loaded, parts.version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
@@ -128,11 +106,6 @@ async def serve_engine(
             )
         finally:
             parts.thread.close()
-
-
-def _tenant_limits(settings: GeneratorSettings) -> LimitTable:
-    default = TenantLimits(settings.tenant_max_concurrent, settings.tenant_tokens_per_minute)
-    return read_limits(default, settings.tenant_limits_file, f"{PREFIX}TENANT_LIMITS_FILE")
 
 
 def _store_options(settings: GeneratorSettings) -> StoreOptions:

@@ -114,7 +114,7 @@ class Engine:
 
     def _sweep(self) -> None:
         """End what nobody waits for, and answers that can get no rewards and want none else."""
-        for sequence in self._scheduler.everyone:
+        for sequence in self._scheduler.active:  # what waits leaves by itself
             if sequence.is_cancelled or sequence.is_expired:
                 self._end_unwanted(sequence)
             elif sequence.has_lost_rewards and not sequence.can_fall_back:

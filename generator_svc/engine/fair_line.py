@@ -1,6 +1,6 @@
 """In which order what waits begins: by priority, and within one tenant by tenant."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
@@ -90,6 +90,7 @@ class _Lane(Generic[W]):
     def __init__(self, weight_of: Callable[[str], float]) -> None:
         self._weight_of = weight_of
         self._queues: dict[str, deque[W]] = {}
+        self._num_tokens: Counter[str] = Counter()
         self._given: dict[str, float] = {}  # weighed tokens each tenant was given
         self._clock = 0.0  # what the tenant had been given that began last
 
@@ -106,26 +107,29 @@ class _Lane(Generic[W]):
             self._queues[tenant] = deque()
             self._given[tenant] = max(self._given.get(tenant, 0.0), self._clock)
         self._queues[tenant].append(waiter)
+        self._num_tokens[tenant] += waiter.num_tokens
 
     def pop(self) -> W:
         tenant = min(self._queues, key=self._given.__getitem__)
         waiter = self._queues[tenant].popleft()
         self._clock = self._given[tenant]
         self._given[tenant] += waiter.num_tokens / self._weight_of(tenant)
-        self._forget_empty(tenant)
+        self._leave(waiter)
         return waiter
 
     def discard(self, waiter: W) -> None:
         self._queues[waiter.tenant].remove(waiter)
-        self._forget_empty(waiter.tenant)
+        self._leave(waiter)
 
     def tokens_of(self, tenant: str) -> int:
-        return sum(waiter.num_tokens for waiter in self._queues.get(tenant, ()))
+        return self._num_tokens[tenant]
 
-    def _forget_empty(self, tenant: str) -> None:
+    def _leave(self, waiter: W) -> None:
+        tenant = waiter.tenant
+        self._num_tokens[tenant] -= waiter.num_tokens
         if self._queues[tenant]:
             return
-        del self._queues[tenant]
+        del self._queues[tenant], self._num_tokens[tenant]
         if len(self._given) > len(self._queues) + _MAX_REMEMBERED:
             kept = self._given.items()
             self._given = {t: n for t, n in kept if t in self._queues or n > self._clock}
