@@ -13,10 +13,10 @@ from colocated_svc.queries import NUM_ROWS, ColocatedQueries, InProcess
 from colocated_svc.rows import SharedRows
 from colocated_svc.scorer import ColocatedScorer
 from colocated_svc.settings import load_both_settings
+from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
-from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.serving import Parts, Rewards, serve_engine
@@ -110,7 +110,7 @@ def build(
         group=REFERENCE,
     )
     step_model = StepModel(shared, model.heads[REFERENCE], prompts)
-    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
+    scheduler = new_scheduler(settings)
     # Rewards are there with the candidates: there is no wait to hide.
     engine = Engine(step_model, thread, scheduler, scorer, metrics, RunAhead(is_allowed=False))
     return Pair(engine, scorer, cache)

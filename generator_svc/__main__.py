@@ -7,10 +7,10 @@ import sys
 
 import torch
 
+from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
-from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.calls import RewardCalls
@@ -90,7 +90,7 @@ def new_engine(
         PrefixCache(settings.max_prefix_cache_bytes),
         metrics,
     )
-    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
+    scheduler = new_scheduler(settings)
     return Engine(
         StepModel(runner, loaded.head(), prompts),
         thread,

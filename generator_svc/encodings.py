@@ -19,8 +19,10 @@ class PreferenceEncodings:
         self._store = store
         self._calls = calls
 
-    async def encode(self, preferences: tuple[Preference, ...]) -> tuple[EncodedPreference, ...]:
-        """Return the preferences with their encodings.
+    async def encode(
+        self, preferences: tuple[Preference, ...], timeout_s: float = TIMEOUT_S
+    ) -> tuple[EncodedPreference, ...]:
+        """Return the preferences with their encodings, for which there are `timeout_s`.
 
         An encoding spares work and is never needed: while store or reward service is away, the
         preference goes without, and the session finds out by itself.
@@ -29,7 +31,7 @@ class PreferenceEncodings:
         texts = [preference.text for preference in preferences]
         kept = await self._read(version, texts) if version else {}
         missing = [text for text in texts if text not in kept] if version else []
-        kept |= await self._compute(version, missing) if missing else {}
+        kept |= await self._compute(version, missing, timeout_s) if missing else {}
         return tuple(
             EncodedPreference(
                 preference.text, preference.weight, kept.get(preference.text, b""), version
@@ -43,11 +45,11 @@ class PreferenceEncodings:
         except StoreUnavailableError:
             return {}
 
-    async def _compute(self, version: str, texts: list[str]) -> dict[str, bytes]:
+    async def _compute(self, version: str, texts: list[str], timeout_s: float) -> dict[str, bytes]:
         """Ask the reward service, and keep what came from the version we asked for."""
         try:
             answers = await asyncio.gather(
-                *(self._calls.encode_preference(text, TIMEOUT_S) for text in texts)
+                *(self._calls.encode_preference(text, timeout_s) for text in texts)
             )
         except ServiceError:
             return {}

@@ -4,10 +4,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
 
+from generator_svc.admission.admission import Admission, Ticket
+from generator_svc.deadline import Deadline
 from generator_svc.decoding.strategies import Strategy
+from generator_svc.encodings import TIMEOUT_S as ENCODING_TIMEOUT_S
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import RewardContext, RewardQueries
@@ -21,6 +24,7 @@ from generator_svc.engine.sequence import (
 )
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
+from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
 from generator_svc.sample_ranking import rank_samples
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
@@ -58,11 +62,21 @@ class AnswerSummary:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a request comes from, and until when its caller waits."""
+
+    request_id: str
+    tenant: str
+    deadline: Deadline
+    arrived_at: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
 class _Plan:
     """A request with everything that had to be looked up for it."""
 
-    request_id: str
-    arrived_at: float
+    origin: Origin
+    ticket: Ticket
     prompt_ids: list[int]
     params: GenerationParams
     context: RewardContext | None
@@ -81,7 +95,9 @@ class Generator:
         calls: RewardQueries,
         defaults: GenerationDefaults,
         on_lookup: Callable[[LookupSource], None],
+        admission: Admission,
     ) -> None:
+        self._admission = admission
         self._engine = engine
         self._tokenizer = tokenizer
         self._store = store
@@ -91,21 +107,31 @@ class Generator:
         self._on_lookup = on_lookup
 
     async def answer(
-        self, request: GenerationRequest, request_id: str, tenant: str
+        self, request: GenerationRequest, origin: Origin
     ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
         """Yield the tokens of the answer to a tenant's request and, last, its summary.
 
         Raises:
             ServiceError: as its subclasses say.
         """
-        plan = await self._plan(request, request_id, tenant, time.perf_counter())
+        async with self._admission.admitted(request, origin.tenant, origin.deadline) as ticket:
+            async with origin.deadline.enforced():
+                plan = await self._plan(request, origin, ticket)
+            async with aclosing(self._write(request, plan)) as events:
+                async for event in events:
+                    yield event
+
+    async def _write(
+        self, request: GenerationRequest, plan: _Plan
+    ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
+        """Yield tokens and summary of a request that was let in."""
         if request.strategy.ranks_samples:
             async for event in self._answer_best(request, plan):
                 yield event
             return
         sequence = self._sequence(request, plan, plan.params)
         count = _TokenCount()
-        with self._running([sequence]):
+        with self._running([sequence], plan.ticket):
             async for token in sequence.tokens():
                 count.add(token)
                 yield token
@@ -121,9 +147,12 @@ class Generator:
             self._sequence(request, plan, plan.params.with_seed(plan.params.seed + i))
             for i in range(request.num_samples)
         ]
-        with self._running(samples):
+        with self._running(samples, plan.ticket):
             answers = await _collect_all(samples)
-        ranking = await rank_samples(self._calls, plan.context, answers, request.falls_back)
+        timeout_s = plan.origin.deadline.limit(RANKING_TIMEOUT_S)
+        ranking = await rank_samples(
+            self._calls, plan.context, answers, request.falls_back, timeout_s
+        )
         count = _TokenCount()
         for token in answers[ranking.best]:
             count.add(token)
@@ -138,20 +167,20 @@ class Generator:
             model_version=ranking.model_version,
         )
 
-    async def _plan(
-        self, request: GenerationRequest, request_id: str, tenant: str, arrived_at: float
-    ) -> _Plan:
+    async def _plan(self, request: GenerationRequest, origin: Origin, ticket: Ticket) -> _Plan:
         """Look up profile and encodings, once, and build the prompt."""
-        preferences, profile_beta, revision = await self._preferences(request, tenant)
+        preferences, profile_beta, revision = await self._preferences(request, origin.tenant)
         chosen_beta = request.beta if request.beta is not None else profile_beta
         beta = self._defaults.beta if chosen_beta is None else chosen_beta
         prompt = request.prompt
         if request.prompts_base:
             prompt = _with_preferences(prompt, preferences)
         prompt_ids = self._encode(prompt)
+        self._admission.resize(ticket, request, len(prompt_ids))
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
-            encoded = await self._encodings.encode(preferences)
+            timeout_s = origin.deadline.limit(ENCODING_TIMEOUT_S)
+            encoded = await self._encodings.encode(preferences, timeout_s)
             context = RewardContext(
                 request.prompt, encoded, request.reference, is_base_prompt=not request.prompts_base
             )
@@ -167,7 +196,7 @@ class Generator:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return _Plan(request_id, arrived_at, prompt_ids, params, context, revision)
+        return _Plan(origin, ticket, prompt_ids, params, context, revision)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str
@@ -211,24 +240,28 @@ class Generator:
         self, request: GenerationRequest, plan: _Plan, params: GenerationParams
     ) -> Sequence:
         return Sequence(
-            request_id=plan.request_id,
+            request_id=plan.origin.request_id,
             prompt_ids=plan.prompt_ids,
             params=params,
             text=TextStream(self._tokenizer, request.stop),
             end_of_turn_ids=self._tokenizer.end_of_turn_ids,
-            arrived_at=plan.arrived_at,
+            tenant=plan.origin.tenant,
+            priority=request.priority,
+            deadline=plan.origin.deadline.at,
+            arrived_at=plan.origin.arrived_at,
         )
 
     @contextmanager
-    def _running(self, sequences: list[Sequence]) -> Iterator[None]:
+    def _running(self, sequences: list[Sequence], ticket: Ticket) -> Iterator[None]:
         """Have the engine write the sequences for as long as someone reads them."""
         try:
             for sequence in sequences:
-                self._engine.submit(sequence)
+                self._engine.submit(sequence, ticket.place)
             yield
         finally:
             for sequence in sequences:
                 self._engine.cancel(sequence)
+            ticket.num_used = sum(sequence.num_used_tokens for sequence in sequences)
 
     def _summary(
         self,
@@ -245,7 +278,7 @@ class Generator:
         if sequence.reward_models:
             model_version = sequence.reward_models[-1].version
         return AnswerSummary(
-            request_id=plan.request_id,
+            request_id=plan.origin.request_id,
             finish_reason=count.finish_reason,
             num_prompt_tokens=len(plan.prompt_ids),
             num_tokens=count.num_tokens,

@@ -2,7 +2,9 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import ChosenToken, Sequence
+from generator_svc.engine.waiting_room import RefusalReason
 from svc_common.metrics import (
     BATCH_BUCKETS,
     FIRST_TOKEN_BUCKETS_S,
@@ -42,7 +44,8 @@ class GeneratorMetrics:
         )
         self._queue = Histogram(
             "pad_queue_time_seconds",
-            "From the arrival of a request until it has a slot.",
+            "From the arrival of a request until it has a slot, by priority.",
+            ["priority"],
             buckets=FIRST_TOKEN_BUCKETS_S,
             registry=registry,
         )
@@ -104,6 +107,28 @@ class GeneratorMetrics:
             self._tokens.labels(kind)
         for outcome in ("kept", "redone"):
             self._ahead.labels(outcome)
+        self._add_admission(registry)
+
+    def _add_admission(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            "pad_refused_total",
+            "Requests refused before any work, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in RefusalReason:
+            self._refused.labels(reason.value)  # a rate needs the zero before the first
+        self._fallbacks = Counter(
+            "pad_limiter_fallback_total",
+            "Requests whose tenant's limits this process checked alone, as Redis was away or slow.",
+            registry=registry,
+        )
+        self._depth = Gauge(
+            "pad_queue_depth",
+            "What waits for a slot or is prepared for it, in requests and in claimed tokens.",
+            ["unit"],
+            registry=registry,
+        )
 
     def _add_prefix_cache(self, registry: CollectorRegistry) -> None:
         self._prompt_tokens = Counter(
@@ -140,8 +165,19 @@ class GeneratorMetrics:
     def start_passed(self, part: str, has_passed: bool) -> None:
         self._passed.labels(part).set(has_passed)
 
-    def started(self, queue_s: float) -> None:
-        self._queue.observe(queue_s)
+    def started(self, sequence: Sequence) -> None:
+        self._queue.labels(sequence.priority.value).observe(sequence.timings.queue_s)
+
+    def refused(self, reason: RefusalReason) -> None:
+        self._refused.labels(reason.value).inc()
+
+    def limiter_fell_back(self) -> None:
+        self._fallbacks.inc()
+
+    def watch_queue(self, scheduler: Scheduler) -> None:
+        """Tell the depth of the queue whenever somebody asks."""
+        self._depth.labels("requests").set_function(lambda: scheduler.num_held)
+        self._depth.labels("tokens").set_function(lambda: scheduler.num_held_tokens)
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         if since_last_s is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from generator_svc.decoding.strategies import STRATEGIES, Reference, Strategy
+from generator_svc.engine.fair_line import Priority
 from generator_svc.profile_format import Preference
 from generator_svc.request_checks import parse_beta, parse_preferences, parse_user_id
 from pad.v1 import common_pb2, generator_pb2
@@ -33,6 +34,11 @@ STRATEGY_NAMES = {
 REFERENCES = {
     common_pb2.REFERENCE_MODE_BACKBONE: Reference.BACKBONE,
     common_pb2.REFERENCE_MODE_BASE: Reference.BASE,
+}
+PRIORITIES = {
+    generator_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    generator_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    generator_pb2.PRIORITY_BATCH: Priority.BATCH,
 }
 
 
@@ -65,6 +71,7 @@ class GenerationRequest:
     prompts_base: bool
     ignores_end_of_turn: bool
     wants_candidates: bool
+    priority: Priority
 
 
 def parse_request(
@@ -98,6 +105,7 @@ def parse_request(
         prompts_base=strategy.prompts_base or request.preference_in_base_prompt,
         ignores_end_of_turn=request.ignore_end_of_turn,
         wants_candidates=_parse_detail(request),
+        priority=_parse_priority(request),
     )
 
 
@@ -192,6 +200,13 @@ def _parse_detail(request: generator_pb2.GenerateRequest) -> bool:
     if request.detail not in generator_pb2.Detail.values():
         raise InvalidRequestError(f"detail: must be a known value, got {request.detail}")
     return request.detail == generator_pb2.DETAIL_CANDIDATES
+
+
+def _parse_priority(request: generator_pb2.GenerateRequest) -> Priority:
+    priority = PRIORITIES.get(request.priority)
+    if priority is None:
+        raise InvalidRequestError(f"priority: must be a known value, got {request.priority}")
+    return priority
 
 
 def _given(request: generator_pb2.GenerateRequest, field: OptionalField, default: T) -> T:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from generator_svc.admission.opening import opened_admission
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
@@ -63,7 +64,10 @@ async def serve_engine(
     lookup = parts.metrics.profile_lookup
     limits = RequestLimits(settings.max_tokens, settings.max_top_k)
     redis = connect(settings.redis_url, StoreOptions.timeout_s)
-    async with ProfileStore(redis, _store_options(settings), lookup) as store:
+    async with (
+        ProfileStore(redis, _store_options(settings), lookup) as store,
+        opened_admission(settings, engine.scheduler, parts.metrics) as (admission, limiter),
+    ):
         generator = Generator(
             engine,
             loaded.tokenizer,
@@ -76,6 +80,7 @@ async def serve_engine(
                 vocabulary_size=loaded.model.config.vocab_size,
             ),
             lookup,
+            admission,
         )
         info = _server_info(settings, loaded, parts.version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
@@ -112,6 +117,7 @@ async def serve_engine(
                 engine.run(),
                 warm_up.run(),
                 parts.faults.listen(settings.fault_points),
+                limiter.run(),
             )
         finally:
             parts.thread.close()

@@ -111,4 +111,21 @@ class GeneratorSettings:
         help="path of a unix socket through which a test breaks this process's messages; never set"
         " where anyone is served",
     )
+    max_waiting_tokens: int = setting(
+        1 << 18,
+        min=1,
+        max=1 << 40,
+        help="tokens that waiting requests may claim: of prompts, and the most they may write",
+    )
+    tenant_max_concurrent: int = setting(
+        0, min=0, max=1_000_000, help="answers of one tenant that wait or are written; 0: any"
+    )
+    tenant_tokens_per_minute: int = setting(
+        0, min=0, max=1 << 40, help="tokens one tenant may use a minute, prompts too; 0: any"
+    )
+    tenant_limits_file: str = setting(
+        "",
+        help="JSON file of tenants with limits of their own: `max_concurrent`,"
+        " `tokens_per_minute` and `weight`, a share of the starts while some wait",
+    )
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from generator_svc.deadline import Deadline
 from generator_svc.decoding.strategies import STRATEGIES, Reference
-from generator_svc.generation import Generator
+from generator_svc.engine.fair_line import Priority
+from generator_svc.generation import Generator, Origin
 from generator_svc.profiles import Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
 from svc_common.errors import (
@@ -40,6 +42,7 @@ BASE_REQUEST = GenerationRequest(
     prompts_base=False,
     ignores_end_of_turn=True,
     wants_candidates=False,
+    priority=Priority.INTERACTIVE,
 )
 GUIDED_REQUEST = replace(
     BASE_REQUEST,
@@ -113,7 +116,7 @@ class WarmUp:
             logger.warning("warm-up refused", extra={"reason": str(error)})
 
     async def _write(self, request: GenerationRequest) -> None:
-        answer = self.generator.answer(request, "warm-up", self.tenant)
+        answer = self.generator.answer(request, Origin("warm-up", self.tenant, Deadline()))
         async with aclosing(answer) as events:
             async for _ in events:
                 pass

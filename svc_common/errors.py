@@ -61,6 +61,12 @@ class StalledReaderError(ServiceError):
     retry_after_s = RETRY_AFTER_S
 
 
+class DeadlineExceededError(ServiceError):
+    """The caller's deadline has passed, or is too near for any answer."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 class RewardUnavailableError(ServiceError):
     """No reward replica answered in time."""
 

@@ -12,6 +12,7 @@ from pad_client.types import (
     FallbackPolicy,
     Message,
     Preference,
+    Priority,
     ReferenceMode,
     Strategy,
 )
@@ -62,6 +63,7 @@ def build_request(
     num_samples: int | None = None,
     preference_in_base_prompt: bool = False,
     ignore_end_of_turn: bool = False,
+    priority: Priority | str | None = None,
 ) -> generator_pb2.GenerateRequest:
     """Return the request for `GenerateOptions`.
 
@@ -99,6 +101,7 @@ def build_request(
         ("reference", reference, ReferenceMode),
         ("fallback", fallback, FallbackPolicy),
         ("detail", detail, Detail),
+        ("priority", priority, Priority),
     ):
         if choice is not None:
             wire_enum = request.DESCRIPTOR.fields_by_name[name].enum_type

@@ -38,6 +38,13 @@ class Detail(StrEnum):
     CANDIDATES = "candidates"
 
 
+class Priority(StrEnum):
+    """Which requests begin first while some wait."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
 class FinishReason(StrEnum):
     """Why an answer ended."""
 
@@ -89,6 +96,7 @@ class GenerateOptions(TypedDict, total=False):
     num_samples: int | None
     preference_in_base_prompt: bool
     ignore_end_of_turn: bool
+    priority: Priority | str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One answer in the making: what was asked, what is written so far, and who reads it."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from torch import Tensor
 from generator_svc.decoding.candidates import CandidateRow
 from generator_svc.decoding.choice import Choices, RowParams
 from generator_svc.decoding.strategies import Reference
+from generator_svc.engine.fair_line import Priority
 from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
 from svc_common.errors import OverloadedError, RewardUnavailableError
 from svc_common.lm.slots import Row
@@ -108,13 +110,19 @@ class Timings:
 
 @dataclass(eq=False)
 class Sequence:
-    """An answer in the engine. Only the engine loop changes it; a reader may `cancel`."""
+    """An answer in the engine. Only the engine loop changes it; a reader may `cancel`.
+
+    `deadline` is the caller's, by `time.monotonic`.
+    """
 
     request_id: str
     prompt_ids: list[int]
     params: GenerationParams
     text: TextStream
     end_of_turn_ids: frozenset[int]
+    tenant: str = "default"
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float = math.inf
     token_ids: list[int] = field(default_factory=list)
     num_prefilled: int = 0  # prompt tokens that were run
     row: Row | None = None
@@ -125,6 +133,7 @@ class Sequence:
     timings: Timings = field(default_factory=Timings)
     reward_models: list[RewardModelUse] = field(default_factory=list)
     arrived_at: float = field(default_factory=time.perf_counter)
+    started_at: float = 0.0  # when it got a slot
     rewards_retry_at: float = 0.0  # earliest time to open a lost reward session again
     last_token_at: float = 0.0
     _text: str = ""  # of the token that was appended and is not emitted yet
@@ -134,6 +143,21 @@ class Sequence:
     def step(self) -> int:
         """Position of the next token in the answer."""
         return len(self.token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens it claims: its prompt's and the most that may be written."""
+        return len(self.prompt_ids) + self.params.max_tokens
+
+    @property
+    def num_used_tokens(self) -> int:
+        """Tokens it took so far."""
+        return len(self.prompt_ids) * (self.num_prefilled > 0) + len(self.token_ids)
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its caller's deadline has passed."""
+        return time.monotonic() >= self.deadline
 
     @property
     def needs_forward(self) -> bool:

@@ -71,7 +71,7 @@ class QuietObserver:
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         pass
 
-    def started(self, queue_s: float) -> None:
+    def started(self, sequence: Sequence) -> None:
         pass
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:

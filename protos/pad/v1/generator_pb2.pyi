@@ -132,6 +132,34 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
 """max_tokens were written, or the context was full."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """PRIORITY_INTERACTIVE."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BATCH: _Priority.ValueType  # 2
+    """Begins after the others, though every eighth start is one of these while some wait; they may
+    fill half of the queue.
+    """
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Which requests begin first while some wait."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""PRIORITY_INTERACTIVE."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BATCH: Priority.ValueType  # 2
+"""Begins after the others, though every eighth start is one of these while some wait; they may
+fill half of the queue.
+"""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class GenerateRequest(_message.Message):
     """Asks for text. Absent fields take the default stated beside them."""
@@ -156,6 +184,7 @@ class GenerateRequest(_message.Message):
     NUM_SAMPLES_FIELD_NUMBER: _builtins.int
     PREFERENCE_IN_BASE_PROMPT_FIELD_NUMBER: _builtins.int
     IGNORE_END_OF_TURN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Raw text to continue; not empty."""
     user_id: _builtins.str
@@ -186,6 +215,8 @@ class GenerateRequest(_message.Message):
     """Also state the preferences in the base model's prompt, as the authors' scripts do."""
     ignore_end_of_turn: _builtins.bool
     """Go on after the model ended its turn, until max_tokens (for benchmarks)."""
+    priority: Global___Priority.ValueType
+    """Which requests begin first while some wait; changes no token."""
     @_builtins.property
     def chat(self) -> _common_pb2.Chat:
         """A conversation to answer."""
@@ -219,10 +250,11 @@ class GenerateRequest(_message.Message):
         num_samples: _builtins.int | None = ...,
         preference_in_base_prompt: _builtins.bool = ...,
         ignore_end_of_turn: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_tokens", b"_max_tokens", "_num_samples", b"_num_samples", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "beta", b"beta", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "num_samples", b"num_samples", "prompt", b"prompt", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_tokens", b"_max_tokens", "_num_samples", b"_num_samples", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "beta", b"beta", "chat", b"chat", "detail", b"detail", "fallback", b"fallback", "ignore_end_of_turn", b"ignore_end_of_turn", "input", b"input", "max_tokens", b"max_tokens", "num_samples", b"num_samples", "preference_in_base_prompt", b"preference_in_base_prompt", "preferences", b"preferences", "prompt", b"prompt", "reference", b"reference", "seed", b"seed", "stop", b"stop", "strategy", b"strategy", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_tokens", b"_max_tokens", "_num_samples", b"_num_samples", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "beta", b"beta", "chat", b"chat", "detail", b"detail", "fallback", b"fallback", "ignore_end_of_turn", b"ignore_end_of_turn", "input", b"input", "max_tokens", b"max_tokens", "num_samples", b"num_samples", "preference_in_base_prompt", b"preference_in_base_prompt", "preferences", b"preferences", "priority", b"priority", "prompt", b"prompt", "reference", b"reference", "seed", b"seed", "stop", b"stop", "strategy", b"strategy", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
     _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
