@@ -21,8 +21,9 @@ PAGE = FOLDER / "reliability.md"
 NOTHING = "not measured yet"
 HEAD = """# Reliability
 
-What PAD serving promises, the test that fails when a promise is broken, and what was measured last. This page is
-written by `docs/reliability.py` from `reliability.json`; `make faults` and the other harnesses note their figures there.
+What PAD serving promises, the test that fails when a promise is broken, and what was measured last.
+`docs/reliability.py` writes this page from `reliability.json`, where `make faults` and the other
+harnesses note their figures.
 
 | promise | test | last figure | when, at which commit, by what |
 | --- | --- | --- | --- |

@@ -15,6 +15,7 @@ from pathlib import Path
 from docs import reliability
 from pad_client.embedded import default_models_dir
 from tests.faults import losses, rewards
+from tests.faults.checker import Checker
 from tests.faults.models import demo_folders, save_tiny_folders
 from tests.faults.recompute import Recompute
 from tests.faults.runner import ENVIRONMENT, Outcome, Runner
@@ -56,7 +57,7 @@ async def run(seeds: list[int], figures: dict[str, str], *, measures_losses: boo
                 outcomes.append(await runner.run(seed))
                 _tell(outcomes[-1])
             seconds = time.monotonic() - started
-            figures |= _figures(outcomes, runner.checker.num_ties, seconds)
+            figures |= _figures(outcomes, runner.checker, seconds)
             if measures_losses:
                 figures["model-version"] = await rewards.outlive_a_model(stack, recompute)
                 figures["suspended"] = await rewards.suspend(stack)
@@ -78,7 +79,7 @@ async def _measure_losses(figures: dict[str, str]) -> None:
         figures["new-replica"] = f"{await losses.take_load(stack):.1f} s"
 
 
-def _figures(outcomes: list[Outcome], num_ties: int, seconds: float) -> dict[str, str]:
+def _figures(outcomes: list[Outcome], checker: Checker, seconds: float) -> dict[str, str]:
     histories = [history for outcome in outcomes for history in outcome.histories]
     num_tokens = sum(len(history.tokens) for history in histories)
     num_faults = sum(len(outcome.scenario.faults) for outcome in outcomes)
@@ -89,7 +90,8 @@ def _figures(outcomes: list[Outcome], num_ties: int, seconds: float) -> dict[str
         "rewards": f"all of {what}",
         "scenarios": (
             f"{num_kept} of {len(outcomes)} seeds ({num_faults} faults, {what},"
-            f" {num_ties} ties that rounding decided) in {seconds:.0f} s"
+            f" {checker.num_ties} ties that rounding decided, {checker.num_late_stores} refused as"
+            f" Redis was late) in {seconds:.0f} s"
         ),
     }
 
