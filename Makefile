@@ -7,7 +7,7 @@ SUITE ?= all
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
-.PHONY: help setup demo up test check format protos train evaluate bench clean
+.PHONY: help setup demo up test check format protos train evaluate bench faults clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +53,9 @@ evaluate: setup  ## Measure the demo models on DATA, write docs/evaluation and t
 
 bench: setup  ## Measure speed: all suites, or those in SUITE, and append to benchmarks/LOG.md
 	$(BIN)/python -m benchmarks --suite $(SUITE) --log
+
+faults: setup  ## Break a running stack by 200 seeds, and write docs/reliability.md (about 15 minutes)
+	$(BIN)/python -m tests.faults --seeds 200 --record
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

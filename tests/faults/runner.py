@@ -14,8 +14,8 @@ from tests.faults.scenario import PROFILES, Scenario, make_scenario
 from tests.faults.stack import FaultStack, NotHealedError
 
 ENVIRONMENT = {
-    "GENERATOR_REWARD_STEP_TIMEOUT_S": "1.0",
-    "GENERATOR_REWARD_OPEN_TIMEOUT_S": "3.0",
+    "GENERATOR_REWARD_STEP_TIMEOUT_S": "2.0",
+    "GENERATOR_REWARD_OPEN_TIMEOUT_S": "6.0",
 }
 
 

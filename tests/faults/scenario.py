@@ -102,10 +102,6 @@ class Scenario:
         hit = {fault.index for fault in self.faults if fault.place != "redis"}
         return len(hit) > 1 or any(fault.place == "requests" for fault in self.faults)
 
-    @property
-    def hits_redis(self) -> bool:
-        return any(fault.place == "redis" for fault in self.faults)
-
 
 def make_scenario(seed: int) -> Scenario:
     """Return what a seed stands for."""

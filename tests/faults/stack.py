@@ -214,7 +214,7 @@ class FaultStack:
         return not await self.metric('pad_sessions{state="active"}')
 
     async def metric(self, series: str) -> float:
-        """Return a number of the generator's metrics."""
+        """Return a number of the generator's metrics; 0 if it has not begun to count."""
         url = f"http://{HOST}:{self.metrics_port}/metrics"
 
         def read() -> str:
@@ -225,7 +225,7 @@ class FaultStack:
         for line in (await asyncio.to_thread(read)).splitlines():
             if line.startswith(f"{series} "):
                 return float(line.rpartition(" ")[2])
-        raise NotHealedError(f"{series} is not measured")
+        return 0.0
 
     # -- processes ------------------------------------------------------------------------------
 
