@@ -87,6 +87,14 @@ class GeneratorMetrics:
             ["part"],
             registry=registry,
         )
+        self._left = Histogram(
+            "pad_cancelled_steps",
+            "Steps that an answer whose caller left still took part in, by what it waited for:"
+            " slot, prompt, rewards or tokens.",
+            ["phase"],
+            buckets=(0, 1, 2, 5),
+            registry=registry,
+        )
         self._add_prefix_cache(registry)
 
     def _add_prefix_cache(self, registry: CollectorRegistry) -> None:
@@ -126,6 +134,9 @@ class GeneratorMetrics:
 
     def started(self, queue_s: float) -> None:
         self._queue.observe(queue_s)
+
+    def left(self, phase: str, num_steps: int) -> None:
+        self._left.labels(phase).observe(num_steps)
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         if since_last_s is None:

@@ -46,6 +46,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._chooser = Chooser(scorer, observer)
         self._run_ahead = run_ahead
+        self._num_steps = 0
         # Tokens that were chosen and not yet handed to their readers.
         self._accepted: list[tuple[Chosen, FinishReason | None]] = []
 
@@ -61,6 +62,7 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Mark a sequence nobody reads any more; its slot is free after the running step."""
         sequence.is_cancelled = True
+        sequence.left_in_step = self._num_steps
         self._wake.set()
 
     async def run(self) -> None:
@@ -80,6 +82,7 @@ class Engine:
     async def _step(self) -> None:
         """Advance both models, propose, score, choose, emit; or wait while nothing can be done."""
         self._wake.clear()
+        self._num_steps += 1
         self._sweep()
         self._admit()
         batch = self._scheduler.next_batch()
@@ -259,6 +262,8 @@ class Engine:
 
     def _end(self, sequence: Sequence, error: Exception | None = None) -> None:
         """Take a sequence out; tell its reader why if it did not end by itself."""
+        if sequence.is_cancelled:
+            self._observer.left(sequence.phase, self._num_steps - sequence.left_in_step)
         self._scheduler.remove(sequence)
         if sequence.session is not None:
             self._scorer.close(sequence.session)

@@ -113,6 +113,7 @@ class Sequence:
     candidates: CandidateRow | None = None  # set while a token is to be chosen
     session: RewardSession | None = None
     is_cancelled: bool = False
+    left_in_step: int = 0  # the engine's step in which its reader left
     timings: Timings = field(default_factory=Timings)
     arrived_at: float = field(default_factory=time.perf_counter)
     rewards_retry_at: float = 0.0  # earliest time to open a lost reward session again
@@ -124,6 +125,16 @@ class Sequence:
     def step(self) -> int:
         """Position of the next token in the answer."""
         return len(self.token_ids)
+
+    @property
+    def phase(self) -> str:
+        """What it waits for: a slot, its prompt to be read, a reward session, or tokens."""
+        if self.row is None:
+            return "slot"
+        if self.num_prefilled < len(self.prompt_ids):
+            return "prompt"
+        is_opening = self.session is not None and self.session.state is SessionState.OPENING
+        return "rewards" if is_opening else "tokens"
 
     @property
     def needs_forward(self) -> bool:
