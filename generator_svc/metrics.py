@@ -101,6 +101,14 @@ class GeneratorMetrics:
             ["part"],
             registry=registry,
         )
+        self._left = Histogram(
+            "pad_cancelled_steps",
+            "Steps that an answer whose caller left still took part in, by what it waited for:"
+            " slot, prompt, rewards or tokens.",
+            ["phase"],
+            buckets=(0, 1, 2, 5),
+            registry=registry,
+        )
         self._add_prefix_cache(registry)
         # A series that is not there until something happens first can be in no ratio and no rate.
         for kind in ("guided", "fallback", "plain"):
@@ -178,6 +186,9 @@ class GeneratorMetrics:
         """Tell the depth of the queue whenever somebody asks."""
         self._depth.labels("requests").set_function(lambda: scheduler.num_held)
         self._depth.labels("tokens").set_function(lambda: scheduler.num_held_tokens)
+
+    def left(self, phase: str, num_steps: int) -> None:
+        self._left.labels(phase).observe(num_steps)
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         if since_last_s is None:

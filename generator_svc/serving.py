@@ -98,6 +98,7 @@ async def serve_engine(
         warm_up = WarmUp(
             generator,
             store,
+            limits,
             health,
             parts.metrics.start_passed,
             tenant=settings.tenant,

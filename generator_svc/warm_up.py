@@ -4,14 +4,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from generator_svc.deadline import Deadline
-from generator_svc.decoding.strategies import STRATEGIES, Reference
-from generator_svc.engine.fair_line import Priority
 from generator_svc.generation import Generator, Origin
-from generator_svc.profiles import Preference, ProfileStore
-from generator_svc.request_parsing import GenerationRequest
+from generator_svc.profiles import ProfileStore
+from generator_svc.request_parsing import RequestLimits, parse_request
+from pad.v1 import common_pb2, generator_pb2
 from svc_common.errors import (
     InvalidRequestError,
     OverloadedError,
@@ -24,32 +23,21 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 USER_ID = "warm-up"  # looked up, never written: that the store answers is enough
-BASE_REQUEST = GenerationRequest(
+BASE = generator_pb2.GenerateRequest(
     prompt="Hello",
-    user_id="",
-    preferences=(),
-    strategy=STRATEGIES["base"],
-    reference=None,
-    beta=0.0,
-    top_k=2,
+    strategy=generator_pb2.STRATEGY_BASE,
+    top_k=1,
     temperature=0.0,
-    top_p=1.0,
-    seed=0,
-    max_tokens=2,
-    stop=(),
-    num_samples=1,
-    falls_back=False,
-    prompts_base=False,
-    ignores_end_of_turn=True,
-    wants_candidates=False,
-    priority=Priority.INTERACTIVE,
+    ignore_end_of_turn=True,
 )
-GUIDED_REQUEST = replace(
-    BASE_REQUEST,
-    preferences=(Preference("Be brief.", 1.0),),
-    strategy=STRATEGIES["pad-released"],
-    reference=Reference.BASE,  # which every reward model offers
+GUIDED = generator_pb2.GenerateRequest(
+    prompt="Hello",
+    preferences=[common_pb2.Preference(text="Be brief.")],
+    strategy=generator_pb2.STRATEGY_PAD_RELEASED,  # whose reference every reward model offers
     beta=1.0,
+    top_k=1,
+    temperature=0.0,
+    ignore_end_of_turn=True,
 )
 
 
@@ -71,6 +59,7 @@ class WarmUp:
 
     generator: Generator
     store: ProfileStore
+    limits: RequestLimits
     health: Health
     note: Callable[[str, bool], None]
     tenant: str
@@ -86,7 +75,7 @@ class WarmUp:
             parts["rewards"] = self._write_guided
         for part in ("base", *parts):
             self.note(part, False)
-        await self._write(BASE_REQUEST)
+        await self._write(BASE)
         self.note("base", True)
 
         async def passed(part: str) -> None:
@@ -111,11 +100,14 @@ class WarmUp:
 
     async def _write_guided(self) -> None:
         try:
-            await self._write(GUIDED_REQUEST)
+            await self._write(GUIDED)
         except (InvalidRequestError, OverloadedError) as error:  # no room for it: they did answer
             logger.warning("warm-up refused", extra={"reason": str(error)})
 
-    async def _write(self, request: GenerationRequest) -> None:
+    async def _write(self, message: generator_pb2.GenerateRequest) -> None:
+        sent = generator_pb2.GenerateRequest(max_tokens=min(2, self.limits.max_tokens))
+        sent.MergeFrom(message)
+        request = parse_request(sent, self.limits)
         answer = self.generator.answer(request, Origin("warm-up", self.tenant, Deadline()))
         async with aclosing(answer) as events:
             async for _ in events:

@@ -48,6 +48,7 @@ class Engine:
         self._deadlines = Deadlines(self._leave_queue)
         self._chooser = Chooser(scorer, observer)
         self._run_ahead = run_ahead
+        self._num_steps = 0
         # Tokens that were chosen and not yet handed to their readers.
         self._accepted: list[tuple[Chosen, FinishReason | None]] = []
 
@@ -69,6 +70,7 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Mark a sequence nobody reads any more; its slot is free after the running step."""
         sequence.is_cancelled = True
+        sequence.left_in_step = self._num_steps
         self._leave_queue(sequence)
 
     def _leave_queue(self, sequence: Sequence) -> None:
@@ -94,6 +96,7 @@ class Engine:
     async def _step(self) -> None:
         """Advance both models, propose, score, choose, emit; or wait while nothing can be done."""
         self._wake.clear()
+        self._num_steps += 1
         self._sweep()
         self._admit()
         batch = self._scheduler.next_batch()
@@ -284,6 +287,8 @@ class Engine:
 
     def _end(self, sequence: Sequence, error: Exception | None = None) -> None:
         """Take a sequence out; tell its reader why if it did not end by itself."""
+        if sequence.is_cancelled:
+            self._observer.left(sequence.phase, self._num_steps - sequence.left_in_step)
         self._scheduler.remove(sequence)
         self._deadlines.forget(sequence)
         if sequence.session is not None:

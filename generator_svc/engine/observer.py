@@ -23,5 +23,8 @@ class EngineObserver(Protocol):
     def started(self, sequence: Sequence) -> None:
         """A sequence left the queue; its `timings` say after how long."""
 
+    def left(self, phase: str, num_steps: int) -> None:
+        """A sequence whose reader left ended that many steps later; `phase`: see `Sequence`."""
+
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         """A token was chosen; `since_last_s` is None for an answer's first."""

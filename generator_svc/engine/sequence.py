@@ -130,6 +130,7 @@ class Sequence:
     candidates: CandidateRow | None = None  # set while a token is to be chosen
     session: RewardSession | None = None
     is_cancelled: bool = False
+    left_in_step: int = 0  # the engine's step in which its reader left
     timings: Timings = field(default_factory=Timings)
     reward_models: list[RewardModelUse] = field(default_factory=list)
     arrived_at: float = field(default_factory=time.perf_counter)
@@ -158,6 +159,16 @@ class Sequence:
     def is_expired(self) -> bool:
         """Whether its caller's deadline has passed."""
         return time.monotonic() >= self.deadline
+
+    @property
+    def phase(self) -> str:
+        """What it waits for: a slot, its prompt to be read, a reward session, or tokens."""
+        if self.row is None:
+            return "slot"
+        if self.num_prefilled < len(self.prompt_ids):
+            return "prompt"
+        is_opening = self.session is not None and self.session.state is SessionState.OPENING
+        return "rewards" if is_opening else "tokens"
 
     @property
     def needs_forward(self) -> bool:
