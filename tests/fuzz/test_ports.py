@@ -74,7 +74,7 @@ def send(address: str, data: bytes, *, is_read: bool, is_reset: bool) -> None:
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(1 << 16):
                     pass
-        except (ConnectionError, TimeoutError):
+        except OSError:
             pass  # the server may well hang up
         if is_reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")

@@ -8,8 +8,8 @@ import os
 from collections import Counter
 
 from pad_client.embedded import EmbeddedStack
-from tests.fuzz.cases import make_case
 from tests.fuzz.campaign import run_round
+from tests.fuzz.cases import make_case
 from tests.fuzz.methods import all_methods
 
 SEED = int(os.environ.get("PAD_FUZZ_SEED", "1"))

@@ -60,5 +60,5 @@ def _is_complaint(line: str) -> bool:
     try:
         event = json.loads(line)
     except ValueError:
-        return "Traceback" in line or "Error" in line
+        return "Traceback" in line
     return event.get("level") in ("error", "critical") or "Traceback" in line
