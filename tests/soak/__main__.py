@@ -13,27 +13,43 @@ from pad_client.embedded import EmbeddedStack
 from tests.fuzz.campaign import check_unharmed, run_round
 from tests.fuzz.probes import assert_same, probe
 from tests.fuzz.tiny_stack import SERVICES, complaints, tiny_stack
-from tests.soak.leaks import measure, report_line, settled_uses
+from tests.soak.leaks import Growth, measure, report_line, settled_uses
 
 NUM_WARM = {"cancelled": 2000, "expired": 2000, "broken": 200}
 NUM_CALLS = {"cancelled": 10_000, "expired": 10_000, "broken": 1000}
 MAX_GROWTH = 0.02
+MAX_TIMES = 3
 
 
 def leak(stack: EmbeddedStack, out: Path | None) -> list[str]:
-    """Make the calls of each kind and return what is wrong."""
+    """Make the calls of each kind and return what is wrong.
+
+    Memory goes up and down by more than 2 % with what the allocator keeps, so calls are a leak
+    where it grows by more than that each time they are made.
+    """
     found = []
     for kind, total in NUM_CALLS.items():
         before, starts = probe(stack), dict.fromkeys(SERVICES, 0)
         complaints(stack, starts)
-        started = time.monotonic()
-        for growth in measure(stack, kind, NUM_WARM[kind], total):
-            report_line(out, f"{growth}, {time.monotonic() - started:.0f} s")
-            if growth.share >= MAX_GROWTH or growth.after.num_files > growth.before.num_files:
-                found.append(str(growth))
+        leaking: list[Growth] = []
+        for i in range(MAX_TIMES):
+            leaking = _leaks(measure(stack, kind, 0 if i else NUM_WARM[kind], total), out)
+            if not leaking:
+                break
+        found += map(str, leaking)
         check_unharmed(stack, starts)
         assert_same(before, probe(stack))
     return found
+
+
+def _leaks(growths: list[Growth], out: Path | None) -> list[Growth]:
+    for growth in growths:
+        report_line(out, str(growth))
+    return [
+        growth
+        for growth in growths
+        if growth.share >= MAX_GROWTH or growth.after.num_files > growth.before.num_files
+    ]
 
 
 def fuzz(stack: EmbeddedStack, minutes: float, seed: int, out: Path | None) -> None:

@@ -187,7 +187,10 @@ class Growth:
 
 
 def measure(stack: EmbeddedStack, kind: str, num_warm: int, total: int) -> list[Growth]:
-    """Make `num_warm` calls, then `total`, and return what the latter left in each service."""
+    """Make `num_warm` calls, then `total`, and return what the latter left in each service.
+
+    Memory goes up and down by some per cent with what the allocator keeps.
+    """
     run_calls(stack, kind, num_warm)
     before = settled_uses(stack, {})
     run_calls(stack, kind, total)
