@@ -17,6 +17,7 @@ DEFAULT_MAX_TOKENS = 128
 DEFAULT_NUM_SAMPLES = 4
 MAX_SAMPLES = 16
 MAX_TEMPERATURE = 5.0
+MAX_TURNS = 1024
 MAX_STOPS = 8
 MAX_STOP_CHARACTERS = 100
 ROLES = ("system", "user", "assistant")
@@ -117,6 +118,9 @@ def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
         if not request.prompt:
             raise InvalidRequestError("prompt: must not be empty")
         return request.prompt
+    count = len(request.chat.messages)
+    if count > MAX_TURNS:
+        raise InvalidRequestError(f"chat.messages: must have at most {MAX_TURNS}, got {count}")
     messages = tuple(ChatMessage(m.role, m.content) for m in request.chat.messages)
     for i, message in enumerate(messages):
         if message.role not in ROLES:

@@ -1,6 +1,7 @@
 """The RewardService: converts at the door and leaves the work to the batcher."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeAlias
 
@@ -56,6 +57,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
                     yield response
             if reader.done():
                 reader.result()
+            stream.check_is_read()
         finally:
             self._batcher.intake.end_stream(stream)
             reader.cancel()
@@ -65,25 +67,33 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         """Hand over the stream's messages; an error in one ends the stream."""
         try:
             async for request in requests:
-                await self._batcher.intake.submit(stream, self._message(request, stream))
+                message = await self._message(request, stream)
+                await self._batcher.intake.submit(stream, message)
             self._batcher.intake.half_close(stream)
         except BaseException:
             stream.finish()
             raise
 
-    def _message(self, request: reward_pb2.ScoreRequest, stream: Stream) -> Message:
+    async def _message(self, request: reward_pb2.ScoreRequest, stream: Stream) -> Message:
         """Convert a message; what cannot be opened is answered here.
 
         Raises:
             InvalidRequestError: The arrays do not fit together.
         """
+        wire.check_rows("closes", len(request.closes))
+        wire.check_rows("opens", len(request.opens))
         openings = []
+        spent_s = 0.0
         for opening in request.opens:
+            if spent_s:  # tokenising holds the event loop: others get as long in between
+                await asyncio.sleep(spent_s)
+            started = time.perf_counter()
             opened = self._opening(opening)
             if isinstance(opened, RowFault):
                 self._batcher.intake.refuse(stream, opened)
             else:
                 openings.append(opened)
+            spent_s = time.perf_counter() - started
         asked = None
         if request.HasField("candidates"):
             size = self._model.vocabulary_size
@@ -101,7 +111,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         try:
             self._check_tokenizer(message.tokenizer_fingerprint)
             plan = self._plan(message.context)
-            token_ids = wire.token_ids("token_ids", message.token_ids, self._model.vocabulary_size)
+            token_ids = self._token_ids("token_ids", message.token_ids)
             self._model.check_length("context", plan.longest + len(token_ids))
             self._check_rows(len(plan.prompts))
         except InvalidRequestError as error:
@@ -109,6 +119,9 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         except ModelMismatchError as error:
             return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
         return Opening(message.session, message.epoch, plan, token_ids)
+
+    def _token_ids(self, field: str, data: bytes) -> tuple[int, ...]:
+        return wire.token_ids(field, data, self._model.vocabulary_size, self._model.context_length)
 
     def _check_rows(self, num_rows: int) -> None:
         if num_rows > self._cache.num_slots:
@@ -144,8 +157,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             got = len(request.sequences)
             raise InvalidRequestError(f"sequences: must be 1..{MAX_SEQUENCES}, got {got}")
         answers = [
-            wire.token_ids(f"sequences[{i}]", data, self._model.vocabulary_size)
-            for i, data in enumerate(request.sequences)
+            self._token_ids(f"sequences[{i}]", data) for i, data in enumerate(request.sequences)
         ]
         plan = self._plan(request.context)
         for i, answer in enumerate(answers):

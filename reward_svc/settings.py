@@ -94,5 +94,5 @@ class RewardSettings:
     )
     log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
     max_message_bytes: int = setting(
-        16 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
+        4 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
     )

@@ -13,6 +13,7 @@ from svc_common.preference_prompt import ChatMessage, Prompt
 from svc_common.preference_rules import check_count, check_preference
 
 ROLES = ("system", "user", "assistant")
+MAX_HINT_IDS = 1 << 14  # no preference takes so many; what stands behind them is not looked at
 # What GetServerInfo says: `both` is the two together.
 CONDITIONINGS = {
     Conditioning.PROMPT: (reward_pb2.CONDITIONING_PROMPT,),
@@ -44,7 +45,8 @@ def preference(
         vector = _vector(f"{field}.encoding", encoding, vector_size) if encoding else None
         return WeightedPreference(text, weight, vector=vector)
     # These ids are a hint that is compared with the prompt's own, so any bytes will do.
-    hint = np.frombuffer(encoding[: len(encoding) // 4 * 4], UINT32)
+    num_ids = min(len(encoding) // UINT32.itemsize, MAX_HINT_IDS)
+    hint = np.frombuffer(encoding, UINT32, num_ids)
     return WeightedPreference(text, weight, tuple(hint.tolist()))
 
 

@@ -7,6 +7,8 @@ from typing import TextIO
 
 from svc_common.rpc_boundary import current_request_id
 
+# gRPC's words, with a traceback, for a caller who hung up while the answer was sent.
+_HANG_UP = "ExecuteBatchError raised in core"
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -19,6 +21,7 @@ def configure_logging(level: str, stream: TextIO) -> None:
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(lambda record: not str(record.msg).startswith(_HANG_UP))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -110,6 +110,9 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:  # from gRPC's own services, such as reflection
                 code = grpc.StatusCode(context.code())
                 raise
+            except grpc.aio.InternalError as error:  # the caller hung up while we sent
+                code = _cancel_code(context)
+                raise asyncio.CancelledError from error
             except asyncio.CancelledError:
                 if not _is_cancelled():
                     code = grpc.StatusCode.INTERNAL
@@ -242,7 +245,10 @@ async def _abort(
         pushback = ("grpc-retry-pushback-ms", str(round(retry_after_s * 1000)))
         rich = rpc_status.to_status(status).trailing_metadata
         trailing_metadata = (*trailing_metadata, pushback, *rich)
-    await context.abort(code, message, trailing_metadata)
+    try:
+        await context.abort(code, message, trailing_metadata)
+    except grpc.aio.InternalError as error:  # the caller hung up: gRPC would log it as our bug
+        raise asyncio.CancelledError from error
 
 
 def _cut(message: str) -> str:

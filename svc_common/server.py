@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
-import prometheus_client
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from svc_common.callers import Identify, anonymous
 from svc_common.health import Health
 from svc_common.metrics import RpcMetrics
+from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.rpc_boundary import RpcBoundary
 from svc_common.running_calls import HEALTH_SERVICE, RunningCalls
 from svc_common.settings import SettingsError
@@ -221,7 +221,7 @@ def _metrics_endpoint(options: ServerOptions, registry: CollectorRegistry) -> It
     """Offer the registry over HTTP, on a thread of its own, and yield the port."""
     host = options.listen.rpartition(":")[0].strip("[]")
     try:
-        endpoint, thread = prometheus_client.start_http_server(options.metrics_port, host, registry)
+        endpoint, thread = start_metrics_endpoint(options.metrics_port, host, registry)
     except OSError as error:
         taken = f"{host}:{options.metrics_port}"
         raise _listen_error(options, "METRICS_PORT", taken) from error
