@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from redis.asyncio import Redis
 
 from generator_svc.profile_format import encoding_key
-from generator_svc.profile_scripts import PUT_ENCODING, READ_ENCODING
+from generator_svc.profile_scripts import FORGET_ENCODING, PUT_ENCODING, READ_ENCODING
 from generator_svc.store_health import StoreHealth
 
 MAX_ENCODING_BYTES = 1 << 20  # a vector of a model with D = 4096 takes 32 KiB
@@ -60,5 +60,5 @@ class EncodingStore:
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for text in texts:
-                pipeline.set(encoding_key(text), b"", ex=FORGOTTEN_S)
+                pipeline.eval(FORGET_ENCODING, 1, encoding_key(text), FORGOTTEN_S)
             await pipeline.execute()

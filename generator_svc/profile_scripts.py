@@ -96,3 +96,11 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
+
+# ARGV: seconds for which nothing is kept. A Redis whose memory is full lets a script write that has
+# freed something, so erasures go on there.
+FORGET_ENCODING = """
+redis.call('UNLINK', KEYS[1])
+redis.call('SET', KEYS[1], '', 'EX', ARGV[1])
+return 1
+"""

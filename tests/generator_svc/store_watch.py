@@ -1,11 +1,17 @@
 """What the tests of the profile store watch it by."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
+import redis.asyncio
+
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
+from svc_common.errors import StoreUnavailableError
 
 # The tests' machine may be busy; how fast silence is noticed is tested by itself.
 PATIENT = StoreOptions(timeout_s=5.0, quick_s=5.0)
+# As in production, but that every copy is old.
+OLD_COPIES = StoreOptions(local_ttl_s=0.0)
 
 
 class Watch:
@@ -52,3 +58,60 @@ def watched(client, options):
 async def opened(url, options=PATIENT):
     async with watched(connect(url, options.timeout_s), options) as store:
         yield store
+
+
+async def until(condition, seconds=20.0):
+    """Wait for what another process brings about: there is no event to wait on."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def until_served(store, user_id="ann"):
+    """Wait until Redis itself answers a read, and return what it says."""
+    found = []
+
+    async def is_served():
+        try:
+            found.append(await store.get("t", user_id))
+        except StoreUnavailableError:
+            return False
+        return True
+
+    await until(is_served)
+    return found[0]
+
+
+@asynccontextmanager
+async def admin(server):
+    async with redis.asyncio.Redis(port=server.port) as client:
+        yield client
+
+
+async def put(store, user_id, preferences):
+    """Write a profile however long this busy machine takes."""
+
+    async def is_done():
+        try:
+            await store.put("t", user_id, preferences, None)
+        except StoreUnavailableError:
+            return False
+        return True
+
+    await until(is_done)
+    return await until_served(store, user_id)
+
+
+async def until_loaded(store):
+    """Have a copy made, and return it."""
+    profile = await until_served(store)
+
+    async def is_copied():
+        try:
+            await store.load("t", "ann")
+        except StoreUnavailableError:
+            return False
+        return store.watch.sources[-1] == "redis"
+
+    await until(is_copied)
+    return profile
