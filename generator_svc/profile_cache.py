@@ -17,6 +17,9 @@ class LocalCache(Generic[_V]):
         self._clock = clock
         self._entries: OrderedDict[str, tuple[_V, float]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def get(self, key: str, max_age_s: float) -> _V | None:
         """Return the value of `key` unless it is absent or older than `max_age_s`."""
         if key not in self._entries:

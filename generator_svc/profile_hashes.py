@@ -130,7 +130,7 @@ class ProfileHashes:
             ProfileDamagedError: The index itself is none.
         """
         profiles: list[Profile | DamagedProfile] = []
-        start = after.encode()
+        start = after.encode() if after else None
         while len(profiles) < limit:
             size = min(_LIST_BATCH, limit - len(profiles))
             async with self._health.answering():

@@ -44,9 +44,9 @@ class UserIndex:
             was, exists = exists, await self._redis.exists(key)
             is_right = was == exists
 
-    async def page(self, tenant: str, size: int, after: bytes) -> list[bytes]:
-        """Return up to `size` user ids behind `after`; an empty `after` is the beginning."""
-        start = b"(" + after if after else b"-"
+    async def page(self, tenant: str, size: int, after: bytes | None) -> list[bytes]:
+        """Return up to `size` user ids behind `after`, or the first ones."""
+        start = b"-" if after is None else b"(" + after
         try:
             members = await self._redis.zrangebylex(
                 users_key(tenant), start, b"+", start=0, num=size
