@@ -22,6 +22,7 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
+from generator_svc.profile_format import subject_of, user_tag
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
@@ -81,6 +82,7 @@ class _Plan:
     params: GenerationParams
     context: RewardContext | None
     profile_revision: int
+    subject: bytes
 
 
 class Generator:
@@ -177,12 +179,17 @@ class Generator:
             prompt = _with_preferences(prompt, preferences)
         prompt_ids = self._encode(prompt)
         self._admission.resize(ticket, request, len(prompt_ids))
+        subject = subject_of(user_tag(origin.tenant, request.user_id)) if request.user_id else b""
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
             timeout_s = origin.deadline.limit(ENCODING_TIMEOUT_S)
-            encoded = await self._encodings.encode(preferences, timeout_s)
+            encoded = await self._encodings.encode(preferences, subject, timeout_s)
             context = RewardContext(
-                request.prompt, encoded, request.reference, is_base_prompt=not request.prompts_base
+                request.prompt,
+                encoded,
+                request.reference,
+                is_base_prompt=not request.prompts_base,
+                subject=subject,
             )
         seed = secrets.randbits(63) if request.seed is None else request.seed
         params = GenerationParams(
@@ -196,7 +203,7 @@ class Generator:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return _Plan(origin, ticket, prompt_ids, params, context, revision)
+        return _Plan(origin, ticket, prompt_ids, params, context, revision, subject)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str
@@ -248,6 +255,7 @@ class Generator:
             tenant=plan.origin.tenant,
             priority=request.priority,
             deadline=plan.origin.deadline.at,
+            subject=plan.subject,
             arrived_at=plan.origin.arrived_at,
         )
 

@@ -1,4 +1,4 @@
-"""What the generator measures; implements the observers of engine, prompts, pool and profiles."""
+"""What the generator measures; implements the observers of engine, prompts and pool."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -84,12 +84,6 @@ class GeneratorMetrics:
         self._model_changes = Counter(
             "pad_reward_model_changes_total",
             "Answers that went on with another version of the reward model.",
-            registry=registry,
-        )
-        self._lookups = Counter(
-            "pad_profile_lookups_total",
-            "Profiles looked up, by where they were found.",
-            ["source"],
             registry=registry,
         )
         self._finished = Counter(
@@ -223,6 +217,3 @@ class GeneratorMetrics:
         self._step.labels("reward_queue").observe(queue_s)
         self._step.labels("reward_forward").observe(forward_s)
         self._step.labels("reward_select").observe(select_s)
-
-    def profile_lookup(self, source: str) -> None:
-        self._lookups.labels(source).inc()

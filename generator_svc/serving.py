@@ -10,6 +10,7 @@ from generator_svc.admission.opening import opened_admission
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
+from generator_svc.erasures import Erasures
 from generator_svc.generation import GenerationDefaults, Generator
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.profile_servicer import ProfileServicer
@@ -17,6 +18,7 @@ from generator_svc.profiles import ProfileStore, StoreOptions, connect
 from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
+from generator_svc.store_metrics import StoreMetrics
 from generator_svc.warm_up import WarmUp
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
 from svc_common.callers import Caller, everyone_is
@@ -25,6 +27,7 @@ from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
 
@@ -57,15 +60,20 @@ async def serve_engine(
     loaded: LoadedModel,
     parts: Parts,
     engine: Engine,
+    prefixes: PrefixCache,
     rewards: Rewards,
 ) -> None:
-    """Serve what `engine` writes with the model `loaded` until SIGTERM."""
+    """Serve what `engine` writes with the model `loaded` until SIGTERM.
+
+    `prefixes` are what the engine keeps of prompts.
+    """
     health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
-    lookup = parts.metrics.profile_lookup
+    measured = StoreMetrics(parts.registry)
+    erasures = Erasures(parts.thread, prefixes, rewards.queries, measured, parts.metrics)
     limits = RequestLimits(settings.max_tokens, settings.max_top_k)
     redis = connect(settings.redis_url, StoreOptions.timeout_s)
     async with (
-        ProfileStore(redis, _store_options(settings), lookup) as store,
+        ProfileStore(redis, _store_options(settings), measured, erasures) as store,
         opened_admission(settings, engine.scheduler, parts.metrics) as (admission, limiter),
     ):
         generator = Generator(
@@ -79,7 +87,7 @@ async def serve_engine(
                 context_length=loaded.context_length,
                 vocabulary_size=loaded.model.config.vocab_size,
             ),
-            lookup,
+            measured.profile_lookup,
             admission,
         )
         info = _server_info(settings, loaded, parts.version)
@@ -119,6 +127,7 @@ async def serve_engine(
                 warm_up.run(),
                 parts.faults.listen(settings.fault_points),
                 limiter.run(),
+                erasures.run(),
             )
         finally:
             parts.thread.close()

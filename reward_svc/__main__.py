@@ -11,6 +11,7 @@ import torch
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
+from reward_svc.forgetting import Forgetting
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.servicer import RewardServicer
@@ -56,13 +57,14 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         model,
         num_slots=settings.num_slots,
         pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
-        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s),
         metrics=metrics,
     )
     batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)
     encoder = PreferenceEncoder(cache, batcher)
     faults = FaultPoints()
-    servicer = RewardServicer(cache, batcher, encoder, software_version, faults)
+    forgetting = Forgetting(cache, thread, metrics)
+    servicer = RewardServicer(cache, batcher, encoder, forgetting, software_version, faults)
     health = Health([reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name])
     options = ServerOptions(
         settings_prefix=PREFIX,
@@ -78,6 +80,7 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
             serve(options, health, registry, [add_servicer]),
             batcher.run(),
             serve_when_warm(health, batcher, model),
+            forgetting.run(),
             drain_with(health, batcher),
             faults.listen(settings.fault_points),
         )

@@ -37,6 +37,7 @@ class RewardContext:
     preferences: tuple[EncodedPreference, ...]
     reference: Reference
     is_base_prompt: bool = False
+    subject: bytes = b""  # whose answers: an opaque name, by which caches can be cleared
 
     @property
     def total_weight(self) -> float:
@@ -150,12 +151,17 @@ class RewardQueries(Protocol):
             RewardUnavailableError: no answer came in time.
         """
 
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
-        """Return (model version, encoding) of a preference.
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float
+    ) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference; `subject` is as in RewardContext.
 
         Raises:
             RewardUnavailableError: no answer came in time.
         """
+
+    async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        """Have dropped what is kept of these users' requests; say whether all of it was."""
 
 
 class Replica(Protocol):

@@ -123,6 +123,7 @@ class Sequence:
     tenant: str = "default"
     priority: Priority = Priority.INTERACTIVE
     deadline: float = math.inf
+    subject: bytes = b""  # whose; what is kept of its prompt is kept for that user
     token_ids: list[int] = field(default_factory=list)
     num_prefilled: int = 0  # prompt tokens that were run
     row: Row | None = None
