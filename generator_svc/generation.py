@@ -19,6 +19,7 @@ from generator_svc.engine.sequence import (
     Timings,
 )
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
+from generator_svc.request_checks import check_stored_profile
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import rank_samples
 from svc_common.errors import InvalidRequestError
@@ -33,6 +34,7 @@ class GenerationDefaults:
     beta: float
     context_length: int
     vocabulary_size: int
+    guidelines: str = ""  # the operator's, before preferences in the base model's prompt
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Generator:
         beta = self._defaults.beta if chosen_beta is None else chosen_beta
         prompt = request.prompt
         if request.prompts_base:
-            prompt = _with_preferences(prompt, preferences)
+            prompt = _with_preferences(prompt, preferences, self._defaults.guidelines)
         prompt_ids = self._encode(prompt)
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
@@ -172,25 +174,26 @@ class Generator:
         needs_them = request.strategy.needs_preferences or request.prompts_base
         if request.preferences:
             self._on_lookup("inline")
-            self._check_preferences("preferences", request.preferences)
+            self._check_control_tokens("preferences", request.preferences)
         if request.preferences or not needs_them:
             return request.preferences, None, 0
         profile = await self._store.load(tenant, request.user_id)
-        self._check_preferences("profile.preferences", profile.preferences)
+        check_stored_profile(profile)
+        self._check_control_tokens("profile.preferences", profile.preferences)
         return profile.preferences, profile.beta, profile.revision
 
-    def _check_preferences(self, field: str, preferences: tuple[Preference, ...]) -> None:
+    def _check_control_tokens(self, field: str, preferences: tuple[Preference, ...]) -> None:
         for i, preference in enumerate(preferences):
             self._tokenizer.check_text(f"{field}[{i}].text", preference.text)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
-        for text in texts:  # tokenising holds the event loop
-            self._tokenizer.check_length("prompt", text, self._defaults.context_length)
+        field = "prompt" if isinstance(prompt, str) else "chat.messages"
+        # Tokenising holds the event loop.
+        self._tokenizer.check_length(field, "".join(texts), self._defaults.context_length)
         prompt_ids = self._tokenizer.encode_prompt(prompt)
         most = self._defaults.context_length - 1
         if len(prompt_ids) > most:
-            field = "prompt" if isinstance(prompt, str) else "chat"
             raise InvalidRequestError(
                 f"{field}: must have at most {most} tokens, so that one can be written in the"
                 f" context of {self._defaults.context_length}, has {len(prompt_ids)}"
@@ -285,9 +288,11 @@ async def _collect(sequence: Sequence) -> list[ChosenToken]:
     return [token async for token in sequence.tokens()]
 
 
-def _with_preferences(prompt: Prompt, preferences: tuple[Preference, ...]) -> Prompt:
+def _with_preferences(
+    prompt: Prompt, preferences: tuple[Preference, ...], guidelines: str
+) -> Prompt:
     """Return the prompt with all preferences stated in it (weights cannot be said in words)."""
     text = " ".join(preference.text for preference in preferences)
     if isinstance(prompt, str):
-        return guide_text(prompt, text)
-    return tuple(add_preference(prompt, text))
+        return guide_text(prompt, text, guidelines)
+    return tuple(add_preference(prompt, text, guidelines))

@@ -42,6 +42,7 @@ class RequestLimits:
 
     max_tokens: int
     max_top_k: int
+    max_turns: int  # of a conversation: each takes a token at least
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def parse_request(
     Raises:
         InvalidRequestError: a field breaks its rule; the text names field, rule and value.
     """
-    prompt = _parse_prompt(request)
+    prompt = _parse_prompt(request, limits.max_turns)
     user_id = parse_user_id(request.user_id) if request.user_id else ""
     preferences = parse_preferences(request.preferences) if request.preferences else ()
     strategy = _parse_strategy(request, is_personal=bool(user_id or preferences))
@@ -101,7 +102,7 @@ def parse_request(
     )
 
 
-def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
+def _parse_prompt(request: generator_pb2.GenerateRequest, max_turns: int) -> Prompt:
     kind = request.WhichOneof("input")
     if kind is None:
         raise InvalidRequestError("prompt, chat: one must be set, got none")
@@ -109,6 +110,9 @@ def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
         if not request.prompt:
             raise InvalidRequestError("prompt: must not be empty")
         return request.prompt
+    count = len(request.chat.messages)
+    if count > max_turns:
+        raise InvalidRequestError(f"chat.messages: must hold at most {max_turns}, got {count}")
     messages = tuple(ChatMessage(m.role, m.content) for m in request.chat.messages)
     for i, message in enumerate(messages):
         if message.role not in ROLES:

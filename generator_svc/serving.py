@@ -11,6 +11,7 @@ from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.generation import GenerationDefaults, Generator
+from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.profile_servicer import ProfileServicer
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
@@ -60,7 +61,8 @@ async def serve_engine(
     """Serve what `engine` writes with the model `loaded` until SIGTERM."""
     health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
     lookup = parts.metrics.profile_lookup
-    limits = RequestLimits(settings.max_tokens, settings.max_top_k)
+    limits = RequestLimits(settings.max_tokens, settings.max_top_k, loaded.context_length)
+    guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
     redis = connect(settings.redis_url, StoreOptions.timeout_s)
     async with ProfileStore(redis, _store_options(settings), lookup) as store:
         generator = Generator(
@@ -73,6 +75,7 @@ async def serve_engine(
                 beta=settings.default_beta,
                 context_length=loaded.context_length,
                 vocabulary_size=loaded.model.config.vocab_size,
+                guidelines=guidelines,
             ),
             lookup,
         )

@@ -78,6 +78,11 @@ class GeneratorSettings:
     encoding_ttl_s: float = setting(
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
     )
+    guidelines_file: str = setting(
+        "",
+        help="text that stands before preferences where these stand in the base model's prompt,"
+        " for example that they are data about style; empty: none, as the models were measured",
+    )
     tenant: str = setting("default", help="under which profiles are kept")
     drain_s: float = setting(30.0, min=0, max=3600, help="running answers get this to finish")
     max_message_bytes: int = setting(

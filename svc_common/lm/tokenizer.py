@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from svc_common.errors import InvalidRequestError, ModelMismatchError
+from svc_common.lm.control_tokens import control_tokens
 from svc_common.preference_prompt import ChatMessage, Prompt
 
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
@@ -20,8 +22,7 @@ class Tokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self.end_of_turn_ids = end_of_turn_ids
-        self._control_tokens = tuple(tokenizer.all_special_tokens)
-        self._control_ids = frozenset(tokenizer.all_special_ids)
+        self._control_tokens = control_tokens(tokenizer)
         self._token_texts: dict[int, str] = {}  # at most the vocabulary
 
     @cached_property
@@ -41,7 +42,10 @@ class Tokenizer:
         if isinstance(prompt, str):
             ids = self._ids(prompt, add_special_tokens=True)
         else:
+            for i, message in enumerate(prompt):
+                self._check_names(f"chat.messages[{i}].content", message.content)
             ids = self._ids(self._render_chat(prompt), add_special_tokens=False)
+            self._check_turns(prompt, ids)
         if not ids:
             raise InvalidRequestError("prompt: must hold at least one token, got 0")
         return ids
@@ -52,9 +56,30 @@ class Tokenizer:
         Raises:
             InvalidRequestError: a control token of the model stands in `text`.
         """
-        found = next((token for token in self._control_tokens if token in text), None)
+        self._check_names(field, text)
+        ids = self._ids(text, add_special_tokens=False)
+        found = next((self._control_tokens[i] for i in ids if i in self._control_tokens), None)
+        if found is not None:  # by a tokenizer that changes text before it looks for tokens
+            raise InvalidRequestError(f"{field}: must not hold what is read as {found!r}")
+
+    def _check_names(self, field: str, text: str) -> None:
+        found = next((token for token in self._control_tokens.values() if token in text), None)
         if found is not None:
             raise InvalidRequestError(f"{field}: must not hold the control token {found!r}")
+
+    def _check_turns(self, messages: tuple[ChatMessage, ...], token_ids: list[int]) -> None:
+        """Refuse a conversation that reads as other turns than those of its messages."""
+        plain = tuple(replace(m, content="x") if m.content.strip() else m for m in messages)
+        expected = self._ids(self._render_chat(plain), add_special_tokens=False)
+        marks, wanted = (self._marks(ids) for ids in (token_ids, expected))
+        if marks != wanted:
+            raise InvalidRequestError(
+                "chat.messages: must hold no text that is read as control tokens,"
+                f" got {len(marks)} where the template writes {len(wanted)}"
+            )
+
+    def _marks(self, token_ids: list[int]) -> list[int]:
+        return [token_id for token_id in token_ids if token_id in self._control_tokens]
 
     @cached_property
     def _longest_token(self) -> int:
@@ -88,15 +113,13 @@ class Tokenizer:
         return text
 
     def _token_text(self, token_id: int) -> str:
-        if token_id in self._control_ids:
+        if token_id in self._control_tokens:
             return str(self._tokenizer.convert_ids_to_tokens(token_id))
         return self.decode([token_id])
 
     def _render_chat(self, messages: tuple[ChatMessage, ...]) -> str:
         if not self._tokenizer.chat_template:
             raise ModelMismatchError("chat: the loaded model has no chat template; send a prompt")
-        for i, message in enumerate(messages):
-            self.check_text(f"chat.messages[{i}].content", message.content)
         try:
             rendered = self._tokenizer.apply_chat_template(
                 [vars(message) for message in messages], tokenize=False, add_generation_prompt=True
