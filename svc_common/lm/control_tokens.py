@@ -3,6 +3,8 @@
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from svc_common.lm.chat_template import render_chat
+
 _PROBE = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
 
 
@@ -27,8 +29,6 @@ def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         return ""
     try:
-        return str(
-            tokenizer.apply_chat_template(_PROBE, tokenize=False, add_generation_prompt=True)
-        )
-    except (TemplateError, TypeError, ValueError, LookupError):
+        return render_chat(tokenizer, _PROBE)
+    except TemplateError:
         return ""

@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from svc_common.errors import InvalidRequestError, ModelMismatchError
+from svc_common.lm.chat_template import render_chat
 from svc_common.lm.control_tokens import control_tokens
 from svc_common.preference_prompt import ChatMessage, Prompt
 
@@ -121,12 +122,9 @@ class Tokenizer:
         if not self._tokenizer.chat_template:
             raise ModelMismatchError("chat: the loaded model has no chat template; send a prompt")
         try:
-            rendered = self._tokenizer.apply_chat_template(
-                [vars(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
+            return render_chat(self._tokenizer, [vars(message) for message in messages])
         except TemplateError as error:  # for example roles in an order the model does not know
             raise InvalidRequestError(f"chat: the model's template refuses it: {error}") from error
-        return str(rendered)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids
@@ -148,8 +146,12 @@ def load_tokenizer(model_dir: Path, weights_dir: Path | None = None) -> Tokenize
     weights_dir = weights_dir or model_dir
     config = None  # that of `model_dir`, if it has one
     if weights_dir != model_dir:
-        config = AutoConfig.from_pretrained(weights_dir, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, config=config)
+        config = AutoConfig.from_pretrained(
+            weights_dir, local_files_only=True, trust_remote_code=False
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_dir, local_files_only=True, trust_remote_code=False, config=config
+    )
     ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
     if (weights_dir / "generation_config.json").is_file():
         eos = GenerationConfig.from_pretrained(weights_dir, local_files_only=True).eos_token_id
