@@ -19,12 +19,12 @@ from generator_svc.engine.sequence import (
     Timings,
 )
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
-from generator_svc.request_checks import check_stored_profile
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import rank_samples
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.preference_prompt import Prompt, add_preference, guide_text
+from svc_common.preference_text import check_preference_text
 
 
 @dataclass(frozen=True)
@@ -174,16 +174,17 @@ class Generator:
         needs_them = request.strategy.needs_preferences or request.prompts_base
         if request.preferences:
             self._on_lookup("inline")
-            self._check_control_tokens("preferences", request.preferences)
+            self._check_texts("preferences", request.preferences)
         if request.preferences or not needs_them:
             return request.preferences, None, 0
         profile = await self._store.load(tenant, request.user_id)
-        check_stored_profile(profile)
-        self._check_control_tokens("profile.preferences", profile.preferences)
+        self._check_texts("profile.preferences", profile.preferences)
         return profile.preferences, profile.beta, profile.revision
 
-    def _check_control_tokens(self, field: str, preferences: tuple[Preference, ...]) -> None:
+    def _check_texts(self, field: str, preferences: tuple[Preference, ...]) -> None:
+        """Refuse what would be more than a preference in a prompt, whoever stored it."""
         for i, preference in enumerate(preferences):
+            check_preference_text(f"{field}[{i}].text", preference.text)
             self._tokenizer.check_text(f"{field}[{i}].text", preference.text)
 
     def _encode(self, prompt: Prompt) -> list[int]:

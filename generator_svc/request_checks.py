@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from generator_svc.profile_format import Preference, Profile
+from generator_svc.profile_format import Preference
 from pad.v1 import common_pb2
 from svc_common.errors import InvalidRequestError
-from svc_common.preference_rules import check_count, check_preference
+from svc_common.preference_rules import check_count, check_stated_preference
 
 MAX_BETA = 10.0
 _MAX_USER_ID_CHARACTERS = 128
@@ -49,32 +49,18 @@ def parse_preferences(
     )
 
 
-def parse_beta(beta: float, field: str = "beta") -> float:
-    """Return a guidance strength; `field` is its name, for messages.
+def parse_beta(beta: float) -> float:
+    """Return a guidance strength.
 
     Raises:
         InvalidRequestError: It is not 0..10.
     """
     if not 0.0 <= beta <= MAX_BETA:  # nan is not
-        raise InvalidRequestError(f"{field}: must be 0..{MAX_BETA:g}, got {beta}")
+        raise InvalidRequestError(f"beta: must be 0..{MAX_BETA:g}, got {beta}")
     return beta
-
-
-def check_stored_profile(profile: Profile) -> None:
-    """Refuse what could not be written today: an older version wrote it, or somebody else.
-
-    Raises:
-        InvalidRequestError: A field is out of range.
-    """
-    field = "profile.preferences"
-    check_count(field, len(profile.preferences))
-    for i, preference in enumerate(profile.preferences):
-        check_preference(f"{field}[{i}]", preference.text, preference.weight)
-    if profile.beta is not None:
-        parse_beta(profile.beta, "profile.beta")
 
 
 def _parse_preference(message: common_pb2.Preference, field: str) -> Preference:
     weight = message.weight if message.HasField("weight") else 1.0
-    check_preference(field, message.text, weight)
+    check_stated_preference(field, message.text, weight)
     return Preference(message.text, weight)

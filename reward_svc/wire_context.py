@@ -10,7 +10,7 @@ from reward_svc.pad_config import Conditioning
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
-from svc_common.preference_rules import check_count, check_preference
+from svc_common.preference_rules import check_count, check_stated_preference
 
 ROLES = ("system", "user", "assistant")
 # What GetServerInfo says: `both` is the two together.
@@ -39,7 +39,7 @@ def preference(
         InvalidRequestError: Text or weight is out of range, or the encoding is no such vector.
     """
     text, weight = message.text, message.weight if message.HasField("weight") else 1.0
-    check_preference(field, text, weight)
+    check_stated_preference(field, text, weight)
     if vector_size is not None:
         vector = _vector(f"{field}.encoding", encoding, vector_size) if encoding else None
         return WeightedPreference(text, weight, vector=vector)

@@ -21,10 +21,10 @@ def check_count(field: str, count: int) -> None:
 
 
 def check_preference(field: str, text: str, weight: float) -> None:
-    """Refuse a weight that is out of range, or a text that is, or that could be more than data.
+    """Refuse a text or weight that is out of range; the error never repeats the text.
 
     Raises:
-        InvalidRequestError: It is; the error never repeats the text.
+        InvalidRequestError: It is.
     """
     if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
         rule = f"must be 1..{MAX_TEXT_CHARACTERS} characters"
@@ -33,8 +33,20 @@ def check_preference(field: str, text: str, weight: float) -> None:
         raise InvalidRequestError(
             f"{field}.text: must not be blank, got {len(text)} blank characters"
         )
-    check_preference_text(f"{field}.text", text)
     if not (math.isfinite(weight) and 0 < weight <= MAX_WEIGHT):
         raise InvalidRequestError(
             f"{field}.weight: must be > 0 and <= {MAX_WEIGHT:g}, got {weight}"
         )
+
+
+def check_stated_preference(field: str, text: str, weight: float) -> None:
+    """Refuse what `check_preference` refuses, and a text that could be more than a preference.
+
+    For what a caller sends. What is stored may be older than these rules: it can be read and
+    erased, and its text is checked where it is used.
+
+    Raises:
+        InvalidRequestError: It is such a preference; the error never repeats the text.
+    """
+    check_preference(field, text, weight)
+    check_preference_text(f"{field}.text", text)

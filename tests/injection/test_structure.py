@@ -10,7 +10,7 @@ from reward_svc.prompts import plan_session
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.preference_prompt import ChatMessage, add_preference
-from svc_common.preference_rules import check_preference
+from svc_common.preference_rules import check_stated_preference
 from tests.injection.structure import Structure, structure
 from tests.injection.texts import ALLOWED, REFUSED
 from tests.injection.tokenizers import kinds
@@ -34,7 +34,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 def accept(text: str, tokenizer: Tokenizer) -> None:
     """Do what both services do with a preference before they use it."""
-    check_preference("preferences[0]", text, 1.0)
+    check_stated_preference("preferences[0]", text, 1.0)
     tokenizer.check_text("preferences[0].text", text)
 
 
@@ -48,7 +48,7 @@ def unchecked(text: str, tokenizer: Tokenizer) -> Structure:
 def test_what_could_be_more_than_a_preference_is_refused(name: str) -> None:
     text = REFUSED[name]
     with pytest.raises(InvalidRequestError) as caught:
-        check_preference("preferences[0]", text, 1.0)
+        check_stated_preference("preferences[0]", text, 1.0)
     message = str(caught.value)
     assert message.startswith("preferences[0].text: must ")
     assert ", got " in message
