@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -145,10 +146,12 @@ def test_reward_service_can_be_scaled(services):
     assert not {"container_name", "ports", "hostname"} & set(services["reward"])
 
 
-def test_reward_service_and_store_are_reached_from_the_backend_alone(compose):
-    assert compose["networks"]["backend"]["internal"] is True
-    for name in ("reward", "redis"):
-        assert compose["services"][name]["networks"] == ["backend"]
+def test_reward_service_and_store_are_reached_from_their_networks_alone(compose):
+    for name, network in (("reward", "backend"), ("redis", "store")):
+        assert compose["services"][name]["networks"] == [network]
+        assert compose["networks"][network] == {"internal": True}
+    members = [name for name, its in compose["services"].items() if "store" in its["networks"]]
+    assert sorted(members) == ["generator", "redis"]  # nobody else reads profiles
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -171,10 +174,39 @@ def test_containers_can_change_nothing_but_their_volumes(services):
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["init"] is True, name
-        assert service["tmpfs"] == ["/tmp"], name
+        assert service["tmpfs"] == ["/tmp:size=256m,mode=1777,nosuid,nodev"], name
+        assert 0 < service["pids_limit"] <= 1024, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert "privileged" not in service, name
+        for door in (
+            "privileged",
+            "cap_add",
+            "devices",
+            "pid",
+            "ipc",
+            "network_mode",
+            "userns_mode",
+        ):
+            assert door not in service, name
+        assert not [source for source, _ in mounts(service) if "docker.sock" in source], name
+
+
+def test_what_containers_mount_from_this_machine_is_read_only(services):
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            is_path = volume.startswith((".", "/"))
+            assert volume.endswith(":ro") == is_path, (name, volume)
+
+
+def test_no_secret_stands_in_an_environment_or_a_command(services):
+    """Any process of the container reads them, and `docker inspect` shows them."""
+    for name, service in services.items():
+        for variable, value in service.get("environment", {}).items():
+            words = ("PASSWORD", "SECRET", "TOKEN", "KEY", "CREDENTIAL")
+            is_secret = any(word in variable for word in words) and not variable.endswith("_FILE")
+            assert not is_secret, (name, variable)
+            assert not re.search(r"://[^/@]*:[^/@]*@", str(value)), (name, variable)
+        assert not re.search("requirepass|masterauth|--user", str(service.get("command"))), name
 
 
 def test_foreign_images_are_pinned_and_run_without_root(services):
