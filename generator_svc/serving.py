@@ -15,6 +15,7 @@ from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.profile_servicer import ProfileServicer
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
+from generator_svc.redis_password import read_password_file
 from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
@@ -63,7 +64,8 @@ async def serve_engine(
     lookup = parts.metrics.profile_lookup
     limits = RequestLimits(settings.max_tokens, settings.max_top_k, loaded.context_length)
     guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
-    redis = connect(settings.redis_url, StoreOptions.timeout_s)
+    password = read_password_file(settings.redis_password_file)
+    redis = connect(settings.redis_url, StoreOptions.timeout_s, password=password)
     async with ProfileStore(redis, _store_options(settings), lookup) as store:
         generator = Generator(
             engine,

@@ -20,6 +20,11 @@ class GeneratorSettings:
         help="reward replicas: host:port (a name may stand for many) or unix:path"
     )
     redis_url: str = setting(help="profile store: redis://host:port/db or unix:///path")
+    redis_password_file: str = setting(
+        "",
+        help="password of the store, or user and password with a blank between, alone in the file;"
+        " read anew for each connection",
+    )
     listen: str = setting("0.0.0.0:50051", help="address of the gRPC server; port 0 for any")
     metrics_port: int = setting(9101, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     dtype: str = setting("float32", choices=tuple(DTYPES), help="of weights and KV cache")

@@ -13,6 +13,7 @@ from tests.deploy.stack import (
     GPU,
     MAIN,
     ROOT,
+    SECRETS,
     SETTINGS,
     default_metrics_port,
     default_port,
@@ -22,7 +23,12 @@ from tests.deploy.stack import (
     variables,
 )
 
-FILES = {"main": [MAIN], "gpu": [MAIN, GPU]}
+FILES = {
+    "main": [MAIN],
+    "gpu": [MAIN, GPU],
+    "secrets": [MAIN, SECRETS],
+    "all": [MAIN, GPU, SECRETS],
+}
 
 
 @pytest.fixture(params=FILES)
@@ -40,7 +46,7 @@ def settings_of(services, name):
     return load_settings(cls, prefix, services[name]["environment"])
 
 
-@pytest.mark.parametrize("names", [[MAIN], [GPU], [MAIN, GPU]], ids=["main", "gpu alone", "merged"])
+@pytest.mark.parametrize("names", [[GPU], [SECRETS], *FILES.values()])
 def test_files_follow_the_compose_specification(names, tmp_path):
     path = tmp_path / "compose.yml"
     path.write_text(yaml.safe_dump(load_compose(*names)))
@@ -107,7 +113,7 @@ def test_environment_holds_settings_of_the_service_and_nothing_else(services):
 def test_variables_of_the_operator_are_no_settings():
     """One exported as REWARD_MODEL stopped services started by hand: no such setting."""
     prefixes = tuple(prefix for prefix, _ in SETTINGS.values())
-    for name in (MAIN, GPU):
+    for name in (MAIN, GPU, SECRETS):
         assert not [variable for variable in variables(name) if variable.startswith(prefixes)]
 
 
@@ -234,3 +240,21 @@ def test_without_the_override_no_gpu_is_asked_for():
     services = load_compose(MAIN)["services"]
     assert not [name for name, service in services.items() if "deploy" in service]
     assert {settings_of(services, name).device for name in SETTINGS} == {"cpu"}
+
+
+def test_with_secrets_redis_knows_users_and_the_generator_is_one():
+    plain, services = (load_compose(*FILES[name])["services"] for name in ("main", "secrets"))
+    settings = settings_of(services, "generator")
+    assert settings.redis_password_file == "/run/secrets/redis_password"
+    command = services["redis"]["command"]
+    assert command == [*plain["redis"]["command"], "--aclfile", "/run/secrets/redis_users"]
+    assert services["generator"]["secrets"] == ["redis_password"]
+    assert services["redis"]["secrets"] == ["redis_users"]
+    assert "secrets" not in services["reward"]
+
+
+def test_secrets_are_files_outside_of_the_repository_and_of_images():
+    for secret in load_compose(MAIN, SECRETS)["secrets"].values():
+        assert set(secret) == {"file"}
+        assert secret["file"].startswith("./secrets/")
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
