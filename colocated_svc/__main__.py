@@ -63,7 +63,7 @@ async def run(
     pair = build(settings, reward_settings, model, prefixes, parts.thread, parts.metrics)
     queries = ColocatedQueries(pair.cache, pair.scorer)
     rewards = Rewards(queries, InProcess(pair.scorer), pair.scorer.work.run)
-    await serve_engine(settings, base, parts, pair.engine, rewards)
+    await serve_engine(settings, base, parts, pair.engine, pair.cache.prefixes, rewards)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build(
         model,
         num_slots=settings.num_slots + reward_settings.num_slots + NUM_ROWS,
         pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
-        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s),
         metrics=prefixes,
     )
     shared = SharedRows(cache.runner)

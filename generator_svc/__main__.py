@@ -62,14 +62,17 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
         parts.metrics,
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
-    engine = new_engine(settings, loaded, parts.thread, pool, parts.metrics)
-    await serve_engine(settings, loaded, parts, engine, Rewards(calls, pool.fleet, pool.run))
+    prefixes = PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s)
+    engine = new_engine(settings, loaded, parts.thread, prefixes, pool, parts.metrics)
+    rewards = Rewards(calls, pool.fleet, pool.run)
+    await serve_engine(settings, loaded, parts, engine, prefixes, rewards)
 
 
 def new_engine(
     settings: GeneratorSettings,
     loaded: LoadedModel,
     thread: ModelThread,
+    prefixes: PrefixCache,
     pool: RewardPool,
     metrics: GeneratorMetrics,
 ) -> Engine:
@@ -80,7 +83,7 @@ def new_engine(
     prompts = PromptReader(
         runner,
         PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
-        PrefixCache(settings.max_prefix_cache_bytes),
+        prefixes,
         metrics,
     )
     scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)

@@ -18,6 +18,7 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
+from generator_svc.profile_format import subject_of, user_tag
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import rank_samples
@@ -67,6 +68,7 @@ class _Plan:
     params: GenerationParams
     context: RewardContext | None
     profile_revision: int
+    subject: bytes
 
 
 class Generator:
@@ -149,10 +151,11 @@ class Generator:
         if request.prompts_base:
             prompt = _with_preferences(prompt, preferences, self._defaults.guidelines)
         prompt_ids = self._encode(prompt)
+        subject = subject_of(user_tag(tenant, request.user_id)) if request.user_id else b""
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
-            encoded = await self._encodings.encode(preferences)
-            context = RewardContext(request.prompt, encoded, request.reference)
+            encoded = await self._encodings.encode(preferences, subject)
+            context = RewardContext(request.prompt, encoded, request.reference, subject)
         seed = secrets.randbits(63) if request.seed is None else request.seed
         params = GenerationParams(
             beta=beta,
@@ -165,7 +168,7 @@ class Generator:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return _Plan(request_id, arrived_at, prompt_ids, params, context, revision)
+        return _Plan(request_id, arrived_at, prompt_ids, params, context, revision, subject)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str
@@ -216,6 +219,7 @@ class Generator:
             params=params,
             text=TextStream(self._tokenizer, request.stop),
             end_of_turn_ids=self._tokenizer.end_of_turn_ids,
+            subject=plan.subject,
             arrived_at=plan.arrived_at,
         )
 

@@ -1,4 +1,4 @@
-"""What the generator measures; implements the observers of engine, prompts, pool and profiles."""
+"""What the generator measures; implements the observers of engine, prompts and pool."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -72,12 +72,6 @@ class GeneratorMetrics:
             "Sessions that moved because their replica was lost.",
             registry=registry,
         )
-        self._lookups = Counter(
-            "pad_profile_lookups_total",
-            "Profiles looked up, by where they were found.",
-            ["source"],
-            registry=registry,
-        )
         self._finished = Counter(
             "pad_answers_total", "Answers that ended, by reason.", ["reason"], registry=registry
         )
@@ -145,6 +139,3 @@ class GeneratorMetrics:
         self._step.labels("reward_queue").observe(queue_s)
         self._step.labels("reward_forward").observe(forward_s)
         self._step.labels("reward_select").observe(select_s)
-
-    def profile_lookup(self, source: str) -> None:
-        self._lookups.labels(source).inc()

@@ -10,6 +10,7 @@ from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
 from generator_svc.engine.sequence import GenerationParams, Sequence
+from generator_svc.erasures import Erasures
 from generator_svc.generation import GenerationDefaults, Generator
 from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
@@ -19,12 +20,14 @@ from generator_svc.redis_password import read_password_file
 from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
+from generator_svc.store_metrics import StoreMetrics
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
 from svc_common.callers import Caller, everyone_is
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
@@ -57,16 +60,21 @@ async def serve_engine(
     loaded: LoadedModel,
     parts: Parts,
     engine: Engine,
+    prefixes: PrefixCache,
     rewards: Rewards,
 ) -> None:
-    """Serve what `engine` writes with the model `loaded` until SIGTERM."""
+    """Serve what `engine` writes with the model `loaded` until SIGTERM.
+
+    `prefixes` are what the engine keeps of prompts.
+    """
     health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
-    lookup = parts.metrics.profile_lookup
+    measured = StoreMetrics(parts.registry)
+    erasures = Erasures(parts.thread, prefixes, rewards.queries, measured, parts.metrics)
     limits = RequestLimits(settings.max_tokens, settings.max_top_k, loaded.context_length)
     guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
     password = read_password_file(settings.redis_password_file)
     redis = connect(settings.redis_url, StoreOptions.timeout_s, password=password)
-    async with ProfileStore(redis, _store_options(settings), lookup) as store:
+    async with ProfileStore(redis, _store_options(settings), measured, erasures) as store:
         generator = Generator(
             engine,
             loaded.tokenizer,
@@ -79,7 +87,7 @@ async def serve_engine(
                 vocabulary_size=loaded.model.config.vocab_size,
                 guidelines=guidelines,
             ),
-            lookup,
+            measured.profile_lookup,
         )
         info = _server_info(settings, loaded, parts.version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
@@ -101,6 +109,7 @@ async def serve_engine(
                 serve(options, health, parts.registry, add_servicers),
                 rewards.run(),
                 engine.run(),
+                erasures.run(),
                 _serve_when_warm(engine, loaded.tokenizer, health),
             )
         finally:

@@ -55,6 +55,9 @@ class GeneratorSettings:
     max_prefix_cache_bytes: int = setting(
         1 << 28, min=0, help="keys and values of prompts that are kept for prompts to come; 0: none"
     )
+    max_prefix_age_s: float = setting(
+        3600.0, min=1, max=604_800, help="seconds after which these are dropped"
+    )
     runs_ahead: bool = setting(
         True,
         help="go on with the base model's own choice while rewards are on their way, where that"

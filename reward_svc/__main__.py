@@ -11,6 +11,7 @@ import torch
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
+from reward_svc.forgetting import Forgetting
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.servicer import RewardServicer
@@ -54,12 +55,13 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         model,
         num_slots=settings.num_slots,
         pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
-        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s),
         metrics=metrics,
     )
     batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)
     encoder = PreferenceEncoder(cache, batcher)
-    servicer = RewardServicer(cache, batcher, encoder, software_version)
+    forgetting = Forgetting(cache, thread, metrics)
+    servicer = RewardServicer(cache, batcher, encoder, forgetting, software_version)
     health = Health([reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name])
     options = ServerOptions(
         settings_prefix=PREFIX,
@@ -76,7 +78,9 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         await serve(options, health, registry, [add_servicer])
 
     try:
-        await until_first(serve_when_warm(), batcher.run(), drain_with(health, batcher))
+        await until_first(
+            serve_when_warm(), batcher.run(), forgetting.run(), drain_with(health, batcher)
+        )
     finally:
         thread.close()
 

@@ -10,6 +10,7 @@ from pad.v1 import common_pb2, reward_pb2, reward_pb2_grpc
 from reward_svc import wire, wire_context
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
+from reward_svc.forgetting import Forgetting, check_subject
 from reward_svc.messages import Message, Opening, Reason, RowFault
 from reward_svc.prompts import Plan, check_lengths, plan_session
 from reward_svc.sequences import score_answers
@@ -29,12 +30,14 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         cache: SessionCache,
         batcher: Batcher,
         encoder: PreferenceEncoder,
+        forgetting: Forgetting,
         software_version: str,
     ) -> None:
         self._cache = cache
         self._model = cache.model
         self._batcher = batcher
         self._encoder = encoder
+        self._forgetting = forgetting
         self._software_version = software_version
 
     async def Score(
@@ -148,12 +151,19 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         self, request: reward_pb2.EncodePreferenceRequest, context: _Context
     ) -> reward_pb2.EncodePreferenceResponse:
         preference = wire_context.preference("preference", request.preference)
-        encoding = await self._encoder.encode(preference.text)
+        check_subject("subject", request.subject)
+        encoding = await self._encoder.encode(preference.text, request.subject)
         return reward_pb2.EncodePreferenceResponse(
             encoding=wire_context.encoding(encoding),
             conditioning=wire_context.CONDITIONINGS[self._model.conditioning][-1],
             model_version=self._model.version,
         )
+
+    async def Forget(
+        self, request: reward_pb2.ForgetRequest, context: _Context
+    ) -> reward_pb2.ForgetResponse:
+        num_tokens = await self._forgetting.forget(request.subjects)
+        return reward_pb2.ForgetResponse(num_prefix_tokens=num_tokens)
 
     async def GetServerInfo(
         self, request: reward_pb2.RewardServiceGetServerInfoRequest, context: _Context

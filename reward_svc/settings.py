@@ -74,6 +74,13 @@ class RewardSettings:
         help="Keys and values of preferences and prompts that are kept for sessions to come;"
         " 0: none",
     )
+    max_prefix_age_s: float = setting(
+        3600.0,
+        min=1,
+        max=604_800,
+        help="Seconds after which these are dropped: so long a replica that was not told of an"
+        " erasure may remember",
+    )
     max_waiting_sessions: int = setting(
         64, min=1, help="Sessions and whole-answer requests that may wait for their prefill"
     )

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from pad.v1 import common_pb2, reward_pb2
 from reward_svc.encoder import Encoding
+from reward_svc.forgetting import check_subject
 from reward_svc.messages import FLOAT32, UINT32
 from reward_svc.pad_config import Conditioning
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference
@@ -86,12 +87,16 @@ def context(
         ModelMismatchError: The reference's model is not loaded here.
     """
     check_count("preferences", len(message.preferences))
+    check_subject("subject", message.subject)
     preferences = tuple(
         preference(f"preferences[{i}]", encoded.preference, encoded.encoding, vector_size)
         for i, encoded in enumerate(message.preferences)
     )
     return RewardContext(
-        _prompt(message, max_turns), preferences, _reference(message, has_reference)
+        _prompt(message, max_turns),
+        preferences,
+        _reference(message, has_reference),
+        message.subject,
     )
 
 

@@ -132,5 +132,5 @@ class PromptReader:
 
     def _keep(self, sequence: Sequence) -> None:
         assert sequence.row is not None
-        self._prefixes.keep(self._runner, sequence.row, sequence.prompt_ids)
+        self._prefixes.keep(self._runner, sequence.row, sequence.prompt_ids, owner=sequence.subject)
         self._observer.prefix_cache(self._prefixes.num_tokens, self._prefixes.num_bytes)

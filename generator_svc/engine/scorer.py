@@ -32,6 +32,7 @@ class RewardContext:
     prompt: Prompt
     preferences: tuple[EncodedPreference, ...]
     reference: Reference
+    subject: bytes = b""  # whose answers: an opaque name, by which caches can be cleared
 
     @property
     def total_weight(self) -> float:
@@ -140,12 +141,17 @@ class RewardQueries(Protocol):
             RewardUnavailableError: no answer came in time.
         """
 
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
-        """Return (model version, encoding) of a preference.
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float
+    ) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference; `subject` is as in RewardContext.
 
         Raises:
             RewardUnavailableError: no answer came in time.
         """
+
+    async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        """Have dropped what is kept of these users' requests; say whether all of it was."""
 
 
 class Replica(Protocol):

@@ -106,6 +106,7 @@ class Sequence:
     params: GenerationParams
     text: TextStream
     end_of_turn_ids: frozenset[int]
+    subject: bytes = b""  # whose; what is kept of its prompt is kept for that user
     token_ids: list[int] = field(default_factory=list)
     num_prefilled: int = 0  # prompt tokens that were run
     row: Row | None = None

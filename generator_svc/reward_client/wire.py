@@ -34,7 +34,9 @@ def pack_context(context: RewardContext, model_version: str) -> reward_pb2.Rewar
     While replicas change to another model, an encoding by one version would make the other
     compute something else, in silence: that one goes without.
     """
-    message = reward_pb2.RewardContext(reference=REFERENCES[context.reference])
+    message = reward_pb2.RewardContext(
+        reference=REFERENCES[context.reference], subject=context.subject
+    )
     if isinstance(context.prompt, str):
         message.prompt = context.prompt
     else:

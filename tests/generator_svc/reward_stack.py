@@ -44,7 +44,7 @@ LIMITS = PoolLimits(step_timeout_s=20.0, open_timeout_s=20.0, resolve_interval_s
 async def serving(replica: Replica) -> AsyncIterator[str]:
     """Serve a reward replica over gRPC; yield its address."""
     encoder = PreferenceEncoder(replica.cache, replica.batcher)
-    servicer = RewardServicer(replica.cache, replica.batcher, encoder, "1.2.3")
+    servicer = RewardServicer(replica.cache, replica.batcher, encoder, replica.forgetting, "1.2.3")
     add = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
     health = Health(["pad.v1.RewardService"])
     health.set_serving(True)

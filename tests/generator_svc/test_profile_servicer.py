@@ -14,7 +14,7 @@ from svc_common.callers import Caller, everyone_is
 from svc_common.errors import InvalidRequestError
 from svc_common.health import Health
 from svc_common.server import ServerOptions, bind, new_server
-from tests.generator_svc.test_profiles import opened
+from tests.generator_svc.store_watch import opened
 
 SECRET = "kettle songs"
 

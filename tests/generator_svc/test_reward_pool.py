@@ -238,7 +238,7 @@ async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found
         # Nobody waits again for what has been away that long.
         assert harness.session().state is SessionState.FAILED
         with pytest.raises(RewardUnavailableError):
-            await harness.calls.encode_preference("x", 100)
+            await harness.calls.encode_preference("x", b"", 100)
     replica = FakeReplica()
     async with running_replica(replica) as port:
         pass  # now a port that is free, most likely
@@ -246,7 +246,7 @@ async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found
         session = harness.session()
         async with running_replica(replica, port):
             await harness.until(lambda: session.state is SessionState.OPEN)
-            assert await harness.calls.encode_preference("x", 1.0) == ("v1", b"enc")
+            assert await harness.calls.encode_preference("x", b"", 1.0) == ("v1", b"enc")
 
 
 async def test_statuses_of_unary_calls_become_our_errors() -> None:

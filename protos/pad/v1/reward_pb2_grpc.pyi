@@ -44,6 +44,10 @@ class RewardServiceStub:
     """Scores whole answers to one prompt."""
     EncodePreference: _grpc.UnaryUnaryMultiCallable[_reward_pb2.EncodePreferenceRequest, _reward_pb2.EncodePreferenceResponse]
     """Computes once what the model needs to know of a preference, to be cached by the caller."""
+    Forget: _grpc.UnaryUnaryMultiCallable[_reward_pb2.ForgetRequest, _reward_pb2.ForgetResponse]
+    """Drops what this replica keeps of users who were erased: prefixes of prompts, and vectors of
+    preferences. Call it on every replica; one that is not reached drops them by age.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_reward_pb2.RewardServiceGetServerInfoRequest, _reward_pb2.RewardServiceGetServerInfoResponse]
     """Describes the loaded model and its capacity."""
 
@@ -63,6 +67,10 @@ class RewardServiceAsyncStub(RewardServiceStub):
     """Scores whole answers to one prompt."""
     EncodePreference: _aio.UnaryUnaryMultiCallable[_reward_pb2.EncodePreferenceRequest, _reward_pb2.EncodePreferenceResponse]  # type: ignore[assignment]
     """Computes once what the model needs to know of a preference, to be cached by the caller."""
+    Forget: _aio.UnaryUnaryMultiCallable[_reward_pb2.ForgetRequest, _reward_pb2.ForgetResponse]  # type: ignore[assignment]
+    """Drops what this replica keeps of users who were erased: prefixes of prompts, and vectors of
+    preferences. Call it on every replica; one that is not reached drops them by age.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_reward_pb2.RewardServiceGetServerInfoRequest, _reward_pb2.RewardServiceGetServerInfoResponse]  # type: ignore[assignment]
     """Describes the loaded model and its capacity."""
 
@@ -97,6 +105,16 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reward_pb2.EncodePreferenceResponse, _abc.Awaitable[_reward_pb2.EncodePreferenceResponse]]:
         """Computes once what the model needs to know of a preference, to be cached by the caller."""
+
+    @_abc_1.abstractmethod
+    def Forget(
+        self,
+        request: _reward_pb2.ForgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reward_pb2.ForgetResponse, _abc.Awaitable[_reward_pb2.ForgetResponse]]:
+        """Drops what this replica keeps of users who were erased: prefixes of prompts, and vectors of
+        preferences. Call it on every replica; one that is not reached drops them by age.
+        """
 
     @_abc_1.abstractmethod
     def GetServerInfo(
