@@ -18,7 +18,7 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
-from generator_svc.profile_format import subject_of, user_tag
+from generator_svc.profile_format import subject_of, subject_of_tenant, user_tag
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import rank_samples
@@ -151,7 +151,9 @@ class Generator:
         if request.prompts_base:
             prompt = _with_preferences(prompt, preferences, self._defaults.guidelines)
         prompt_ids = self._encode(prompt)
-        subject = subject_of(user_tag(tenant, request.user_id)) if request.user_id else b""
+        subject = subject_of_tenant(tenant)
+        if request.user_id:
+            subject = subject_of(user_tag(tenant, request.user_id))
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
             encoded = await self._encodings.encode(preferences, subject)

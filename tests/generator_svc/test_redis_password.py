@@ -12,7 +12,7 @@ from generator_svc.redis_password import PasswordFile, read_password_file
 from svc_common.errors import StoreUnavailableError
 from svc_common.settings import SettingsError
 from tests.conftest import RedisServer
-from tests.generator_svc.test_profiles import PATIENT
+from tests.generator_svc.store_watch import PATIENT, watched
 
 ACL = Path(__file__).parents[2] / "deploy/redis_users.acl.example"
 BRIEF = (Preference("Be brief.", 1.0),)
@@ -44,7 +44,7 @@ def change(path: Path, text: str) -> None:
 async def store(server: RedisServer, password_file: Path) -> AsyncIterator[ProfileStore]:
     password = read_password_file(str(password_file))
     client = connect(server.url, PATIENT.timeout_s, password=password)
-    async with ProfileStore(client, PATIENT, lambda _: None) as opened:
+    async with watched(client, PATIENT) as opened:
         yield opened
 
 

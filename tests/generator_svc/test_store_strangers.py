@@ -145,7 +145,7 @@ async def test_damaged_index_leaves_profiles_to_be_read_and_says_what_is_wrong(s
 async def test_strange_members_of_the_index_are_no_users(store, raw):
     profiles = [await store.put("t", user_id, BRIEF, None) for user_id in ("ann", "bob", "zoe")]
     strange = [b"\xff\xfe", b"b\xc3", b"a" * 10_000, b"", "漢".encode(), b"a b}", b"zz" * 50]
-    await raw.zadd("pad:v1:{t}:users", {member: 0 for member in strange})
+    await raw.zadd("pad:v1:{t}:users", dict.fromkeys(strange, 0))
     assert await store.list_profiles("t", 10) == profiles
     for size in (1, 2):
         found, after = [], ""
