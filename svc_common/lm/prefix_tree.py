@@ -41,34 +41,34 @@ class PrefixTree:
         self.num_tokens = 0
         self.num_bytes = 0
 
-    def find(self, root: Hashable, token_ids: TokenIds) -> list[Piece]:
+    def find(self, group: Hashable, token_ids: TokenIds) -> list[Piece]:
         """Return what is kept of the beginning of `token_ids`, in order; it counts as used now.
 
         Args:
-            root: what must be equal beside the tokens: the weights that ran them, whose they are.
+            group: what must be equal beside the tokens: the weights that ran them, the tenant.
         """
-        path = self._walk(root, token_ids)
+        path = self._walk(group, token_ids)
         self._touch([node for node, _ in path])
         return [Piece(node.contents, length) for node, length in path]
 
     def add(
-        self, root: Hashable, token_ids: TokenIds, contents: Contents, made_at: float = 0.0
+        self, group: Hashable, token_ids: TokenIds, contents: Contents, made_at: float = 0.0
     ) -> None:
         """Add tokens of which only a beginning is kept.
 
         Args:
-            root: as for `find`.
+            group: as for `find`.
             token_ids: all of them.
             contents: of those behind what `find` covers.
             made_at: when that was, for `drop_made_before`.
         """
-        path = self._walk(root, token_ids)
+        path = self._walk(group, token_ids)
         above = [node for node, _ in path]
         num_known = sum(length for _, length in path)
         assert num_known < len(token_ids), "is kept already"
         if path and path[-1][1] < len(path[-1][0].token_ids):
             above[-1] = self._split(*path[-1])
-        parent = above[-1] if above else self._root(root)
+        parent = above[-1] if above else self._root(group)
         node = _Node(token_ids[num_known:], contents, parent, made_at)
         parent.children[node.token_ids[0]] = node
         self._nodes[node] = None
@@ -76,9 +76,9 @@ class PrefixTree:
         self.num_bytes += num_bytes(contents)
         self._touch([*above, node])
 
-    def claim(self, root: Hashable, token_ids: TokenIds, owner: bytes) -> None:
+    def claim(self, group: Hashable, token_ids: TokenIds, owner: bytes) -> None:
         """Note who uses the beginning of `token_ids`; see `Ownership`."""
-        for node, length in self._walk(root, token_ids):
+        for node, length in self._walk(group, token_ids):
             if length == len(node.token_ids):
                 self._ownership.claim(node, owner)
 
@@ -117,13 +117,13 @@ class PrefixTree:
         self.num_tokens -= len(node.token_ids)
         self.num_bytes -= num_bytes(node.contents)
 
-    def _root(self, root: Hashable) -> _Node:
-        return self._roots.setdefault(root, _Node((), ()))
+    def _root(self, group: Hashable) -> _Node:
+        return self._roots.setdefault(group, _Node((), ()))
 
-    def _walk(self, root: Hashable, token_ids: TokenIds) -> list[tuple[_Node, int]]:
+    def _walk(self, group: Hashable, token_ids: TokenIds) -> list[tuple[_Node, int]]:
         """Return the nodes that hold a beginning of `token_ids`, and how many tokens of each."""
         path: list[tuple[_Node, int]] = []
-        node, start = self._root(root), 0
+        node, start = self._root(group), 0
         while start < len(token_ids):
             child = node.children.get(token_ids[start])
             if child is None:
