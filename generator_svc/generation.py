@@ -22,7 +22,7 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
-from generator_svc.profile_format import subject_of, user_tag
+from generator_svc.profile_format import subject_of, subject_of_tenant, user_tag
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
@@ -30,6 +30,7 @@ from generator_svc.sample_ranking import rank_samples
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.preference_prompt import Prompt, add_preference, guide_text
+from svc_common.preference_text import check_preference_text
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class GenerationDefaults:
     beta: float
     context_length: int
     vocabulary_size: int
+    guidelines: str = ""  # the operator's, before preferences in the base model's prompt
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,12 @@ class Generator:
         beta = self._defaults.beta if chosen_beta is None else chosen_beta
         prompt = request.prompt
         if request.prompts_base:
-            prompt = _with_preferences(prompt, preferences)
+            prompt = _with_preferences(prompt, preferences, self._defaults.guidelines)
         prompt_ids = self._encode(prompt)
         self._admission.resize(ticket, request, len(prompt_ids))
-        subject = subject_of(user_tag(origin.tenant, request.user_id)) if request.user_id else b""
+        subject = subject_of_tenant(origin.tenant)
+        if request.user_id:
+            subject = subject_of(user_tag(origin.tenant, request.user_id))
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
             timeout_s = origin.deadline.limit(ENCODING_TIMEOUT_S)
@@ -212,25 +216,27 @@ class Generator:
         needs_them = request.strategy.needs_preferences or request.prompts_base
         if request.preferences:
             self._on_lookup("inline")
-            self._check_preferences("preferences", request.preferences)
+            self._check_texts("preferences", request.preferences)
         if request.preferences or not needs_them:
             return request.preferences, None, 0
         profile = await self._store.load(tenant, request.user_id)
-        self._check_preferences("profile.preferences", profile.preferences)
+        self._check_texts("profile.preferences", profile.preferences)
         return profile.preferences, profile.beta, profile.revision
 
-    def _check_preferences(self, field: str, preferences: tuple[Preference, ...]) -> None:
+    def _check_texts(self, field: str, preferences: tuple[Preference, ...]) -> None:
+        """Refuse what would be more than a preference in a prompt, whoever stored it."""
         for i, preference in enumerate(preferences):
+            check_preference_text(f"{field}[{i}].text", preference.text)
             self._tokenizer.check_text(f"{field}[{i}].text", preference.text)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
-        for text in texts:  # tokenising holds the event loop
-            self._tokenizer.check_length("prompt", text, self._defaults.context_length)
+        field = "prompt" if isinstance(prompt, str) else "chat.messages"
+        # Tokenising holds the event loop.
+        self._tokenizer.check_length(field, "".join(texts), self._defaults.context_length)
         prompt_ids = self._tokenizer.encode_prompt(prompt)
         most = self._defaults.context_length - 1
         if len(prompt_ids) > most:
-            field = "prompt" if isinstance(prompt, str) else "chat"
             raise InvalidRequestError(
                 f"{field}: must have at most {most} tokens, so that one can be written in the"
                 f" context of {self._defaults.context_length}, has {len(prompt_ids)}"
@@ -331,9 +337,11 @@ async def _collect(sequence: Sequence) -> list[ChosenToken]:
     return [token async for token in sequence.tokens()]
 
 
-def _with_preferences(prompt: Prompt, preferences: tuple[Preference, ...]) -> Prompt:
+def _with_preferences(
+    prompt: Prompt, preferences: tuple[Preference, ...], guidelines: str
+) -> Prompt:
     """Return the prompt with all preferences stated in it (weights cannot be said in words)."""
     text = " ".join(preference.text for preference in preferences)
     if isinstance(prompt, str):
-        return guide_text(prompt, text)
-    return tuple(add_preference(prompt, text))
+        return guide_text(prompt, text, guidelines)
+    return tuple(add_preference(prompt, text, guidelines))

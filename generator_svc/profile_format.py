@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from svc_common.errors import InvalidRequestError, ProfileDamagedError
+from svc_common.lm.partitions import HALF_BYTES, NOBODY
 from svc_common.preference_rules import check_count, check_preference
 
 _SCHEMA = b"1"
@@ -45,7 +46,20 @@ def user_tag(tenant: str, user_id: str) -> str:
 
 def subject_of(tag: str) -> bytes:
     """Return what stands for a user where caches are filled: it does not say who it is."""
-    return hashlib.sha256(f"pad:v1:{tag}".encode()).digest()[:16]
+    return _partition(tag.partition(":")[0]) + _digest(f"pad:v1:{tag}")
+
+
+def subject_of_tenant(tenant: str) -> bytes:
+    """Return what stands for requests without a user; see `svc_common.lm.partitions`."""
+    return _partition(tenant) + NOBODY
+
+
+def _partition(tenant: str) -> bytes:
+    return _digest(f"pad:v1:tenant:{tenant}")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:HALF_BYTES]
 
 
 def profile_key(tag: str) -> str:

@@ -10,6 +10,7 @@ import redis.exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
+from redis.credentials import CredentialProvider
 
 from svc_common.errors import StoreUnavailableError
 
@@ -50,14 +51,21 @@ _KINDS: tuple[tuple[type[Exception], FailureKind], ...] = (
 _KINDS_BY_WORD: dict[str, FailureKind] = {"READONLY": "read_only", "OOM": "full"}
 
 
-def connect(url: str, timeout_s: float, max_connections: int = 32) -> Redis:
+def connect(
+    url: str,
+    timeout_s: float,
+    max_connections: int = 32,
+    password: CredentialProvider | None = None,
+) -> Redis:
     """Return a client that gives up after `timeout_s`, not after redis-py's own ten seconds.
 
     One retry, as the first command on a kept connection finds out that the server was restarted.
+    With a `password` the URL must name neither user nor password.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
+        credential_provider=password,
         timeout=timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,

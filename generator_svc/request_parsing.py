@@ -17,7 +17,6 @@ DEFAULT_MAX_TOKENS = 128
 DEFAULT_NUM_SAMPLES = 4
 MAX_SAMPLES = 16
 MAX_TEMPERATURE = 5.0
-MAX_TURNS = 1024
 MAX_STOPS = 8
 MAX_STOP_CHARACTERS = 100
 ROLES = ("system", "user", "assistant")
@@ -49,6 +48,7 @@ class RequestLimits:
 
     max_tokens: int
     max_top_k: int
+    max_turns: int  # of a conversation: each takes a token at least
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def parse_request(
     Raises:
         InvalidRequestError: a field breaks its rule; the text names field, rule and value.
     """
-    prompt = _parse_prompt(request)
+    prompt = _parse_prompt(request, limits.max_turns)
     user_id = parse_user_id(request.user_id) if request.user_id else ""
     preferences = parse_preferences(request.preferences) if request.preferences else ()
     strategy = _parse_strategy(request, is_personal=bool(user_id or preferences))
@@ -110,7 +110,7 @@ def parse_request(
     )
 
 
-def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
+def _parse_prompt(request: generator_pb2.GenerateRequest, max_turns: int) -> Prompt:
     kind = request.WhichOneof("input")
     if kind is None:
         raise InvalidRequestError("prompt, chat: one must be set, got none")
@@ -119,8 +119,8 @@ def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
             raise InvalidRequestError("prompt: must not be empty")
         return request.prompt
     count = len(request.chat.messages)
-    if count > MAX_TURNS:
-        raise InvalidRequestError(f"chat.messages: must have at most {MAX_TURNS}, got {count}")
+    if count > max_turns:
+        raise InvalidRequestError(f"chat.messages: must hold at most {max_turns}, got {count}")
     messages = tuple(ChatMessage(m.role, m.content) for m in request.chat.messages)
     for i, message in enumerate(messages):
         if message.role not in ROLES:

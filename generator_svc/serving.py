@@ -12,9 +12,11 @@ from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
 from generator_svc.erasures import Erasures
 from generator_svc.generation import GenerationDefaults, Generator
+from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.profile_servicer import ProfileServicer
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
+from generator_svc.redis_password import read_password_file
 from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
@@ -70,8 +72,10 @@ async def serve_engine(
     health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
     measured = StoreMetrics(parts.registry)
     erasures = Erasures(parts.thread, prefixes, rewards.queries, measured, parts.metrics)
-    limits = RequestLimits(settings.max_tokens, settings.max_top_k)
-    redis = connect(settings.redis_url, StoreOptions.timeout_s)
+    limits = RequestLimits(settings.max_tokens, settings.max_top_k, loaded.context_length)
+    guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
+    password = read_password_file(settings.redis_password_file)
+    redis = connect(settings.redis_url, StoreOptions.timeout_s, password=password)
     async with (
         ProfileStore(redis, _store_options(settings), measured, erasures) as store,
         opened_admission(settings, engine.scheduler, parts.metrics) as (admission, limiter),
@@ -86,6 +90,7 @@ async def serve_engine(
                 beta=settings.default_beta,
                 context_length=loaded.context_length,
                 vocabulary_size=loaded.model.config.vocab_size,
+                guidelines=guidelines,
             ),
             measured.profile_lookup,
             admission,

@@ -21,6 +21,11 @@ class GeneratorSettings:
         " none, only the base model writes"
     )
     redis_url: str = setting(help="profile store: redis://host:port/db or unix:///path")
+    redis_password_file: str = setting(
+        "",
+        help="password of the store, or user and password with a blank between, alone in the file;"
+        " read anew for each connection",
+    )
     listen: str = setting("0.0.0.0:50051", help="address of the gRPC server; port 0 for any")
     metrics_port: int = setting(9101, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     dtype: str = setting("float32", choices=tuple(DTYPES), help="of weights and KV cache")
@@ -86,6 +91,11 @@ class GeneratorSettings:
     )
     encoding_ttl_s: float = setting(
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
+    )
+    guidelines_file: str = setting(
+        "",
+        help="text that stands before preferences where these stand in the base model's prompt,"
+        " for example that they are data about style; empty: none, as the models were measured",
     )
     tenant: str = setting("default", help="under which profiles are kept")
     start_wait_s: float = setting(

@@ -17,11 +17,13 @@ from reward_svc.value_head import file_digest
 from svc_common.errors import ModelMismatchError
 from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.ownership import Ownership
+from svc_common.lm.partitions import owner_of, partition_of
 
 HEAD_FILES = {
     Conditioning.VECTOR: "vector_head.safetensors",
     Conditioning.BOTH: "both_head.safetensors",
 }
+_Key = tuple[bytes, str]  # of which tenant (see `partitions`), and the text
 MAX_KEPT = 1024  # a vector of a model with D = 4096 takes 32 KiB
 
 
@@ -42,8 +44,8 @@ class PreferenceVectors:
         self._head = head
         self._device = next(head.parameters()).device
         # With the time each was made; oldest use first.
-        self._kept: OrderedDict[str, tuple[Tensor, float]] = OrderedDict()
-        self._ownership: Ownership[str] = Ownership()
+        self._kept: OrderedDict[_Key, tuple[Tensor, float]] = OrderedDict()
+        self._ownership: Ownership[_Key] = Ownership()
         self._max_kept = max_kept
         self.version = version
 
@@ -84,13 +86,14 @@ class PreferenceVectors:
 
     def of(self, text: str, subject: bytes = b"") -> Generator[int, None, Tensor]:
         """Return the vector of a text: `[2D]` float32; if it is computed, yields as `of_terms`."""
-        if text in self._kept:
-            self._kept.move_to_end(text)
-            self._ownership.claim(text, subject)
-            return self._kept[text][0]
+        key, owner = (partition_of(subject), text), owner_of(subject)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            self._ownership.claim(key, owner)
+            return self._kept[key][0]
         vector = self._compute(text)
-        self._kept[text] = vector, time.monotonic()
-        self._ownership.claim(text, subject)
+        self._kept[key] = vector, time.monotonic()
+        self._ownership.claim(key, owner)
         if len(self._kept) > self._max_kept:
             self._drop(next(iter(self._kept)))
         yield len(text)  # characters: as many as its tokens, or more
@@ -99,18 +102,18 @@ class PreferenceVectors:
     def forget(self, subjects: Iterable[bytes]) -> None:
         """Drop the vectors that are kept for these users alone."""
         for subject in subjects:
-            for text in self._ownership.forget(subject):
-                self._drop(text)
+            for key in self._ownership.forget(subject):
+                self._drop(key)
 
     def drop_old(self, max_age_s: float) -> None:
         """Drop the vectors that were made longer ago than that."""
         limit = time.monotonic() - max_age_s
-        for text in [text for text, (_, made_at) in self._kept.items() if made_at < limit]:
-            self._drop(text)
+        for key in [key for key, (_, made_at) in self._kept.items() if made_at < limit]:
+            self._drop(key)
 
-    def _drop(self, text: str) -> None:
-        del self._kept[text]
-        self._ownership.discard(text)
+    def _drop(self, key: _Key) -> None:
+        del self._kept[key]
+        self._ownership.discard(key)
 
     @torch.inference_mode()
     def _compute(self, text: str) -> Tensor:

@@ -99,7 +99,7 @@ class SessionCache:
         """
         token_ids = [*prompt.token_ids, *written]
         # The last token's hidden state is needed.
-        num_cached = self.prefixes.fill(self.runner, row, token_ids[:-1])
+        num_cached = self.prefixes.fill(self.runner, row, token_ids[:-1], prompt.subject)
         self._count(prompt, num_cached)
         is_kept = num_cached >= prompt.prefix_length
         while True:
@@ -127,7 +127,8 @@ class SessionCache:
         Raises:
             OverloadedError: All rows are in use.
         """
-        if self.prefixes.count(prompt.group, prompt.token_ids) == len(prompt.token_ids):
+        num_kept = self.prefixes.count(prompt.group, prompt.token_ids, prompt.subject)
+        if num_kept == len(prompt.token_ids):
             return
         if not self.runner.num_free:
             raise OverloadedError("num_slots: a row is needed, none is free")

@@ -11,7 +11,7 @@ from reward_svc.pad_config import Conditioning
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
-from svc_common.preference_rules import check_count, check_preference
+from svc_common.preference_rules import check_count, check_stated_preference
 
 ROLES = ("system", "user", "assistant")
 MAX_HINT_IDS = 1 << 14  # no preference takes so many; what stands behind them is not looked at
@@ -41,7 +41,7 @@ def preference(
         InvalidRequestError: Text or weight is out of range, or the encoding is no such vector.
     """
     text, weight = message.text, message.weight if message.HasField("weight") else 1.0
-    check_preference(field, text, weight)
+    check_stated_preference(field, text, weight)
     if vector_size is not None:
         vector = _vector(f"{field}.encoding", encoding, vector_size) if encoding else None
         return WeightedPreference(text, weight, vector=vector)

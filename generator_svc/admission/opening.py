@@ -11,6 +11,7 @@ from generator_svc.admission.shared_limits import TIMEOUT_S, SharedLimits
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.redis_calls import connect
+from generator_svc.redis_password import read_password_file
 from generator_svc.settings import PREFIX, GeneratorSettings
 
 
@@ -34,7 +35,8 @@ async def opened_admission(
 ) -> AsyncIterator[tuple[Admission, TenantLimiter]]:
     """Yield the door in front of `scheduler`, and the limiter, which is to be run beside it."""
     metrics.watch_queue(scheduler)
-    async with connect(settings.redis_url, TIMEOUT_S) as client:
+    password = read_password_file(settings.redis_password_file)
+    async with connect(settings.redis_url, TIMEOUT_S, password=password) as client:
         limiter = TenantLimiter(
             _limit_table(settings),
             LocalLimits(lambda: scheduler.rate.answer_s),

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
+from svc_common.lm.partitions import owner_of, partition_of
 from svc_common.lm.prefix_tree import PrefixTree, TokenIds, num_bytes
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
@@ -55,14 +56,21 @@ class PrefixCache:
     def num_bytes(self) -> int:
         return self._tree.num_bytes
 
-    def count(self, group: int, token_ids: Sequence[int]) -> int:
+    def count(self, group: int, token_ids: Sequence[int], owner: bytes = b"") -> int:
         """Return how many tokens are kept of the beginning of `token_ids`; they count as used."""
-        return sum(piece.length for piece in self._tree.find(group, tuple(token_ids)))
+        root = (group, partition_of(owner))
+        return sum(piece.length for piece in self._tree.find(root, tuple(token_ids)))
 
-    def fill(self, runner: SlotRunner, row: Row, token_ids: Sequence[int]) -> int:
-        """Write what is kept of the beginning of `token_ids` to an empty row; return how many."""
+    def fill(
+        self, runner: SlotRunner, row: Row, token_ids: Sequence[int], owner: bytes = b""
+    ) -> int:
+        """Write what is kept of the beginning of `token_ids` to an empty row; return how many.
+
+        Found is what was kept for the same tenant as `owner`'s; see `partitions`.
+        """
         assert row.length == 0, "row is not empty"
-        for piece in self._tree.find(row.group, tuple(token_ids)):
+        root = (row.group, partition_of(owner))
+        for piece in self._tree.find(root, tuple(token_ids)):
             runner.write(row, piece.contents, piece.length)
         return row.length
 
@@ -84,20 +92,21 @@ class PrefixCache:
             is_shared: they are known to be asked for again: keep them all, whatever must go.
             owner: of whom `forget` may be told; nothing is kept for one who was just forgotten.
         """
+        root = (row.group, partition_of(owner))
         if not self.max_bytes or self._barred.get(owner, 0.0) > self._clock():
             return
         if not self._token_bytes:
             self._token_bytes = num_bytes(runner.read(row, 1))
         wanted = tuple(token_ids[: self.max_bytes // self._token_bytes])
-        num_seen = len(wanted) if is_shared else self._note(row.group, wanted)
-        num_known = self.count(row.group, wanted)
+        num_seen = len(wanted) if is_shared else self._note(root, wanted)
+        num_known = self.count(row.group, wanted, owner)
         room = self.max_bytes - self.num_bytes
         if (len(wanted) - num_known) * self._token_bytes > room:
             wanted = wanted[:num_seen]
         if len(wanted) - num_known >= (1 if is_shared else BLOCK):
             contents = runner.read(row, len(wanted), start=num_known)
-            self._tree.add(row.group, wanted, contents, self._clock())
-        self._tree.claim(row.group, wanted, owner)
+            self._tree.add(root, wanted, contents, self._clock())
+        self._tree.claim(root, wanted, owner_of(owner))
         while self.num_bytes > self.max_bytes:
             self._tree.drop_oldest()
 
@@ -120,12 +129,12 @@ class PrefixCache:
         """Drop everything."""
         self._tree.clear()
 
-    def _note(self, group: int, token_ids: TokenIds) -> int:
+    def _note(self, root: Hashable, token_ids: TokenIds) -> int:
         """Remember the blocks of a prompt; return how long the beginning is that was seen before.
 
         A block's hash covers all tokens before it.
         """
-        chained, num_seen = self._hash_block(group), 0
+        chained, num_seen = self._hash_block(root), 0
         for start in range(0, len(token_ids) - BLOCK + 1, BLOCK):
             chained = self._hash_block((chained, token_ids[start : start + BLOCK]))
             if chained in self._seen:

@@ -1,7 +1,7 @@
 """Keys and values of token sequences, common beginnings kept once: a radix tree of token ids."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from svc_common.lm.forward import Contents
@@ -34,25 +34,25 @@ class PrefixTree:
     """Finds by the token ids themselves, so that what is found is right whoever added it."""
 
     def __init__(self) -> None:
-        self._roots: dict[int, _Node] = {}
+        self._roots: dict[Hashable, _Node] = {}
         # Oldest use first, and children always before their parents: the first is a leaf.
         self._nodes: OrderedDict[_Node, None] = OrderedDict()
         self._ownership: Ownership[_Node] = Ownership()
         self.num_tokens = 0
         self.num_bytes = 0
 
-    def find(self, group: int, token_ids: TokenIds) -> list[Piece]:
+    def find(self, group: Hashable, token_ids: TokenIds) -> list[Piece]:
         """Return what is kept of the beginning of `token_ids`, in order; it counts as used now.
 
         Args:
-            group: rows of different groups run different weights.
+            group: what must be equal beside the tokens: the weights that ran them, the tenant.
         """
         path = self._walk(group, token_ids)
         self._touch([node for node, _ in path])
         return [Piece(node.contents, length) for node, length in path]
 
     def add(
-        self, group: int, token_ids: TokenIds, contents: Contents, made_at: float = 0.0
+        self, group: Hashable, token_ids: TokenIds, contents: Contents, made_at: float = 0.0
     ) -> None:
         """Add tokens of which only a beginning is kept.
 
@@ -76,7 +76,7 @@ class PrefixTree:
         self.num_bytes += num_bytes(contents)
         self._touch([*above, node])
 
-    def claim(self, group: int, token_ids: TokenIds, owner: bytes) -> None:
+    def claim(self, group: Hashable, token_ids: TokenIds, owner: bytes) -> None:
         """Note who uses the beginning of `token_ids`; see `Ownership`."""
         path = self._walk(group, token_ids)
         nodes = [node for node, _ in path]
@@ -121,10 +121,10 @@ class PrefixTree:
         self.num_tokens -= len(node.token_ids)
         self.num_bytes -= num_bytes(node.contents)
 
-    def _root(self, group: int) -> _Node:
+    def _root(self, group: Hashable) -> _Node:
         return self._roots.setdefault(group, _Node((), ()))
 
-    def _walk(self, group: int, token_ids: TokenIds) -> list[tuple[_Node, int]]:
+    def _walk(self, group: Hashable, token_ids: TokenIds) -> list[tuple[_Node, int]]:
         """Return the nodes that hold a beginning of `token_ids`, and how many tokens of each."""
         path: list[tuple[_Node, int]] = []
         node, start = self._root(group), 0

@@ -11,6 +11,7 @@ from reward_svc.settings import RewardSettings
 
 ROOT = Path(__file__).parents[2]
 MAIN, GPU = "docker-compose.yml", "deploy/compose.gpu.yml"
+SECRETS = "deploy/compose.secrets.yml"
 SETTINGS = {
     "generator": ("GENERATOR_", GeneratorSettings),
     "reward": ("REWARD_", RewardSettings),
@@ -43,7 +44,10 @@ def _default(match):
 
 def _merge(under, over):
     if isinstance(under, dict) and isinstance(over, dict):
-        return under | {key: _merge(under.get(key), value) for key, value in over.items()}
+        merged = {key: _merge(under.get(key), value) for key, value in over.items()}
+        if "command" in over:  # one is put in place of the other
+            merged["command"] = over["command"]
+        return under | merged
     if isinstance(under, list) and isinstance(over, list):
         return under + over
     return over

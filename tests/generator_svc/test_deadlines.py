@@ -138,7 +138,7 @@ class Refusals:
 
 def request(num_characters: int = 400) -> GenerationRequest:
     message = generator_pb2.GenerateRequest(prompt="x" * num_characters, max_tokens=10)
-    return parse_request(message, RequestLimits(64, 50))
+    return parse_request(message, RequestLimits(64, 50, 100))
 
 
 def admission(scheduler: Scheduler, refusals: Refusals) -> Admission:

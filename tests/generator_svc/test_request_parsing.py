@@ -12,7 +12,7 @@ from generator_svc.request_parsing import STRATEGY_NAMES, RequestLimits, parse_r
 from pad.v1 import common_pb2, generator_pb2
 from svc_common.errors import InvalidRequestError
 
-LIMITS = RequestLimits(max_tokens=64, max_top_k=50)
+LIMITS = RequestLimits(max_tokens=64, max_top_k=50, max_turns=100)
 
 
 def request(**fields: Any) -> generator_pb2.GenerateRequest:

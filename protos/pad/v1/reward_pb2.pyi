@@ -132,6 +132,8 @@ class RewardContext(_message.Message):
     subject: _builtins.bytes
     """Whose request it is: an opaque name, the same for all requests of a user, by which Forget finds
     what was kept of it; at most 32 bytes. Empty: nobody's; what is kept then goes by age alone.
+    Of 32 bytes the first 16 name the tenant: what is kept is found for no other. The last 16 are
+    zeros in requests without a user.
     """
     @_builtins.property
     def chat(self) -> _common_pb2.Chat:
