@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from generator_svc.access import reward_connector
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
@@ -60,6 +61,7 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             resolve_interval_s=settings.reward_resolve_interval_s,
         ),
         parts.metrics,
+        reward_connector(settings),
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
     engine = new_engine(settings, loaded, parts.thread, pool, parts.metrics)

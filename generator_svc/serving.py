@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from generator_svc.access import credentials, identify
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
@@ -18,7 +19,6 @@ from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
-from svc_common.callers import Caller, everyone_is
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
@@ -85,7 +85,9 @@ async def serve_engine(
             metrics_port=settings.metrics_port,
             drain_s=settings.drain_s,
             max_message_bytes=settings.max_message_bytes,
-            identify=everyone_is(Caller(settings.tenant)),
+            credentials=credentials(settings),
+            identify=identify(settings),
+            health_listen=settings.health_listen,
         )
         add_servicers = [
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),

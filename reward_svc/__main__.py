@@ -9,6 +9,7 @@ from importlib.metadata import version
 import torch
 
 from pad.v1 import reward_pb2, reward_pb2_grpc
+from reward_svc.access import credentials, identify
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.metrics import RewardMetrics
@@ -67,6 +68,9 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         metrics_port=settings.metrics_port,
         drain_s=settings.drain_s,
         max_message_bytes=settings.max_message_bytes,
+        credentials=credentials(settings),
+        identify=identify(settings),
+        health_listen=settings.health_listen,
     )
 
     async def serve_when_warm() -> None:

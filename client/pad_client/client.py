@@ -9,6 +9,7 @@ from pad.v1 import generator_pb2, profile_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
 from pad_client import requests, responses
+from pad_client.access import Access, AccessOptions
 from pad_client.errors import InternalError, error_from_rpc
 from pad_client.types import (
     Completion,
@@ -82,8 +83,9 @@ class GeneratorClient:
     Args:
         target: "host:port", or an open channel, which then stays the caller's to close.
         credentials: for TLS; without them an address is called in the clear.
-        metadata: sent with every call, for example `[("authorization", "Bearer ...")]`.
+        metadata: sent with every call.
         timeout_s: how long a call may take where it does not say itself.
+        access: keys for TLS from files, and an API token.
     """
 
     def __init__(
@@ -93,15 +95,18 @@ class GeneratorClient:
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_s: float = 60.0,
+        **access: Unpack[AccessOptions],
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
-        self._metadata = tuple(metadata)
+        self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.Channel | None = None
         if isinstance(target, str):
+            options = self._access.channel_options(requests.CHANNEL_OPTIONS)
+            keys = self._access.credentials
             target = self._owned = (
-                grpc.insecure_channel(target, options=requests.CHANNEL_OPTIONS)
-                if credentials is None
-                else grpc.secure_channel(target, credentials, options=requests.CHANNEL_OPTIONS)
+                grpc.insecure_channel(target, options=options)
+                if keys is None
+                else grpc.secure_channel(target, keys, options=options)
             )
         self._generator = GeneratorServiceStub(target)
         self._profiles = ProfileServiceStub(target)
@@ -114,7 +119,7 @@ class GeneratorClient:
             self._generator.Generate(
                 requests.build_request(**options),
                 timeout=self._deadline(timeout_s),
-                metadata=self._metadata,
+                metadata=self._access.metadata(),
             )
         )
 
@@ -202,6 +207,6 @@ class GeneratorClient:
     ) -> _ResponseT:
         deadline = self._deadline(timeout_s)
         try:
-            return method(request, timeout=deadline, metadata=self._metadata)
+            return method(request, timeout=deadline, metadata=self._access.metadata())
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error

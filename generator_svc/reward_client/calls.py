@@ -35,7 +35,9 @@ class RewardCalls:
             tokenizer_fingerprint=self._fingerprint,
         )
         with unary_errors():
-            response = await replica.stub.ScoreSequences(request, timeout=timeout_s)
+            response = await replica.stub.ScoreSequences(
+                request, timeout=timeout_s, metadata=replica.metadata
+            )
         return replica.model_version, list(response.rewards)
 
     async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
@@ -48,7 +50,9 @@ class RewardCalls:
         request.preference.text = text
         replica = await self._any_replica(timeout_s)
         with unary_errors():
-            response = await replica.stub.EncodePreference(request, timeout=timeout_s)
+            response = await replica.stub.EncodePreference(
+                request, timeout=timeout_s, metadata=replica.metadata
+            )
         return response.model_version, response.encoding
 
     async def _any_replica(self, timeout_s: float) -> Replica:

@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 
+from generator_svc.reward_client.connection import Connector
 from generator_svc.reward_client.discovery import resolve
 from generator_svc.reward_client.replica import Replica, ReplicaEvents
 from svc_common.errors import ModelMismatchError, RewardUnavailableError, ServiceError
@@ -19,6 +20,7 @@ class Fleet:
         events: told what happens on each replica.
         resolve_interval_s: between two look-ups.
         patience_s: after this long without any replica, waiting for one is of no use.
+        connector: opens the channels.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class Fleet:
         *,
         resolve_interval_s: float,
         patience_s: float,
+        connector: Connector,
     ) -> None:
         self._targets = targets
         self._fingerprint = tokenizer_fingerprint
         self._events = events
         self._resolve_interval_s = resolve_interval_s
         self._patience_s = patience_s
+        self._connector = connector
         self._replicas: dict[str, Replica] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._random = random.Random()
@@ -66,7 +70,7 @@ class Fleet:
             while True:
                 addresses, is_complete = await resolve(self._targets)
                 for address in addresses - self._replicas.keys():
-                    replica = Replica(address, self._fingerprint, self._events)
+                    replica = Replica(address, self._fingerprint, self._events, self._connector)
                     self._replicas[address] = replica
                     self._tasks[address] = group.create_task(replica.run())
                 if is_complete:

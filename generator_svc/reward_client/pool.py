@@ -11,6 +11,7 @@ from typing import Protocol
 
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case
+from generator_svc.reward_client.connection import Connector
 from generator_svc.reward_client.fleet import Fleet
 from generator_svc.reward_client.placement import Placement
 from generator_svc.reward_client.questions import Questions
@@ -61,6 +62,7 @@ class RewardPool:
         tokenizer_fingerprint: str,
         limits: PoolLimits,
         observer: PoolObserver,
+        connector: Connector | None = None,
     ) -> None:
         self._limits = limits
         self._observer = observer
@@ -72,6 +74,7 @@ class RewardPool:
             self,
             resolve_interval_s=limits.resolve_interval_s,
             patience_s=limits.open_timeout_s,
+            connector=connector or Connector(),
         )
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardSession
+from generator_svc.reward_client.connection import Connector, Metadata
 from generator_svc.reward_client.placement import Placement, take_guesses, take_missing
 from generator_svc.reward_client.wire import (
     CandidateBlock,
@@ -32,15 +33,6 @@ OnAnswer = Callable[[Tensor, list[bool]], None]
 RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
 INFO_TIMEOUT_S = 2.0
 MAX_NUMBER = 1 << 32  # session numbers are uint32
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 
 
 @dataclass(frozen=True)
@@ -87,8 +79,15 @@ class ReplicaEvents(Protocol):
 class Replica:
     """Keeps one stream to a replica alive and carries the messages of all sessions on it."""
 
-    def __init__(self, address: str, tokenizer_fingerprint: str, events: ReplicaEvents) -> None:
+    def __init__(
+        self,
+        address: str,
+        tokenizer_fingerprint: str,
+        events: ReplicaEvents,
+        connector: Connector,
+    ) -> None:
         self.address = address
+        self._connector = connector
         self.is_available = False
         self.model_version = ""
         self.num_free_slots = 0
@@ -108,7 +107,7 @@ class Replica:
         """Connect, serve, and connect again, until cancelled."""
         pause = RECONNECT_S[0]
         while True:
-            async with grpc.aio.insecure_channel(self.address, CHANNEL_OPTIONS) as channel:
+            async with self._connector.open(self.address) as channel:
                 try:
                     await self._connect(channel)
                     pause = RECONNECT_S[0]
@@ -206,6 +205,11 @@ class Replica:
         assert self._stub is not None, "replica was never connected"
         return self._stub
 
+    @property
+    def metadata(self) -> Metadata:
+        """What every call to the replica must carry."""
+        return self._connector.metadata
+
     async def _connect(self, channel: grpc.aio.Channel) -> None:
         """Learn what the replica serves.
 
@@ -215,7 +219,9 @@ class Replica:
         stub = reward_pb2_grpc.RewardServiceStub(channel)
         self._stub = stub
         info = await stub.GetServerInfo(
-            reward_pb2.RewardServiceGetServerInfoRequest(), timeout=INFO_TIMEOUT_S
+            reward_pb2.RewardServiceGetServerInfoRequest(),
+            timeout=INFO_TIMEOUT_S,
+            metadata=self.metadata,
         )
         self.model_version = info.model_version
         self.num_free_slots = info.load.num_free_slots
@@ -233,7 +239,7 @@ class Replica:
         assert self._stub is not None
         self._outgoing = asyncio.Queue()
         self._abort = asyncio.Event()
-        stream = self._stub.Score()
+        stream = self._stub.Score(metadata=self.metadata)
         tasks = [
             asyncio.create_task(self._write(stream)),
             asyncio.create_task(self._read(stream)),
