@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from generator_svc.access import reward_connector
+from generator_svc.access import check_access, reward_connector
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
@@ -33,6 +33,7 @@ def main() -> int:
     try:
         settings = load_settings(GeneratorSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         torch.set_num_threads(settings.num_torch_threads)
         check_device(f"{PREFIX}DEVICE", settings.device)
         loaded = load_model(

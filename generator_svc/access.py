@@ -21,6 +21,22 @@ METHOD_SCOPES: MethodScopes = {
 }
 
 
+def check_access(settings: GeneratorSettings) -> None:
+    """Tell of all that cannot be used before models are loaded, and log what strangers could do.
+
+    Raises:
+        SettingsError: Keys, tokens or the tenant's name cannot be used.
+    """
+    identify(settings)
+    credentials(settings)
+    reward_connector(settings)
+    warn_if_exposed(
+        settings.listen,
+        asks_who_calls=bool(settings.tokens_file),
+        is_encrypted=bool(settings.tls_cert_file),
+    )
+
+
 def identify(settings: GeneratorSettings) -> Identify:
     """Return what finds out who calls: by tokens if there are any, else all are one tenant.
 
@@ -29,11 +45,6 @@ def identify(settings: GeneratorSettings) -> Identify:
     """
     if not is_name(settings.tenant):
         raise SettingsError(f"{PREFIX}TENANT: must be {NAME_RULE}, got {settings.tenant!r}")
-    warn_if_exposed(
-        settings.listen,
-        asks_who_calls=bool(settings.tokens_file),
-        is_encrypted=bool(settings.tls_cert_file),
-    )
     if not settings.tokens_file:
         return access(METHOD_SCOPES, anyone(settings.tenant))
     tokens = TokenFile(f"{PREFIX}TOKENS_FILE", settings.tokens_file)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 
 from pad.v1 import reward_pb2, reward_pb2_grpc
-from reward_svc.access import credentials, identify
+from reward_svc.access import check_access, credentials, identify
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.metrics import RewardMetrics
@@ -35,6 +35,7 @@ def main() -> int:
     try:
         settings = load_settings(RewardSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         model = load_pers_rm(settings)
         asyncio.run(run(settings, model))
     except (SettingsError, ModelFolderError) as error:

@@ -17,6 +17,21 @@ METHOD_SCOPES: MethodScopes = {
 }
 
 
+def check_access(settings: RewardSettings) -> None:
+    """Tell of all that cannot be used before models are loaded, and log what strangers could do.
+
+    Raises:
+        SettingsError: Keys or tokens cannot be used.
+    """
+    identify(settings)
+    credentials(settings)
+    warn_if_exposed(
+        settings.listen,
+        asks_who_calls=bool(settings.tokens_file or settings.tls_client_ca_file),
+        is_encrypted=bool(settings.tls_cert_file),
+    )
+
+
 def identify(settings: RewardSettings) -> Identify:
     """Return what lets generators through: by certificate, by token, by both, or everyone.
 
@@ -27,11 +42,6 @@ def identify(settings: RewardSettings) -> Identify:
         raise SettingsError(
             f"{PREFIX}TLS_CLIENT_CA_FILE: must be set where {PREFIX}ALLOWED_CLIENTS is"
         )
-    warn_if_exposed(
-        settings.listen,
-        asks_who_calls=bool(settings.tokens_file or settings.tls_client_ca_file),
-        is_encrypted=bool(settings.tls_cert_file),
-    )
     authenticate = anyone("default")
     if settings.tokens_file:
         authenticate = TokenFile(f"{PREFIX}TOKENS_FILE", settings.tokens_file).caller
