@@ -22,7 +22,7 @@ METHOD_SCOPES: MethodScopes = {
 
 
 def check_access(settings: GeneratorSettings) -> None:
-    """Tell of all that cannot be used before models are loaded, and log what strangers could do.
+    """Tell of all that cannot be used before models are loaded.
 
     Raises:
         SettingsError: Keys, tokens or the tenant's name cannot be used.
@@ -30,6 +30,10 @@ def check_access(settings: GeneratorSettings) -> None:
     identify(settings)
     credentials(settings)
     reward_connector(settings)
+
+
+def warn_of_strangers(settings: GeneratorSettings) -> None:
+    """Log what those can do who reach the address and are no callers of ours."""
     warn_if_exposed(
         settings.listen,
         asks_who_calls=bool(settings.tokens_file),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from generator_svc.access import credentials, identify
+from generator_svc.access import credentials, identify, warn_of_strangers
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
@@ -89,6 +89,7 @@ async def serve_engine(
             identify=identify(settings),
             health_listen=settings.health_listen,
         )
+        warn_of_strangers(settings)
         add_servicers = [
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
             partial(profile_pb2_grpc.add_ProfileServiceServicer_to_server, profiles),

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 
 from pad.v1 import reward_pb2, reward_pb2_grpc
-from reward_svc.access import check_access, credentials, identify
+from reward_svc.access import check_access, credentials, identify, warn_of_strangers
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.metrics import RewardMetrics
@@ -73,6 +73,7 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         identify=identify(settings),
         health_listen=settings.health_listen,
     )
+    warn_of_strangers(settings)
 
     async def serve_when_warm() -> None:
         await warm_up(batcher, model)

@@ -18,13 +18,17 @@ METHOD_SCOPES: MethodScopes = {
 
 
 def check_access(settings: RewardSettings) -> None:
-    """Tell of all that cannot be used before models are loaded, and log what strangers could do.
+    """Tell of all that cannot be used before models are loaded.
 
     Raises:
         SettingsError: Keys or tokens cannot be used.
     """
     identify(settings)
     credentials(settings)
+
+
+def warn_of_strangers(settings: RewardSettings) -> None:
+    """Log what those can do who reach the address and are no callers of ours."""
     warn_if_exposed(
         settings.listen,
         asks_who_calls=bool(settings.tokens_file or settings.tls_client_ca_file),
