@@ -29,7 +29,7 @@ def client(stack: EmbeddedStack) -> Iterator[GeneratorClient]:
         yield connected
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def secured(
     models_dir: Path,
     new_redis_server: Callable[[], RedisServer],

@@ -200,6 +200,10 @@ def test_bad_secrets_stop_the_start_and_are_not_shown(
 
 
 def test_no_secret_was_ever_logged(secured: Secured) -> None:
+    with connect(secured, secured.tokens["a"].secret) as client:
+        client.complete(messages=CHAT, preferences=["Be brief."], max_tokens=4)
+    secured.generator.wait_for("rpc ended")
+    secured.reward.wait_for("rpc ended")
     log = secured.generator.log + secured.reward.log
     assert '"token": "of-a"' in log  # the name, by which a token in use is found
     assert '"token": "generator"' in log

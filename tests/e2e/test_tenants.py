@@ -17,6 +17,7 @@ from tests.e2e.secured import Secured, in_all_forms
 
 # B knows the first id; everything else with this word in it is A's secret.
 CANARY = "canary"
+CANARY_BETA = "6.28125"  # shows whose profile guided, where no text of it is told
 KNOWN_USER = "shared-user"
 HIDDEN_USERS = [f"{CANARY}-user-{place}" for place in range(3)]
 WISHES = {user: f"{CANARY} wish of {user}: be brief." for user in (KNOWN_USER, *HIDDEN_USERS)}
@@ -188,7 +189,7 @@ def bearer(token: str) -> tuple[str, str]:
 
 def put_request(user_id: str) -> profile_pb2.PutProfileRequest:
     return profile_pb2.PutProfileRequest(
-        user_id=user_id, preferences=[wish(WISHES[user_id])], beta=1.5
+        user_id=user_id, preferences=[wish(WISHES[user_id])], beta=float(CANARY_BETA)
     )
 
 
@@ -224,7 +225,8 @@ def page_token_of(caller: Caller) -> str:
 
 def test_nothing_of_one_tenant_reaches_another(secured: Secured, victim: Caller) -> None:
     before = profiles_of(victim)
-    assert victim.finds(CANARY)  # it would be found
+    assert victim.finds(CANARY)  # they would be found
+    assert victim.finds(CANARY_BETA)
     hostile = Hostile(page_token_of(victim))
     with secured.channel() as channel, ThreadPoolExecutor(4) as pool:
         busy = [
@@ -246,6 +248,7 @@ def test_nothing_of_one_tenant_reaches_another(secured: Secured, victim: Caller)
     answered = {"OK", "NOT_FOUND", "INVALID_ARGUMENT"}
     assert answered <= set(attacker.codes) <= {*answered, "ABORTED", "FAILED_PRECONDITION"}
     assert attacker.finds(CANARY) == []
+    assert attacker.finds(CANARY_BETA) == []
     assert profiles_of(victim) == before
 
 
