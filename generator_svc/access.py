@@ -49,6 +49,11 @@ def identify(settings: GeneratorSettings) -> Identify:
     """
     if not is_name(settings.tenant):
         raise SettingsError(f"{PREFIX}TENANT: must be {NAME_RULE}, got {settings.tenant!r}")
+    if settings.tokens_file and settings.tenant != GeneratorSettings.tenant:
+        raise SettingsError(
+            f"{PREFIX}TENANT: must not be set where {PREFIX}TOKENS_FILE is, whose tokens name"
+            f" their tenants; got {settings.tenant}"
+        )
     if not settings.tokens_file:
         return access(METHOD_SCOPES, anyone(settings.tenant))
     tokens = TokenFile(f"{PREFIX}TOKENS_FILE", settings.tokens_file)

@@ -136,7 +136,7 @@ def _lines(where: str, content: bytes) -> Iterator[tuple[int, str]]:
 def _entry(where: str, line: str) -> TokenEntry:
     try:
         values: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: brackets without end
         values = None
     if not isinstance(values, dict):  # the text may be a token itself: no cause, no quote
         raise SettingsError(f"{where}: must be a JSON object with {', '.join(sorted(_FIELDS))}")

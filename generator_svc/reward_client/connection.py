@@ -81,6 +81,6 @@ def _read_token(setting: str, path: str) -> str:
         words = read_secret_file(setting, path).decode("ascii").split()
     except UnicodeDecodeError:
         words = []
-    if len(words) != 1:
+    if len(words) != 1 or not words[0].isprintable():
         raise SettingsError(f"{setting}: must hold one token and nothing else, got {path}")
     return words[0]

@@ -52,7 +52,13 @@ def test_a_token_for_rewards_is_read_anew_and_never_sent_in_the_clear(token_file
     reward_connector(replace(distant, reward_ca_file=ca_file))
 
 
-@pytest.mark.parametrize("content", [f"{TOKEN} {TOKEN}", " \n", f"{TOKEN}\u00e9"])
+def test_tokens_alone_name_tenants(token_file):
+    settings = replace(SETTINGS, tokens_file=str(token_file), tenant="acme")
+    with pytest.raises(SettingsError, match=r"^GENERATOR_TENANT: must not be set where"):
+        check_access(settings)
+
+
+@pytest.mark.parametrize("content", [f"{TOKEN} {TOKEN}", " \n", f"{TOKEN}\x01", f"{TOKEN}\u00e9"])
 def test_a_bad_token_file_is_named_and_not_quoted(token_file, content):
     token_file.write_text(content)
     with pytest.raises(SettingsError) as refused:

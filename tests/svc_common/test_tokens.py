@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from svc_common.access import access
 from svc_common.callers import Scope, current_caller
@@ -184,6 +186,29 @@ def test_a_bad_line_is_named_by_its_number_and_never_quoted(content, rule):
     assert rule in message
     assert TOKEN not in message
     assert caught.value.__cause__ is None or TOKEN not in str(caught.value.__cause__)
+
+
+ENTRIES = st.fixed_dictionaries(
+    {
+        "name": st.one_of(st.just("n"), st.text(max_size=3), st.none()),
+        "tenant": st.one_of(st.just("t"), st.text(max_size=3), st.integers()),
+        "scopes": st.one_of(st.just(["admin"]), st.lists(st.text(max_size=3)), st.booleans()),
+        "sha256": st.one_of(st.just(SHA256), st.text(max_size=70)),
+    },
+    optional={"expires": st.one_of(st.text(max_size=20), st.datetimes().map(str), st.none())},
+)
+
+
+@given(st.one_of(st.binary(max_size=200), ENTRIES.map(lambda entry: json.dumps(entry).encode())))
+@example(b"[" * 100_000)
+@example(b'{"name": ' + b"9" * 10_000 + b"}")
+def test_any_file_is_taken_or_refused_and_breaks_nothing(content):
+    """A changed file is read while callers wait: any other error would be an answer to them."""
+    try:
+        entries = parse_tokens("X", content)
+    except SettingsError:
+        return
+    assert all(entry.caller.tenant.isascii() and entry.caller.scopes for entry in entries)
 
 
 def test_a_file_of_comments_lets_nobody_in():
