@@ -13,6 +13,7 @@ from colocated_svc.queries import NUM_ROWS, ColocatedQueries, InProcess
 from colocated_svc.rows import SharedRows
 from colocated_svc.scorer import ColocatedScorer
 from colocated_svc.settings import load_both_settings
+from generator_svc.access import check_access
 from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
@@ -43,6 +44,7 @@ def main() -> int:
     try:
         settings, reward_settings = load_both_settings(os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         torch.set_num_threads(settings.num_torch_threads)
         check_device("GENERATOR_DEVICE", settings.device)
         base, model = load_both(settings, reward_settings)

@@ -18,6 +18,11 @@ REMOTE = [  # settings about a reward model that is elsewhere
         "REWARD_STEP_TIMEOUT_S",
         "REWARD_OPEN_TIMEOUT_S",
         "REWARD_RESOLVE_INTERVAL_S",
+        "REWARD_CA_FILE",
+        "REWARD_CERT_FILE",
+        "REWARD_KEY_FILE",
+        "REWARD_SERVER_NAME",
+        "REWARD_TOKEN_FILE",
         "RUNS_AHEAD",
     )
 ]

@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from generator_svc.access import check_access, reward_connector
 from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
@@ -35,6 +36,7 @@ def main() -> int:
     try:
         settings = load_settings(GeneratorSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         torch.set_num_threads(settings.num_torch_threads)
         check_device(f"{PREFIX}DEVICE", settings.device)
         loaded = load_model(
@@ -63,6 +65,7 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             resolve_interval_s=settings.reward_resolve_interval_s,
         ),
         parts.metrics,
+        connector=reward_connector(settings),
         base_fingerprint=loaded.fingerprint_with(loaded.tokenizer)
         if settings.shares_reference
         else "",

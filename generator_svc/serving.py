@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from generator_svc.access import credentials, identify, warn_of_strangers
 from generator_svc.admission.opening import opened_admission
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
@@ -23,7 +24,6 @@ from generator_svc.settings import PREFIX, GeneratorSettings
 from generator_svc.store_metrics import StoreMetrics
 from generator_svc.warm_up import WarmUp
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
-from svc_common.callers import Caller, everyone_is
 from svc_common.fault_points import FaultPoints
 from svc_common.health import Health
 from svc_common.lifetime import until_first
@@ -104,7 +104,9 @@ async def serve_engine(
             metrics_port=settings.metrics_port,
             drain_s=settings.drain_s,
             max_message_bytes=settings.max_message_bytes,
-            identify=everyone_is(Caller(settings.tenant)),
+            credentials=credentials(settings),
+            identify=identify(settings),
+            health_listen=settings.health_listen,
             drain_delay_s=settings.drain_delay_s,
             max_stall_s=settings.max_stall_s,
         )
@@ -120,6 +122,7 @@ async def serve_engine(
             generator_service=GENERATOR_SERVICE,
             profile_service=PROFILE_SERVICE,
         )
+        warn_of_strangers(settings)
         add_servicers = [
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
             partial(profile_pb2_grpc.add_ProfileServiceServicer_to_server, profiles),

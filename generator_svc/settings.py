@@ -141,4 +141,33 @@ class GeneratorSettings:
         help="JSON file of tenants with limits of their own: `max_concurrent`,"
         " `tokens_per_minute` and `weight`, a share of the starts while some wait",
     )
+    tls_cert_file: str = setting(
+        "",
+        help="certificate chain of the gRPC server, PEM; empty: plain text; read anew if changed",
+    )
+    tls_key_file: str = setting("", help="its private key, PEM, without a password")
+    tls_client_ca_file: str = setting(
+        "", help="authorities of client certificates, PEM; if set, every caller must show one"
+    )
+    tokens_file: str = setting(
+        "",
+        help="API tokens, as `pad token new` writes them, read anew if changed; empty: every caller"
+        " is the one tenant",
+    )
+    health_listen: str = setting(
+        "", help="host:port that answers health probes alone, in plain text; empty: none"
+    )
+    reward_ca_file: str = setting(
+        "", help="authorities of the reward replicas' certificates, PEM; empty: plain text"
+    )
+    reward_cert_file: str = setting(
+        "", help="own certificate for reward replicas, PEM; read anew for each connection"
+    )
+    reward_key_file: str = setting("", help="its private key, PEM, without a password")
+    reward_server_name: str = setting(
+        "", help="name in the replicas' certificates; empty: the address of each"
+    )
+    reward_token_file: str = setting(
+        "", help="token for reward replicas, alone in the file; read anew if changed"
+    )
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import torch
 
 from pad.v1 import reward_pb2, reward_pb2_grpc
+from reward_svc.access import check_access, credentials, identify, warn_of_strangers
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.forgetting import Forgetting
@@ -37,6 +38,7 @@ def main() -> int:
     try:
         settings = load_settings(RewardSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         model = load_pers_rm(settings)
         asyncio.run(run(settings, model))
     except (SettingsError, ModelFolderError) as error:
@@ -73,7 +75,11 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         drain_s=settings.drain_s,
         max_message_bytes=settings.max_message_bytes,
         drain_delay_s=settings.drain_delay_s,
+        credentials=credentials(settings),
+        identify=identify(settings),
+        health_listen=settings.health_listen,
     )
+    warn_of_strangers(settings)
     add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
     try:
         await until_first(

@@ -99,6 +99,25 @@ class RewardSettings:
         help="Path of a unix socket through which a test breaks this process's messages; never set"
         " where anyone is served",
     )
+    tls_cert_file: str = setting(
+        "",
+        help="Certificate chain of the gRPC server, PEM; empty: plain text; read anew if changed",
+    )
+    tls_key_file: str = setting("", help="Its private key, PEM, without a password")
+    tls_client_ca_file: str = setting(
+        "", help="Authorities of client certificates, PEM; if set, every caller must show one"
+    )
+    allowed_clients: tuple[str, ...] = setting(
+        (), help="Names in client certificates that may call; empty: all of those authorities"
+    )
+    tokens_file: str = setting(
+        "",
+        help="Tokens with the scope `score`, as `pad token new` writes them, read anew if changed;"
+        " empty: none is asked for",
+    )
+    health_listen: str = setting(
+        "", help="host:port that answers health probes alone, in plain text; empty: none"
+    )
     log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
     max_message_bytes: int = setting(
         4 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"

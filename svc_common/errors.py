@@ -86,3 +86,15 @@ class ShuttingDownError(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     retry_after_s = 0.5
+
+
+class UnauthenticatedError(ServiceError):
+    """The caller did not show who it is; the text never holds what was shown."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller is known and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED

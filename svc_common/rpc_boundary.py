@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from svc_common.callers import Identify, set_caller
+from svc_common.callers import NOBODY, Caller, Identify, set_caller
 from svc_common.errors import InvalidRequestError, ServiceError
 from svc_common.metrics import RpcMetrics
 from svc_common.reader_watch import ReaderWatch
@@ -96,9 +96,11 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
             code = grpc.StatusCode.OK
             started = time.monotonic()
+            caller = NOBODY
             try:
                 with self._calls.serving(method):
-                    set_caller(self._identify(context, method))
+                    caller = self._identify(context, method)
+                    set_caller(caller)
                     received = _Requests(request) if is_request_streaming else _checked(request)
                     response = await _respond(servicer, received, context, self._max_stall_s)
                 if is_request_streaming:
@@ -125,17 +127,19 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             else:
                 return response
             finally:
-                self._end(method, code, time.monotonic() - started)
+                self._end(method, code, time.monotonic() - started, caller)
 
         return run
 
-    def _end(self, method: str, code: grpc.StatusCode, duration_s: float) -> None:
+    def _end(self, method: str, code: grpc.StatusCode, duration_s: float, caller: Caller) -> None:
         self._metrics.observe(method, code.name, duration_s)
         # Probes come every few seconds for ever; in a flood of refusals, which metrics count by
         # reason, their lines would cost half of what refusing costs.
         is_quiet = method.startswith("grpc.health.") or code is grpc.StatusCode.RESOURCE_EXHAUSTED
         level = logging.DEBUG if is_quiet else logging.INFO
         values = {"method": method, "code": code.name, "duration_s": round(duration_s, 6)}
+        if caller.name:  # shows which tokens are still in use
+            values |= {"tenant": caller.tenant, "token": caller.name}
         logger.log(level, "rpc ended", extra=values)
 
 

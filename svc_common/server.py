@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -45,6 +45,8 @@ class ServerOptions:
         identify: Finds out who calls, for each RPC.
         drain_delay_s: Seconds from SIGTERM, when health turns, until new calls are refused.
         max_stall_s: Seconds after which a stream ends whose reader takes nothing.
+        health_listen: `host:port` where probes, and nothing else, are answered in plain text;
+            empty for nowhere but with the rest.
     """
 
     settings_prefix: str
@@ -56,6 +58,7 @@ class ServerOptions:
     identify: Identify = anonymous
     drain_delay_s: float = 0.0
     max_stall_s: float = 60.0
+    health_listen: str = ""
 
 
 async def serve(
@@ -81,12 +84,15 @@ async def serve(
     with _metrics_endpoint(options, registry) as metrics_port, _signals() as signals:
         await server.start()
         try:
-            logger.info("serving", extra={"address": address, "metrics_port": metrics_port})
-            await signals.first.wait()
-            logger.info("draining", extra={"drain_s": options.drain_s, "num_calls": len(calls)})
-            health.drain()
-            await _pause(options.drain_delay_s, signals.second)
-            await drain(server, calls, options.drain_s, signals.second)
+            async with _health_endpoint(options, health) as health_address:
+                places = {"metrics_port": metrics_port, "health_address": health_address}
+                logger.info("serving", extra={"address": address, **places})
+                await signals.first.wait()
+                values = {"drain_s": options.drain_s, "num_calls": len(calls)}
+                logger.info("draining", extra=values)
+                health.drain()
+                await _pause(options.drain_delay_s, signals.second)
+                await drain(server, calls, options.drain_s, signals.second)
         finally:
             await server.stop(None)
             logger.info("stopped")
@@ -231,6 +237,28 @@ def _metrics_endpoint(options: ServerOptions, registry: CollectorRegistry) -> It
         endpoint.shutdown()
         endpoint.server_close()
         thread.join()
+
+
+@asynccontextmanager
+async def _health_endpoint(options: ServerOptions, health: Health) -> AsyncIterator[str]:
+    """Answer probes on a port of their own, which ask for neither keys nor tokens.
+
+    Yields the address; empty if there is none.
+    """
+    if not options.health_listen:
+        yield ""
+        return
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=64)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    try:
+        port = server.add_insecure_port(options.health_listen)
+    except RuntimeError as error:
+        raise _listen_error(options, "HEALTH_LISTEN", options.health_listen) from error
+    await server.start()
+    try:
+        yield f"{options.health_listen.rpartition(':')[0]}:{port}"
+    finally:
+        await server.stop(None)
 
 
 def _listen_error(options: ServerOptions, setting: str, address: str) -> SettingsError:

@@ -10,6 +10,7 @@ import grpc
 from benchmarks.open_load import TENANT_KEY
 from benchmarks.paced import generator
 from generator_svc import serving
+from generator_svc.settings import GeneratorSettings
 from svc_common.callers import Caller, Identify
 
 
@@ -18,10 +19,10 @@ def _by_header(context: "grpc.aio.ServicerContext[Any, Any]", _method: str) -> C
     return Caller(str(found.get(TENANT_KEY, "default")))
 
 
-def _believe(_caller: Caller) -> Identify:
+def _believe(_settings: GeneratorSettings) -> Identify:
     return _by_header
 
 
 if __name__ == "__main__":
-    serving.everyone_is = _believe  # type: ignore[attr-defined,assignment]
+    serving.identify = _believe  # type: ignore[attr-defined]
     generator.main()

@@ -11,6 +11,7 @@ from pad.v1 import generator_pb2, profile_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
 from pad_client import requests, responses
+from pad_client.access import Access, AccessOptions
 from pad_client.addresses import grpc_target
 from pad_client.errors import InternalError, error_from_rpc
 from pad_client.retries import Attempts
@@ -107,8 +108,9 @@ class GeneratorClient:
         target: "host:port", or several of them, or an open channel, which then stays the caller's
             to close. A DNS name may stand for many servers; several must be IP addresses.
         credentials: for TLS; without them an address is called in the clear.
-        metadata: sent with every call, for example `[("authorization", "Bearer ...")]`.
+        metadata: sent with every call.
         timeout_s: how long a call may take where it does not say itself.
+        access: keys for TLS from files, and an API token.
     """
 
     def __init__(
@@ -118,16 +120,19 @@ class GeneratorClient:
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_s: float = 60.0,
+        **access: Unpack[AccessOptions],
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
-        self._metadata = tuple(metadata)
+        self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.Channel | None = None
         if isinstance(target, str | Sequence):
             name = grpc_target(target)
+            options = self._access.channel_options(requests.CHANNEL_OPTIONS)
+            keys = self._access.credentials
             target = self._owned = (
-                grpc.insecure_channel(name, options=requests.CHANNEL_OPTIONS)
-                if credentials is None
-                else grpc.secure_channel(name, credentials, options=requests.CHANNEL_OPTIONS)
+                grpc.insecure_channel(name, options=options)
+                if keys is None
+                else grpc.secure_channel(name, keys, options=options)
             )
         self._generator = GeneratorServiceStub(target)
         self._profiles = ProfileServiceStub(target)
@@ -139,7 +144,9 @@ class GeneratorClient:
         request = requests.build_request(**options)
 
         def start(remaining_s: float) -> _Call:
-            return self._generator.Generate(request, timeout=remaining_s, metadata=self._metadata)
+            return self._generator.Generate(
+                request, timeout=remaining_s, metadata=self._access.metadata()
+            )
 
         return TokenStream(start, self._deadline(timeout_s))
 
@@ -230,7 +237,9 @@ class GeneratorClient:
         attempts = Attempts(self._deadline(timeout_s), is_repeatable=is_repeatable)
         while True:
             try:
-                return method(request, timeout=attempts.remaining_s, metadata=self._metadata)
+                return method(
+                    request, timeout=attempts.remaining_s, metadata=self._access.metadata()
+                )
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error)
                 if pause_s is None:

@@ -78,7 +78,7 @@ class ModelMismatchError(PadError):
 class AccessDeniedError(PadError):
     """The call carried no valid token, or its tenant may not do this."""
 
-    hint = "check the token in the client's metadata"
+    hint = "check the token (token_file, PAD_TOKEN_FILE), its scopes and when it expires"
 
 
 class OverloadedError(PadError):

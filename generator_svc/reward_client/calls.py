@@ -40,7 +40,9 @@ class RewardCalls:
             tokenizer_fingerprint=self._fingerprint,
         )
         with unary_errors():
-            response = await replica.stub.ScoreSequences(request, timeout=timeout_s)
+            response = await replica.stub.ScoreSequences(
+                request, timeout=timeout_s, metadata=replica.metadata
+            )
         return replica.model_version, list(response.rewards)
 
     async def encode_preference(
@@ -55,7 +57,9 @@ class RewardCalls:
         request.preference.text = text
         replica = await self._any_replica(timeout_s)
         with unary_errors():
-            response = await replica.stub.EncodePreference(request, timeout=timeout_s)
+            response = await replica.stub.EncodePreference(
+                request, timeout=timeout_s, metadata=replica.metadata
+            )
         return response.model_version, response.encoding
 
     async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
@@ -76,7 +80,7 @@ class RewardCalls:
 
 async def _forget(replica: Replica, request: reward_pb2.ForgetRequest, timeout_s: float) -> bool:
     try:
-        await replica.stub.Forget(request, timeout=timeout_s)
+        await replica.stub.Forget(request, timeout=timeout_s, metadata=replica.metadata)
     except grpc.aio.AioRpcError:
         return False
     return True

@@ -7,6 +7,7 @@ from typing import Protocol
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from generator_svc.reward_client.connector import Connector, Metadata
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from svc_common.fault_points import FaultPoints
 
@@ -14,15 +15,6 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
 INFO_TIMEOUT_S = 2.0
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 
 
 class ConnectionEvents(Protocol):
@@ -44,8 +36,11 @@ class ConnectionEvents(Protocol):
 class Connection:
     """Keeps one stream to an address alive and carries messages both ways."""
 
-    def __init__(self, address: str, events: ConnectionEvents, faults: FaultPoints) -> None:
+    def __init__(
+        self, address: str, events: ConnectionEvents, connector: Connector, faults: FaultPoints
+    ) -> None:
         self.address = address
+        self._connector = connector
         self._events = events
         self._faults = faults
         self._outgoing: asyncio.Queue[reward_pb2.ScoreRequest] = asyncio.Queue()
@@ -59,6 +54,11 @@ class Connection:
         assert self._stub is not None, "replica was never connected"
         return self._stub
 
+    @property
+    def metadata(self) -> Metadata:
+        """What every call to the replica must carry."""
+        return self._connector.metadata
+
     def send(self, message: reward_pb2.ScoreRequest) -> None:
         """Have a message leave on the stream there is now."""
         self._outgoing.put_nowait(message)
@@ -71,7 +71,7 @@ class Connection:
         """Connect, serve, and connect again, until cancelled."""
         pause = RECONNECT_S[0]
         while True:
-            async with grpc.aio.insecure_channel(self.address, CHANNEL_OPTIONS) as channel:
+            async with self._connector.open(self.address) as channel:
                 try:
                     await self._connect(channel)
                     pause = RECONNECT_S[0]
@@ -98,7 +98,9 @@ class Connection:
         stub = reward_pb2_grpc.RewardServiceStub(channel)
         self._stub = stub
         info = await stub.GetServerInfo(
-            reward_pb2.RewardServiceGetServerInfoRequest(), timeout=INFO_TIMEOUT_S
+            reward_pb2.RewardServiceGetServerInfoRequest(),
+            timeout=INFO_TIMEOUT_S,
+            metadata=self.metadata,
         )
         self._events.connected(info)
 
@@ -106,7 +108,7 @@ class Connection:
         """Carry messages both ways until the stream, the replica's health or a step fails."""
         self._outgoing = asyncio.Queue()
         self._abort = asyncio.Event()
-        stream = self.stub.Score()
+        stream = self.stub.Score(metadata=self.metadata)
         tasks = [
             asyncio.create_task(self._write(stream)),
             asyncio.create_task(self._read(stream)),

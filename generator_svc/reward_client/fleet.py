@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 
+from generator_svc.reward_client.connector import Connector
 from generator_svc.reward_client.discovery import resolve
 from generator_svc.reward_client.events import ReplicaEvents
 from generator_svc.reward_client.replica import Replica
@@ -24,6 +25,7 @@ class Fleet:
         resolve_interval_s: between two look-ups.
         patience_s: after this long without any replica, waiting for one is of no use.
         faults: of the process; none where nothing is to be broken.
+        connector: opens the channels.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Fleet:
         base_fingerprint: str = "",
         resolve_interval_s: float,
         patience_s: float,
+        connector: Connector | None = None,
         faults: FaultPoints | None = None,
     ) -> None:
         self._targets = targets
@@ -44,6 +47,7 @@ class Fleet:
         self._resolve_interval_s = resolve_interval_s
         self._patience_s = patience_s
         self._faults = faults
+        self._connector = connector
         self._replicas: dict[str, Replica] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._random = random.Random()
@@ -84,6 +88,7 @@ class Fleet:
                         address,
                         self._fingerprint,
                         self._events,
+                        connector=self._connector,
                         base_fingerprint=self._base_fingerprint,
                         faults=self._faults,
                     )

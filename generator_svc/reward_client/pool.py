@@ -10,6 +10,7 @@ import time
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.breaker import Circuit
 from generator_svc.reward_client.case import Case
+from generator_svc.reward_client.connector import Connector
 from generator_svc.reward_client.fleet import Fleet
 from generator_svc.reward_client.limits import PoolLimits, PoolObserver
 from generator_svc.reward_client.placement import Placement
@@ -44,6 +45,7 @@ class RewardPool:
         limits: PoolLimits,
         observer: PoolObserver,
         *,
+        connector: Connector | None = None,
         base_fingerprint: str = "",
         faults: FaultPoints | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class RewardPool:
             base_fingerprint=base_fingerprint,
             resolve_interval_s=limits.resolve_interval_s,
             patience_s=limits.open_timeout_s,
+            connector=connector,
             faults=faults,
         )
 

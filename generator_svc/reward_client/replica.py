@@ -11,6 +11,7 @@ from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardSession
 from generator_svc.reward_client.breaker import Breaker, Circuit
 from generator_svc.reward_client.connection import Connection
+from generator_svc.reward_client.connector import Connector, Metadata
 from generator_svc.reward_client.events import ReplicaEvents
 from generator_svc.reward_client.owed import OnAnswer, Question, judge
 from generator_svc.reward_client.patience import Patience
@@ -46,6 +47,7 @@ class Replica:
         tokenizer_fingerprint: str,
         events: ReplicaEvents,
         *,
+        connector: Connector | None = None,
         base_fingerprint: str = "",
         faults: FaultPoints | None = None,
     ) -> None:
@@ -56,7 +58,9 @@ class Replica:
         self.breaker = Breaker(self._circuit_changed)
         self.patience = Patience()
         self.heard_at = 0.0
-        self.connection = Connection(address, self, faults or FaultPoints())
+        self.connection = Connection(
+            address, self, connector or Connector(), faults or FaultPoints()
+        )
         self._takes_sessions = False
         self._shares_rows = False  # all preferences of a session take one row
         self._shares_reference = False  # its reference is our base model
@@ -82,6 +86,11 @@ class Replica:
     def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
         """For unary calls; only while the replica is available."""
         return self.connection.stub
+
+    @property
+    def metadata(self) -> Metadata:
+        """What every call to the replica must carry."""
+        return self.connection.metadata
 
     async def run(self) -> None:
         """Stay connected until cancelled."""

@@ -16,6 +16,7 @@ SETTINGS = {
     "generator": ("GENERATOR_", GeneratorSettings),
     "reward": ("REWARD_", RewardSettings),
 }
+_COMMANDS = ("command", "entrypoint", "test")  # lists that replace those of the file below
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<default>:?-[^}]*)?\}")
 
 
@@ -44,10 +45,10 @@ def _default(match):
 
 def _merge(under, over):
     if isinstance(under, dict) and isinstance(over, dict):
-        merged = {key: _merge(under.get(key), value) for key, value in over.items()}
-        if "command" in over:  # one is put in place of the other
-            merged["command"] = over["command"]
-        return under | merged
+        return under | {
+            key: value if key in _COMMANDS else _merge(under.get(key), value)
+            for key, value in over.items()
+        }
     if isinstance(under, list) and isinstance(over, list):
         return under + over
     return over

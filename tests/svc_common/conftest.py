@@ -1,7 +1,11 @@
+"""What several tests of servers share."""
+
 import asyncio
 import logging
 
 import pytest
+
+from tests.tls_keys import Authority
 
 
 class EventLog(logging.Handler):
@@ -28,3 +32,14 @@ def event_log():
     yield handler
     logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"), "ca")
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority that nobody should trust."""
+    return Authority(tmp_path_factory.mktemp("stranger"), "other-ca")

@@ -4,6 +4,7 @@ import signal
 import socket
 import urllib.request
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from svc_common.health import Health
 from svc_common.server import bind, new_server, serve
 from svc_common.settings import SettingsError
-from tests.svc_common.small_service import NAME, OPTIONS, running
+from tests.svc_common.small_service import NAME, OPTIONS, add_handlers, running
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -116,4 +117,32 @@ async def test_taken_metrics_port_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = replace(OPTIONS, metrics_port=taken.getsockname()[1])
         with pytest.raises(SettingsError, match="TEST_METRICS_PORT: must be a free address"):
+            await serve(options, Health([]), CollectorRegistry(), [])
+
+
+async def test_probes_have_a_port_of_their_own_that_answers_nothing_else(event_log):
+    options = replace(OPTIONS, health_listen="127.0.0.1:0")
+    health = Health([NAME])
+    add = partial(add_handlers, {"unary": lambda request, context: b""})
+    serving = asyncio.create_task(serve(options, health, CollectorRegistry(), [add]))
+    address = (await until(event_log.event("serving"))).health_address
+    async with grpc.aio.insecure_channel(address) as channel:
+        assert await check(channel) == NOT_SERVING
+        health.set_serving(True)
+        assert await check(channel) == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary(f"/{NAME}/unary")(b"")
+        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (await until(watch.read())).status == NOT_SERVING
+    await until(serving)
+
+
+async def test_taken_health_port_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        options = replace(OPTIONS, health_listen=address)
+        with pytest.raises(SettingsError, match="TEST_HEALTH_LISTEN: must be a free address"):
             await serve(options, Health([]), CollectorRegistry(), [])
