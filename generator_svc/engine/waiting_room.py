@@ -52,8 +52,9 @@ class WaitingRoom:
     """Counts what waits, what is being prepared for it included.
 
     Two further rules keep the room open for others: BATCH may hold half of it, and where more than
-    one tenant was ever seen, each may hold four times what is left free. So one tenant's flood
-    fills four fifths, two tenants' floods four ninths each, and there is always a place left.
+    one tenant was ever seen, each may hold four times what is left free, and whoever holds a place
+    does not get the last one. So one tenant's flood fills four fifths, two tenants' floods four
+    ninths each, and there is a place for the next one.
 
     Args:
         limits: of the whole room.
@@ -122,7 +123,8 @@ class WaitingRoom:
             most, most_tokens = -(-limits.max_requests // 2), -(-limits.max_tokens // 2)
             self._check_holder(claim, claim.priority, most + num_free, most_tokens)
         if self._has_several_tenants:
-            most = SHARE_OF_FREE * num_left
+            held = self._requests[claim.tenant]
+            most = min(SHARE_OF_FREE * num_left, held + num_left - bool(held))
             most_tokens = SHARE_OF_FREE * (limits.max_tokens - self.num_tokens)
             self._check_holder(claim, claim.tenant, most + num_free, most_tokens)
 
