@@ -90,10 +90,18 @@ class WaitingRoom:
             raise self._refused(RefusalReason.QUEUE_REQUESTS, rule, claim)
         if not self.num_requests:  # else a request of many tokens could never be written
             return
-        if self.num_tokens + claim.num_tokens > self._limits.max_tokens:
-            rule = f"at most {self._limits.max_tokens} tokens may wait, {self.num_tokens} do"
-            raise self._refused(RefusalReason.QUEUE_TOKENS, rule, claim)
+        self._check_tokens(claim, claim.num_tokens)
         self._check_share(claim, most - num_waiting, num_free)
+
+    def check_growth(self, claim: Claim, num_more: int, num_free: int) -> None:
+        """Return if a claim that is held may have so many more tokens.
+
+        Raises:
+            RefusedError: there is no room for them.
+        """
+        is_alone = self.num_requests == claim.num_sequences
+        if num_more > 0 and not is_alone and self.num_requests > num_free:
+            self._check_tokens(claim, num_more)
 
     def hold(self, claim: Claim) -> None:
         """Count a claim."""
@@ -116,6 +124,11 @@ class WaitingRoom:
         if self._first_tenant is None:
             self._first_tenant = tenant
         self._has_several_tenants |= tenant != self._first_tenant
+
+    def _check_tokens(self, claim: Claim, num_more: int) -> None:
+        if self.num_tokens + num_more > self._limits.max_tokens:
+            rule = f"at most {self._limits.max_tokens} tokens may wait, {self.num_tokens} do"
+            raise self._refused(RefusalReason.QUEUE_TOKENS, rule, claim)
 
     def _check_share(self, claim: Claim, num_left: int, num_free: int) -> None:
         limits = self._limits

@@ -189,10 +189,11 @@ async def test_a_prompt_that_was_guessed_too_short_is_refused_once_it_is_known()
         scheduler.admit()
     async with door.admitted(request(), "default", Deadline()) as ticket:
         door.resize(ticket, request(), 200)
+        assert scheduler.num_held_tokens == 6 + 210
         with pytest.raises(RefusedError, match="at most 300 tokens may wait"):
             door.resize(ticket, request(), 1000)
     assert scheduler.num_held == 1
-    # What was learnt: 400 characters are 1000 tokens.
+    # What was learnt: 400 characters may well be 400 tokens.
     with pytest.raises(RefusedError, match="at most 300 tokens"):
         await is_let_in(door, Deadline())
     assert refusals.reasons == [RefusalReason.QUEUE_TOKENS] * 2

@@ -186,6 +186,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         try:
             self.scheduler.resize(place, wanted.num_sequences * each)
         except RefusedError:
+            place.release()
             return
         num_tokens = wanted.num_sequences * each
         self.places.append(
