@@ -84,7 +84,8 @@ class OpenLoad:
                 calls.append(call)
                 if call.status == "OK":
                     return
-                await asyncio.sleep(call.retry_after_s)
+                left_s = max(0.0, end - time.perf_counter())
+                await asyncio.sleep(min(call.retry_after_s, left_s))
 
         callers = [visit(chance.uniform(0, seconds / 2), next(asks)) for _ in range(num_callers)]
         await asyncio.gather(*callers)
