@@ -53,13 +53,17 @@ class OpenLoad:
     async def arrive(
         self, asks: Iterator[Ask], tenant: str, rate: float, seconds: float, *, seed: int = 0
     ) -> list[Call]:
-        """Start `rate` calls a second at random times for `seconds`, and let all end."""
+        """Start `rate` calls a second at random times for `seconds`, and let all end.
+
+        The first begins at once, so that there is one.
+        """
         chance = random.Random(seed)
         tasks: list[asyncio.Task[Call]] = []
         start = at = time.perf_counter()
-        while (at := at + chance.expovariate(rate)) < start + seconds:
+        while at < start + seconds:
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
             tasks.append(asyncio.create_task(self.call(next(asks), tenant)))
+            at += chance.expovariate(rate)
         return await asyncio.gather(*tasks)
 
     async def crowd(
@@ -80,7 +84,8 @@ class OpenLoad:
                 calls.append(call)
                 if call.status == "OK":
                     return
-                await asyncio.sleep(call.retry_after_s)
+                left_s = max(0.0, end - time.perf_counter())
+                await asyncio.sleep(min(call.retry_after_s, left_s))
 
         callers = [visit(chance.uniform(0, seconds / 2), next(asks)) for _ in range(num_callers)]
         await asyncio.gather(*callers)

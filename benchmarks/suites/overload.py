@@ -98,8 +98,8 @@ def run(options: Options) -> Report:
 def _notes(plan: Plan) -> list[str]:
     return [
         f"answers of {plan.num_tokens} tokens on average, {STRATEGY}; {plan.num_slots} slots, room"
-        f" for {plan.max_waiting} to wait; calls arrive at random (Poisson), {plan.seconds:g} s a"
-        " part",
+        f" for {plan.max_waiting} to wait; calls arrive at random (Poisson); overload and callers"
+        f" {plan.seconds:g} s, the other parts half of that",
         f"calm: {CALM:g} times what can be written, overload: {OVERLOAD:g} times; callers:"
         f" {plan.num_callers} come within the first half and again when they are told to; at once:"
         f" {plan.num_callers} calls in the same moment, which the client needs a while to send",
@@ -141,16 +141,17 @@ class _Trial:
         seconds, most = self._plan.seconds, OVERLOAD * self._capacity
         run, load, ask = self._services.run, self._load, self._ask
         asks = make_asks(self._prompt, self._plan.num_tokens, number)
-        calm = run(load.arrive(asks, "A", CALM * self._capacity, seconds, seed=number))
+        calm = run(load.arrive(asks, "A", CALM * self._capacity, seconds / 2, seed=number))
         overload = run(load.arrive(asks, "A", most, seconds, seed=number))
         num_callers = self._plan.num_callers
         callers = run(load.crowd(asks, "A", num_callers, seconds, seed=number))
         burst = run(load.burst(itertools.repeat(ask), "A", num_callers))
-        alone = run(load.in_turn(ask, "B", seconds))
+        alone = run(load.in_turn(ask, "B", seconds / 2))
 
         async def flooded() -> list[Call]:
-            flood = asyncio.create_task(load.arrive(asks, "A", most, seconds, seed=number))
-            beside = await load.in_turn(ask, "B", seconds)
+            flood = asyncio.create_task(load.arrive(asks, "A", most, seconds / 2, seed=number))
+            await asyncio.sleep(seconds / 8)  # until all slots and the queue are A's
+            beside = await load.in_turn(ask, "B", seconds / 4)
             await flood
             return beside
 

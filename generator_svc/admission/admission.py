@@ -116,8 +116,11 @@ class Admission:
             self._limiter.give(lease, ticket.num_used)
 
     def _guess_tokens(self, request: GenerationRequest) -> int:
-        """Return about how many tokens a prompt has; to know it would cost the tokenising."""
-        per_token = self._characters.value or CHARACTERS_PER_TOKEN
+        """Return about how many tokens a prompt has; to know it would cost the tokenising.
+
+        Not more than it has characters: of short chats the template's tokens are the larger part.
+        """
+        per_token = max(1.0, self._characters.value or CHARACTERS_PER_TOKEN)
         return max(1, round(_num_characters(request) / per_token))
 
     def _check_deadline(self, claim: Claim, num_prompt: int, deadline: Deadline) -> None:

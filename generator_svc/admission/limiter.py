@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from generator_svc.admission.limits import LimitTable, TenantLimits
 from generator_svc.admission.local_limits import LocalLimits
 from generator_svc.admission.shared_limits import LEASE_S, SharedLimits, Verdict
+from generator_svc.engine.waiting_room import RefusedError
 from svc_common.errors import StoreUnavailableError
 
 MAX_ASKING = 32  # questions under way; more are decided here
@@ -67,8 +68,13 @@ class TenantLimiter:
         self._local.take(tenant, limits, num_answers, num_tokens)
         try:
             await self._ask(lease, limits)
-        except BaseException:
+        except BaseException as error:
             self._local.give(tenant, num_answers, num_tokens)
+            if not isinstance(
+                error, RefusedError
+            ):  # a hang-up: it may have been counted all the same
+                self._unused.setdefault(tenant, 0)
+                self._news.set()
             raise
         self._running.add(tenant)
         return lease

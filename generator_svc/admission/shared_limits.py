@@ -72,9 +72,13 @@ class SharedLimits:
     Args:
         client: of Redis; not closed here.
         lease_s: after so long a silence the process counts as gone.
+        timeout_s: of a question.
     """
 
-    def __init__(self, client: Redis, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, client: Redis, lease_s: float = LEASE_S, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._timeout_s = timeout_s
         self._move = client.register_script(_MOVE)
         self._process = uuid.uuid4().hex
         self._lease_ms = round(lease_s * 1000)
@@ -112,6 +116,6 @@ class SharedLimits:
         numbers = (num_running, num_tokens, limits.max_concurrent, limits.tokens_per_minute)
         times = (self._lease_ms, _BUCKET_MS)
         arguments: list[str | int] = [self._process, *numbers, *times, int(checks)]
-        async with answering(TIMEOUT_S, is_optional=True):
+        async with answering(self._timeout_s, is_optional=True):
             kind, amount = await self._move(keys=keys, args=arguments)
         return Verdict(kind.decode(), int(amount))

@@ -53,13 +53,12 @@ class Place:
         """Hold another number of tokens, now that it is known.
 
         Raises:
-            RefusedError: there is no room for so many; nothing is held any more.
+            RefusedError: there is no room for so many more.
         """
-        claim = replace(self._left, num_tokens=num_tokens)
-        self.release()
-        self._room.check(claim, num_free)
-        self._room.hold(claim)
-        self._left = claim
+        self._room.check_growth(self._left, num_tokens - self._left.num_tokens, num_free)
+        self._room.give(self._left)
+        self._left = replace(self._left, num_tokens=num_tokens)
+        self._room.hold(self._left)
 
     def fill(self) -> None:
         """Give up a sequence's part, as the sequence itself waits from now on."""
@@ -145,7 +144,7 @@ class Scheduler:
         """Keep another number of tokens.
 
         Raises:
-            RefusedError: there is no room for so many; the place is given up.
+            RefusedError: there is no room for so many more.
         """
         place.resize(num_tokens, self._num_free)
 

@@ -52,8 +52,9 @@ class WaitingRoom:
     """Counts what waits, what is being prepared for it included.
 
     Two further rules keep the room open for others: BATCH may hold half of it, and where more than
-    one tenant was ever seen, each may hold four times what is left free. So one tenant's flood
-    fills four fifths, two tenants' floods four ninths each, and there is always a place left.
+    one tenant was ever seen, each may hold four times what is left free, and whoever holds a place
+    does not get the last one. So one tenant's flood fills four fifths, two tenants' floods four
+    ninths each, and there is a place for the next one.
 
     Args:
         limits: of the whole room.
@@ -89,10 +90,18 @@ class WaitingRoom:
             raise self._refused(RefusalReason.QUEUE_REQUESTS, rule, claim)
         if not self.num_requests:  # else a request of many tokens could never be written
             return
-        if self.num_tokens + claim.num_tokens > self._limits.max_tokens:
-            rule = f"at most {self._limits.max_tokens} tokens may wait, {self.num_tokens} do"
-            raise self._refused(RefusalReason.QUEUE_TOKENS, rule, claim)
+        self._check_tokens(claim, claim.num_tokens)
         self._check_share(claim, most - num_waiting, num_free)
+
+    def check_growth(self, claim: Claim, num_more: int, num_free: int) -> None:
+        """Return if a claim that is held may have so many more tokens.
+
+        Raises:
+            RefusedError: there is no room for them.
+        """
+        is_alone = self.num_requests == claim.num_sequences
+        if num_more > 0 and not is_alone and self.num_requests > num_free:
+            self._check_tokens(claim, num_more)
 
     def hold(self, claim: Claim) -> None:
         """Count a claim."""
@@ -116,13 +125,19 @@ class WaitingRoom:
             self._first_tenant = tenant
         self._has_several_tenants |= tenant != self._first_tenant
 
+    def _check_tokens(self, claim: Claim, num_more: int) -> None:
+        if self.num_tokens + num_more > self._limits.max_tokens:
+            rule = f"at most {self._limits.max_tokens} tokens may wait, {self.num_tokens} do"
+            raise self._refused(RefusalReason.QUEUE_TOKENS, rule, claim)
+
     def _check_share(self, claim: Claim, num_left: int, num_free: int) -> None:
         limits = self._limits
         if claim.priority is Priority.BATCH:
             most, most_tokens = -(-limits.max_requests // 2), -(-limits.max_tokens // 2)
             self._check_holder(claim, claim.priority, most + num_free, most_tokens)
         if self._has_several_tenants:
-            most = SHARE_OF_FREE * num_left
+            held = self._requests[claim.tenant]
+            most = min(SHARE_OF_FREE * num_left, held + num_left - bool(held))
             most_tokens = SHARE_OF_FREE * (limits.max_tokens - self.num_tokens)
             self._check_holder(claim, claim.tenant, most + num_free, most_tokens)
 

@@ -34,6 +34,11 @@ REWARD = {"REWARD_MODEL_DIR": "models/demo-persrm", "REWARD_LISTEN": "127.0.0.1:
             ["GENERATOR_MODEL_DIR=tests", "config.json"],
         ),
         (
+            "generator_svc",
+            {"GENERATOR_TENANT_LIMITS_FILE": "pyproject.toml"},
+            ["GENERATOR_TENANT_LIMITS_FILE", "readable JSON"],
+        ),
+        (
             "reward_svc",
             {"REWARD_MODEL_DIR": "/nowhere"},
             ["REWARD_MODEL_DIR=/nowhere", "config.json"],

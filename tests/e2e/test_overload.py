@@ -82,6 +82,23 @@ async def test_the_excess_is_refused_with_a_delay_and_the_rest_is_written(
     assert metric(narrow, 'pad_queue_depth{unit="tokens"}') == 0
 
 
+async def test_what_is_refused_has_cost_no_look_up_and_no_tokenising(narrow: EmbeddedStack) -> None:
+    """Else this user would not be found, and this text would be too long."""
+    async with occupied(narrow) as client:
+        calls = [
+            asyncio.create_task(client.complete(prompt="a", max_tokens=2))
+            for _ in range(MAX_WAITING)
+        ]
+        await until_depth(narrow, MAX_WAITING)
+        for options in ({"prompt": "a", "user_id": "nobody"}, {"prompt": "a b " * 1000}):
+            with pytest.raises(OverloadedError, match="requests may wait"):
+                await client.complete(**options)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await until_depth(narrow, 0)
+
+
 async def test_a_tenants_limit_is_named_with_the_time_until_it_allows_more(
     narrow: EmbeddedStack,
 ) -> None:

@@ -1,24 +1,22 @@
-"""Limits of tenants: what one process counts, what all count in Redis, and what a file may say."""
+"""Limits of tenants: what one process counts, and what all count in Redis."""
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import redis
+from redis.asyncio import Redis
 
 from generator_svc.admission.limiter import TenantLimiter
-from generator_svc.admission.limits import LimitTable, TenantLimits, read_limits
+from generator_svc.admission.limits import LimitTable, TenantLimits
 from generator_svc.admission.local_limits import LocalLimits
-from generator_svc.admission.shared_limits import SharedLimits
+from generator_svc.admission.shared_limits import LEASE_S, TIMEOUT_S, SharedLimits, Verdict
 from generator_svc.engine.waiting_room import RefusalReason, RefusedError
 from generator_svc.redis_calls import connect
-from svc_common.settings import SettingsError
 from tests.conftest import RedisServer
 
+PATIENT_S = 10.0  # where Redis shall answer, however busy the machine
 TWO = TenantLimits(max_concurrent=2)
 SIXTY = TenantLimits(tokens_per_minute=60)  # one token a second
 
@@ -87,11 +85,15 @@ class Fallbacks:
 
 @asynccontextmanager
 async def process(
-    url: str, limits: TenantLimits, fallbacks: Fallbacks | None = None, lease_s: float = 30.0
+    url: str,
+    limits: TenantLimits,
+    fallbacks: Fallbacks | None = None,
+    lease_s: float = LEASE_S,
+    timeout_s: float = PATIENT_S,
 ) -> AsyncIterator[TenantLimiter]:
     """Run the limiter as one generator process does."""
-    async with connect(url, 0.03) as client:
-        shared = SharedLimits(client, lease_s)
+    async with connect(url, timeout_s) as client:
+        shared = SharedLimits(client, lease_s, timeout_s)
         local = LocalLimits(lambda: 8.0)
         limiter = TenantLimiter(LimitTable(limits), local, shared, fallbacks or Fallbacks())
         running = asyncio.create_task(limiter.run())
@@ -147,6 +149,37 @@ async def test_a_process_that_died_holds_no_answers_for_long(redis_url: str) -> 
         await eventually(lambda: two.take("acme", 2, 5))
 
 
+class LostAnswers(SharedLimits):
+    """Counts, and never says so."""
+
+    def __init__(self, client: Redis) -> None:
+        super().__init__(client, timeout_s=PATIENT_S)
+        self.has_counted = asyncio.Event()
+
+    async def take(
+        self, tenant: str, limits: TenantLimits, num_running: int, num_tokens: int
+    ) -> Verdict:
+        await super().take(tenant, limits, num_running, num_tokens)
+        self.has_counted.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets that event")
+
+
+async def test_a_caller_who_hangs_up_while_redis_counts_is_counted_no_more(redis_url: str) -> None:
+    async with connect(redis_url, PATIENT_S) as client, process(redis_url, TWO) as two:
+        shared = LostAnswers(client)
+        one = TenantLimiter(LimitTable(TWO), LocalLimits(lambda: 8.0), shared, Fallbacks())
+        running = asyncio.create_task(one.run())
+        taking = asyncio.create_task(one.take("acme", 2, 5))
+        await shared.has_counted.wait()
+        with pytest.raises(RefusedError):
+            await two.take("acme", 1, 5)
+        taking.cancel()
+        await eventually(lambda: two.take("acme", 2, 5))
+        running.cancel()
+        await asyncio.wait((running, taking))
+
+
 async def test_keys_hold_the_tenant_alone_and_go_by_themselves(redis_url: str) -> None:
     limits = TenantLimits(max_concurrent=2, tokens_per_minute=600)
     async with process(redis_url, limits) as one:
@@ -174,19 +207,18 @@ async def test_a_silent_or_lost_redis_holds_nobody_up_and_limits_hold_here(
     server = new_redis_server()
     fallbacks = Fallbacks()
     limits = TenantLimits(max_concurrent=20)
-    async with process(server.url, limits, fallbacks) as limiter:
+    async with process(server.url, limits, fallbacks, timeout_s=TIMEOUT_S) as limiter:
         await limiter.take("acme", 1, 5)
-        assert not fallbacks.count
+        before = fallbacks.count  # a busy machine is as slow as a silent Redis
         server.pause()
-        started = time.monotonic()
-        await asyncio.gather(*(limiter.take("acme", 1, 5) for _ in range(10)))
-        assert time.monotonic() - started < 1.0  # 30 ms on an idle machine
-        assert fallbacks.count == 10
+        async with asyncio.timeout(5):  # 30 ms on an idle machine
+            await asyncio.gather(*(limiter.take("acme", 1, 5) for _ in range(10)))
+        assert fallbacks.count == before + 10
         server.resume()
         server.stop()
         for _ in range(9):
             await limiter.take("acme", 1, 5)
-        assert fallbacks.count == 19
+        assert fallbacks.count == before + 19
         with pytest.raises(RefusedError, match="may have 20"):
             await limiter.take("acme", 1, 5)
 
@@ -203,38 +235,5 @@ async def test_a_flood_of_refused_requests_asks_redis_little(redis_url: str) -> 
                 *(two.take("acme", 1, 5) for _ in range(500)), return_exceptions=True
             )
             after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-    # On a busy machine a question may go without an answer: then one is let in, as it is here.
-    assert sum(isinstance(result, RefusedError) for result in results) >= 499
+    assert all(isinstance(result, RefusedError) for result in results)
     assert after - before < 200
-
-
-def test_a_file_gives_tenants_limits_of_their_own(tmp_path: Path) -> None:
-    path = tmp_path / "limits.json"
-    path.write_text(json.dumps({"acme": {"max_concurrent": 9, "weight": 2.5}}))
-    table = read_limits(TenantLimits(1, 100), str(path), "X")
-    assert table.of("acme") == TenantLimits(9, 100, 2.5)
-    assert table.of("other") == TenantLimits(1, 100, 1.0)
-    assert table.weight_of("acme") == 2.5
-    assert read_limits(TenantLimits(1, 100), "", "X").of("acme") == TenantLimits(1, 100)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "X: must be a readable JSON file, got JSONDecodeError"),
-        ("[]", "X: must hold an object, got list"),
-        ('{"acme": 3}', "X: acme: must be an object, got int"),
-        ('{"acme": {"rate": 3}}', "X: acme.rate: must be one of max_concurrent"),
-        ('{"acme": {"max_concurrent": -1}}', "X: acme.max_concurrent: must be a whole number >= 0"),
-        ('{"acme": {"max_concurrent": 1.5}}', "whole number >= 0, got 1.5"),
-        ('{"acme": {"tokens_per_minute": true}}', "whole number >= 0, got True"),
-        ('{"acme": {"weight": 0}}', "X: acme.weight: must be a number > 0"),
-    ],
-)
-def test_a_file_that_breaks_a_rule_is_named(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "limits.json"
-    path.write_text(text)
-    with pytest.raises(SettingsError, match=message):
-        read_limits(TenantLimits(), str(path), "X")
-    with pytest.raises(SettingsError, match="FileNotFoundError"):
-        read_limits(TenantLimits(), str(tmp_path / "none"), "X")

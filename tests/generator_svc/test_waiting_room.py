@@ -96,6 +96,15 @@ def test_floods_of_two_tenants_leave_room_for_a_third() -> None:
     assert reason(shared, claim("c")) is None
 
 
+def test_the_last_place_is_for_who_holds_none() -> None:
+    """Once four times one free place was enough for a flood to fill a queue of two."""
+    shared = room(max_requests=2)
+    shared.check(claim("b"), 0)
+    assert reason(shared, claim("a")) is None
+    assert reason(shared, claim("a")) is RefusalReason.QUEUE_SHARE
+    assert reason(shared, claim("b")) is None
+
+
 def test_a_share_is_of_tokens_too() -> None:
     shared = room(max_requests=1000, max_tokens=1000)
     assert reason(shared, claim("b")) is None
@@ -177,6 +186,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         try:
             self.scheduler.resize(place, wanted.num_sequences * each)
         except RefusedError:
+            place.release()
             return
         num_tokens = wanted.num_sequences * each
         self.places.append(
