@@ -89,19 +89,26 @@ class Erasures:
             self._arrival.clear()
             pending, self._pending = list(self._pending), {}
             has_gap, self._has_gap = self._has_gap, False
-            if has_gap:
-                await self._thread.run(self._prefixes.clear)
             if pending:
                 await self._forget(pending)
-            await self._thread.run(self._sweep)
+            await self._thread.run(self._sweep, is_all=has_gap)
 
     async def _forget(self, subjects: Sequence[bytes]) -> None:
-        await self._thread.run(self._prefixes.forget, subjects)
+        await self._thread.run(self._drop, subjects)
         is_complete = await self._queries.forget(subjects, FORGET_TIMEOUT_S)
         self._observer.erased(len(subjects), is_complete=is_complete)
         if not is_complete:
             logger.warning("a reward replica was not told of an erasure: its caches grow old")
 
-    def _sweep(self) -> None:
+    def _drop(self, subjects: Sequence[bytes]) -> None:
+        self._prefixes.forget(subjects)
+        self._measure()
+
+    def _sweep(self, *, is_all: bool) -> None:
+        if is_all:
+            self._prefixes.clear()
         self._prefixes.drop_old()
+        self._measure()
+
+    def _measure(self) -> None:
         self._prefix_observer.prefix_cache(self._prefixes.num_tokens, self._prefixes.num_bytes)

@@ -78,9 +78,13 @@ class PrefixTree:
 
     def claim(self, group: Hashable, token_ids: TokenIds, owner: bytes) -> None:
         """Note who uses the beginning of `token_ids`; see `Ownership`."""
-        for node, length in self._walk(group, token_ids):
-            if length == len(node.token_ids):
-                self._ownership.claim(node, owner)
+        path = self._walk(group, token_ids)
+        nodes = [node for node, _ in path]
+        if path and path[-1][1] < len(path[-1][0].token_ids):
+            nodes[-1] = self._split(*path[-1])
+        for node in nodes:
+            self._ownership.claim(node, owner)
+        self._touch(nodes)
 
     def forget(self, owner: bytes) -> None:
         """Drop what only `owner` uses."""
