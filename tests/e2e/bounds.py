@@ -233,6 +233,13 @@ SCORE_SEQUENCES = [
     Bound("Preference.text", of_context(encoded_text), 500, 2001, "preferences[0].text: must be"),
     Bound("Preference.weight", of_context(encoded_weight), 10, 11, "preferences[0].weight: must"),
     Bound("RewardContext.reference", of_context(put("reference")), 2, 99, "reference: must be"),
+    Bound(
+        "RewardContext.subject",
+        of_context(put("subject", bytes)),
+        32,
+        33,
+        "subject: must have at most 32 bytes",
+    ),
     Bound("ScoreSequencesRequest.sequences", sequences, 16, 17, "sequences: must be 1..16"),
     Bound("ScoreSequencesRequest.sequences", sequence_of, 500, CONTEXT, "sequences[0]: must have"),
     Bound(
@@ -264,6 +271,22 @@ ENCODE = [
         11,
         "preference.weight: must be > 0",
     ),
+    Bound("EncodePreferenceRequest.subject", put("subject", bytes), 32, 33, "subject: must have"),
+]
+
+
+def subjects(request: Any, n: int) -> None:
+    request.subjects.extend([b"s"] * n)
+
+
+def subject_of(request: Any, n: int) -> None:
+    request.subjects.append(b"s" * n)
+
+
+FORGET = [
+    Bound("ForgetRequest.subjects", subjects, 10_000, 10_001, "subjects: must have 1..10000"),
+    Bound("ForgetRequest.subjects", subject_of, 32, 33, "subjects[0]: must have at most 32"),
+    Bound("ForgetRequest.subjects", subject_of, None, 0, "subjects[0]: must not be empty"),
 ]
 
 # Fields that take whatever their type can hold: switches, numbers, and what is only compared.
@@ -295,4 +318,5 @@ REQUESTS: list[type[Message]] = [
     reward_pb2.ScoreRequest,
     reward_pb2.ScoreSequencesRequest,
     reward_pb2.EncodePreferenceRequest,
+    reward_pb2.ForgetRequest,
 ]

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2, profile_pb2_grpc
+from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2, profile_pb2_grpc, reward_pb2
 from pad.v1 import reward_pb2_grpc as rewards_grpc
 from pad_client.embedded import EmbeddedStack
 from svc_common.lm.tokenizer import load_tokenizer
@@ -29,6 +29,7 @@ TABLE: list[tuple[str, Bound]] = [
     *(("ListProfiles", bound) for bound in bounds.LIST),
     *(("ScoreSequences", bound) for bound in bounds.SCORE_SEQUENCES),
     *(("EncodePreference", bound) for bound in bounds.ENCODE),
+    *(("Forget", bound) for bound in bounds.FORGET),
 ]
 
 
@@ -57,6 +58,7 @@ def call(stack: EmbeddedStack, models_dir: Path) -> Iterator[Callable[[str, Boun
                 "ListProfiles": (profiles.ListProfiles, profile_pb2.ListProfilesRequest()),
                 "ScoreSequences": (rewards.ScoreSequences, bounds.scoring(fingerprint)),
                 "EncodePreference": (rewards.EncodePreference, bounds.preference()),
+                "Forget": (rewards.Forget, reward_pb2.ForgetRequest()),
             }
             method_call, request = plain[method]
             bound.change(request, value)

@@ -203,8 +203,8 @@ async def test_erasure_clears_this_process_and_the_replicas():
         its.read(1, ANN)
         its.read(2, BOB)
         await its.erasures.forget(ANN)
-        assert its.prefixes.count(0, prompt(1)) == 0
-        assert its.prefixes.count(0, prompt(2)) == its.num_tokens == len(prompt(2))
+        assert its.prefixes.count(0, prompt(1), ANN) == 0
+        assert its.prefixes.count(0, prompt(2), BOB) == its.num_tokens == len(prompt(2))
         its.replicas.is_complete = False
         its.erasures.note_erasure(BOB)
 
