@@ -9,6 +9,7 @@ from benchmarks.service_loop import ServiceLoop
 from svc_common.lm.tokenizer import Tokenizer
 
 PLAIN = "plain, over gRPC"
+TWO_ROWS = ", two rows"  # ends the name of a stack whose reference has a row: measured with `pad`
 SEQUENTIAL = "sequential"  # name of a stack that is measured with `pad-released` alone
 MAX_TOKENS = 512
 
@@ -27,6 +28,9 @@ def service_contenders(
     for stack in services.stacks:
         if stack == SEQUENTIAL:
             found["pad-released, sequential"] = steady(stack, "pad-released")
+            continue
+        if stack.endswith(TWO_ROWS):
+            found[f"pad, {stack}"] = steady(stack, "pad")
             continue
         found.setdefault(PLAIN, steady(stack, "base"))
         for strategy in ("pad-released", "pad"):

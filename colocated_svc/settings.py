@@ -82,4 +82,5 @@ def load_both_settings(environ: Mapping[str, str]) -> tuple[GeneratorSettings, R
         prefill_chunk=settings.prefill_chunk,
         max_prefill_s=settings.max_prefill_s,
         max_prefix_cache_bytes=settings.max_prefix_cache_bytes,
+        max_prefix_age_s=settings.max_prefix_age_s,
     )

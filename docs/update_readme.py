@@ -1,13 +1,15 @@
-"""Write the generated parts of README.md and of the model card: `python docs/update_readme.py`.
+"""Write the generated parts of README.md, docs/metrics.md and the model card.
 
-Settings tables come from the settings, the speed figures from the newest entry of the log, the
-figures of quality from the newest evaluation.
+`python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
+metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
+evaluation.
 """
 
 import json
 import sys
 from pathlib import Path
 
+from docs.metric_tables import metric_tables
 from evaluation import markdown
 from generator_svc.settings import PREFIX as GENERATOR_PREFIX
 from generator_svc.settings import GeneratorSettings
@@ -17,6 +19,7 @@ from svc_common.settings import settings_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+METRICS = ROOT / "docs/metrics.md"
 CARD = ROOT / "models/demo-persrm/README.md"
 EVALUATION = ROOT / "docs/evaluation/evaluation.json"
 TABLES = {
@@ -87,7 +90,7 @@ def main() -> int:
 
 def documents() -> list[tuple[Path, dict[str, str]]]:
     """Return the files that have generated parts, with these parts."""
-    return [(README, readme_parts()), (CARD, card_parts())]
+    return [(README, readme_parts()), (METRICS, metric_tables()), (CARD, card_parts())]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import grpc
 
-from generator_svc.reward_client.connection import Connector, RewardToken
+from generator_svc.reward_client.connector import Connector, RewardToken
 from generator_svc.settings import PREFIX, GeneratorSettings
 from svc_common.access import MethodScopes, access, anyone, is_loopback, warn_if_exposed
 from svc_common.callers import Identify, Scope

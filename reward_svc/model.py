@@ -43,7 +43,8 @@ class PersRM:
 
     `heads` has one entry a row group: `THETA`, and `REFERENCE` if the backbone is loaded. `vectors`
     is there if the conditioning needs it. With `shares_backbone` theta is a change of low rank to
-    the backbone's weights, which are there once.
+    the backbone's weights, which are there once. `reference_fingerprint` is
+    empty without a backbone.
     """
 
     network: Network
@@ -56,6 +57,7 @@ class PersRM:
     conditioning: Conditioning
     vectors: PreferenceVectors | None
     shares_backbone: bool = False
+    reference_fingerprint: str = ""
 
     @property
     def has_reference(self) -> bool:
@@ -129,6 +131,7 @@ def load_pers_rm(settings: RewardSettings, reference: LoadedModel | None = None)
         conditioning=conditioning,
         vectors=vectors,
         shares_backbone=bool(low_rank),
+        reference_fingerprint=reference.fingerprint_with(loaded.tokenizer) if reference else "",
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.make_models import pair_dir
@@ -10,7 +10,13 @@ from benchmarks.options import Options, Scale
 from benchmarks.prompts import make_prompts, pair_tokenizer
 from benchmarks.report import Report, ratio_bar
 from benchmarks.rounds import Cell, Result, Sample, interleave, say
-from benchmarks.service_contenders import MAX_TOKENS, PLAIN, SEQUENTIAL, service_contenders
+from benchmarks.service_contenders import (
+    MAX_TOKENS,
+    PLAIN,
+    SEQUENTIAL,
+    TWO_ROWS,
+    service_contenders,
+)
 from benchmarks.service_loop import ServiceLoop
 from benchmarks.stacks import StackPlan, cores
 from benchmarks.worker import Worker
@@ -70,6 +76,8 @@ def run(options: Options) -> Report:
     report.notes = [
         "time per step (one token of each answer) between first and last token, while all answers"
         " run; prompts are not in it",
+        "`pad`: its reference is the base model, so the reward service runs theta alone;"
+        " `two rows`: it runs both in one forward, as it must for any other reference",
         "`full`: theta has weights of its own; `lora`: theta is a rank-8 adapter of the base",
         f"`{NO_CACHE}`: 128 new tokens, integrated from steps timed at a few prefix lengths",
     ]
@@ -108,6 +116,9 @@ def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceLoop:
     slots, prompt = block.most
     context = prompt + REWARD_PROMPT + MAX_TOKENS
     plans = {kind: service_plan(pair, slots, context) for kind, pair in pairs.items()}
+    for kind, plan in list(plans.items()):
+        own = {**plan.generator, "shares_reference": "false"}
+        plans[kind + TWO_ROWS] = replace(plan, generator=own)
     first = next(iter(pairs.values()))
     plans[SEQUENTIAL] = service_plan(first, slots, context, "benchmarks.sequential")
     return ServiceLoop(plans)
@@ -181,9 +192,11 @@ def _add_bars(report: Report, cell: Cell) -> None:
 
     plain, generate = found(PLAIN), found(GENERATE)
     if cell.batch in (1, 16):
-        for limit, name in ((1.25, "pad-released, lora"), (1.25, "pad-released, full"),
-                            (1.5, "pad, lora"), (1.5, "pad, full")):  # fmt: skip
-            report.bars += ratio_bar(f"{name} / plain ({cell})", limit, found(name), plain)
+        for kind in ("lora", "full"):
+            limits = {"pad-released": 1.25, "pad": 1.5}
+            names = {f"{strategy}, {kind}": limit for strategy, limit in limits.items()}
+            for name, limit in {**names, f"pad, {kind}{TWO_ROWS}": 1.5}.items():
+                report.bars += ratio_bar(f"{name} / plain ({cell})", limit, found(name), plain)
     if cell.batch == 1:
         own = found(ENGINE)
         report.bars += ratio_bar(f"engine / generate ({cell})", 0.75, own, generate)

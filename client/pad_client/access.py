@@ -1,6 +1,7 @@
 """How a client shows who it is: keys for TLS and a token, both from files where possible."""
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict
@@ -12,6 +13,7 @@ from pad_client.errors import AccessDeniedError, InvalidRequestError
 FilePath: TypeAlias = str | Path
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 _AUTHORIZATION_KEY = "authorization"
+_PREFIX = re.compile(r"ipv[46]:(?=.*:)")  # before several addresses
 
 
 class AccessOptions(TypedDict, total=False):
@@ -62,22 +64,26 @@ class Access:
         self.credentials = credentials if credentials is not None else _credentials(options)
         if credentials is not None and _asks_for_tls(options):
             raise InvalidRequestError("credentials, ca_file: at most one must be given")
-        if not isinstance(target, str) and self.credentials is not None:
+        addresses = _addresses(target)
+        if not addresses and self.credentials is not None:
             raise InvalidRequestError("target: must be an address where keys are given")
         if options.get("server_name") and self.credentials is None:
             raise InvalidRequestError("server_name: must be given with ca_file or tls")
         self.server_name = options.get("server_name") or ""
         is_secret = self._token is not None or self._token_file is not None
         is_secret |= any(key.lower() == _AUTHORIZATION_KEY for key, _ in self._metadata)
-        is_safe = self.credentials is not None or _is_loopback(target)
+        is_safe = self.credentials is not None or _are_loopback(addresses)
         if is_secret and not is_safe and not options.get("allow_plaintext_token"):
+            where = ", ".join(addresses) or "an open channel"
             raise InvalidRequestError(
-                f"token: must not be sent in the clear, got {_shown(target)} without TLS; give"
-                " ca_file or tls, or allow_plaintext_token"
+                f"token: must not be sent in the clear, got {where} without TLS; give ca_file or"
+                " tls, or allow_plaintext_token"
             )
         self.metadata()  # a bad token file is told at once
 
-    def channel_options(self, options: Sequence[tuple[str, int]]) -> list[tuple[str, int | str]]:
+    def channel_options(
+        self, options: Sequence[tuple[str, int | str]]
+    ) -> list[tuple[str, int | str]]:
         """Return the options of a channel, with the server's name added."""
         named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
         return [*options, *named]
@@ -149,17 +155,23 @@ def _is_token(text: str) -> bool:
     return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
-def _is_loopback(target: object) -> bool:
-    if not isinstance(target, str):
-        return False  # an open channel does not say where it goes
-    if target.startswith("unix:"):
+def _addresses(target: object) -> list[str]:
+    """Return the addresses of a target; an open channel does not say where it goes."""
+    if isinstance(target, str):
+        several = target if target.startswith("unix:") else _PREFIX.sub("", target)
+        return [address.strip() for address in several.split(",")]
+    return list(target) if isinstance(target, Sequence) else []
+
+
+def _are_loopback(addresses: Sequence[str]) -> bool:
+    return bool(addresses) and all(map(_is_loopback, addresses))
+
+
+def _is_loopback(address: str) -> bool:
+    if address.startswith("unix:"):
         return True
-    host = target.rpartition(":")[0].strip("[]")
+    host = address.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False  # a name, whatever it looks like
-
-
-def _shown(target: object) -> str:
-    return target if isinstance(target, str) else "an open channel"

@@ -101,8 +101,8 @@ class Chooser:
         sessions = [session for i in places if (session := sequences[i].session) is not None]
         counts = [sequences[i].params.top_k for i in places]
         is_all = len(places) == len(sequences)
-        ids = block.token_ids if is_all else block.token_ids[places]
-        scored = await self._scorer.score(ScoreRows(sessions, ids, counts, guesses))
+        asked = block if is_all else Candidates(block.token_ids[places], block.logprobs[places])
+        scored = await self._scorer.score(ScoreRows(sessions, asked, counts, guesses))
         if is_all:
             return scored.rewards, scored.has_rewards
         rewards, is_guided = torch.zeros_like(block.logprobs), [False] * len(sequences)

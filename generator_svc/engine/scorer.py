@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.strategies import Reference
 from svc_common.lm.slots import Row
 from svc_common.preference_prompt import Prompt
@@ -27,11 +28,16 @@ class EncodedPreference:
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What rewards are about: answers to `prompt` (without preferences) under `preferences`."""
+    """What rewards are about: answers to `prompt` (without preferences) under `preferences`.
+
+    With `is_base_prompt` the base model reads that same prompt.
+    """
 
     prompt: Prompt
     preferences: tuple[EncodedPreference, ...]
     reference: Reference
+    is_base_prompt: bool = False
+    subject: bytes = b""  # whose answers: an opaque name, by which caches can be cleared
 
     @property
     def total_weight(self) -> float:
@@ -70,14 +76,14 @@ class RewardSession:
     state: SessionState = SessionState.OPENING
     num_committed: int = 0  # answer tokens that its replica has
     error: Exception | None = None
-    model_version: str = ""
+    model_version: str = ""  # of the rewards it got last, else of the replica that opened it
     max_answer_tokens: int | None = None  # then the reward model's context is full
     is_scoring: bool = False  # its rewards were asked for and are late; `on_change` says when not
 
 
 @dataclass(frozen=True)
 class ScoreRows:
-    """Candidates of B open sessions: ids `[B, K]` int64, of which each row counts its first ones.
+    """Candidates `[B, K]` of B open sessions, of which each row counts its first ones.
 
     `guesses`, where there are some, are tokens that the sessions may go on with meanwhile; a
     session that is sent one counts it as committed. Whoever guessed wrong sets `num_committed` back
@@ -85,9 +91,14 @@ class ScoreRows:
     """
 
     sessions: list[RewardSession]
-    token_ids: Tensor
+    candidates: Candidates
     counts: list[int]
     guesses: list[int | None] | None = None
+
+    @property
+    def token_ids(self) -> Tensor:
+        """Ids of the candidates `[B, K]` int64."""
+        return self.candidates.token_ids
 
 
 @dataclass(frozen=True)
@@ -140,12 +151,17 @@ class RewardQueries(Protocol):
             RewardUnavailableError: no answer came in time.
         """
 
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
-        """Return (model version, encoding) of a preference.
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float
+    ) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference; `subject` is as in RewardContext.
 
         Raises:
             RewardUnavailableError: no answer came in time.
         """
+
+    async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        """Have dropped what is kept of these users' requests; say whether all of it was."""
 
 
 class Replica(Protocol):
@@ -162,6 +178,9 @@ class Replica(Protocol):
 
     @property
     def model_version(self) -> str: ...
+
+    @property
+    def is_suspended(self) -> bool: ...
 
 
 class Replicas(Protocol):

@@ -1,86 +1,152 @@
-"""How a reward replica is reached: in the clear or by TLS, with a token or without."""
+"""A channel and one stream to a reward replica, made again whenever they are lost."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+import asyncio
+import logging
+from typing import Protocol
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from svc_common.settings import SettingsError
-from svc_common.watched_files import WatchedFiles, read_secret_file
+from generator_svc.reward_client.connector import Connector, Metadata
+from pad.v1 import reward_pb2, reward_pb2_grpc
+from svc_common.fault_points import FaultPoints
 
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
+logger = logging.getLogger(__name__)
 
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
+RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
+INFO_TIMEOUT_S = 2.0
 
 
-class RewardToken:
-    """The one token of a file, read anew when it changes."""
+class ConnectionEvents(Protocol):
+    """What a connection tells its owner."""
 
-    def __init__(self, setting: str, path: str) -> None:
-        """Read the file.
+    def connected(self, info: reward_pb2.RewardServiceGetServerInfoResponse) -> None:
+        """It was reached; a ValueError says that it is of no use."""
 
-        Raises:
-            SettingsError: It cannot be read or holds something else.
-        """
-        self._token = WatchedFiles([path], lambda: _read_token(setting, path))
+    def health_changed(self, *, is_serving: bool) -> None:
+        """It takes sessions, or takes no more."""
 
-    @property
-    def metadata(self) -> Metadata:
-        """What a call carries."""
-        return (("authorization", f"Bearer {self._token.current}"),)
+    def receive(self, response: reward_pb2.ScoreResponse) -> None:
+        """A message came; a ValueError says that no sound replica sends it."""
+
+    def disconnected(self) -> None:
+        """The stream has ended; nothing that was asked on it will be answered."""
 
 
-class Connector:
-    """Opens channels to reward replicas with the keys that the files hold then.
-
-    Args:
-        keys: Makes the keys of a new channel; None for plain text.
-        server_name: In the replicas' certificates; empty: the address of each.
-        token: Goes along with each call; None for none.
-    """
+class Connection:
+    """Keeps one stream to an address alive and carries messages both ways."""
 
     def __init__(
-        self,
-        keys: Callable[[], grpc.ChannelCredentials] | None = None,
-        server_name: str = "",
-        token: RewardToken | None = None,
+        self, address: str, events: ConnectionEvents, faults: FaultPoints, connector: Connector
     ) -> None:
-        self._keys = keys
-        self._server_name = server_name
-        self._token = token
+        self.address = address
+        self._connector = connector
+        self._events = events
+        self._faults = faults
+        self._outgoing: asyncio.Queue[reward_pb2.ScoreRequest] = asyncio.Queue()
+        self._abort = asyncio.Event()
+        self._stub: reward_pb2_grpc.RewardServiceAsyncStub | None = None
+        self._is_serving = False
 
-    def open(self, address: str) -> grpc.aio.Channel:
-        """Return a new channel to a replica."""
-        if self._keys is None:
-            return grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        name = self._server_name
-        named = (("grpc.ssl_target_name_override", name),) if name else ()
-        return grpc.aio.secure_channel(address, self._keys(), (*CHANNEL_OPTIONS, *named))
+    @property
+    def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
+        """For unary calls; only once the replica was reached."""
+        assert self._stub is not None, "replica was never connected"
+        return self._stub
 
     @property
     def metadata(self) -> Metadata:
-        """What each call to a replica carries."""
-        return self._token.metadata if self._token is not None else ()
+        """What every call to the replica must carry."""
+        return self._connector.metadata
+
+    def send(self, message: reward_pb2.ScoreRequest) -> None:
+        """Have a message leave on the stream there is now."""
+        self._outgoing.put_nowait(message)
+
+    def give_up(self) -> None:
+        """End the stream, and begin again."""
+        self._abort.set()
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again, until cancelled."""
+        pause = RECONNECT_S[0]
+        while True:
+            async with self._connector.open(self.address) as channel:
+                try:
+                    await self._connect(channel)
+                    pause = RECONNECT_S[0]
+                    await self._serve(channel)
+                # InvalidStateError: a write to a stream that ended meanwhile.
+                except (grpc.aio.AioRpcError, ValueError, asyncio.InvalidStateError) as error:
+                    reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
+                    logger.info(
+                        "reward replica lost" if self._is_serving else "reward replica not reached",
+                        extra={"address": self.address, "reason": str(reason)[:200]},
+                    )
+                finally:
+                    self._is_serving = False
+                    self._events.disconnected()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RECONNECT_S[1])
+
+    async def _connect(self, channel: grpc.aio.Channel) -> None:
+        """Learn what the replica serves.
+
+        Raises:
+            ValueError: it is of no use to this generator.
+        """
+        stub = reward_pb2_grpc.RewardServiceStub(channel)
+        self._stub = stub
+        info = await stub.GetServerInfo(
+            reward_pb2.RewardServiceGetServerInfoRequest(),
+            timeout=INFO_TIMEOUT_S,
+            metadata=self.metadata,
+        )
+        self._events.connected(info)
+
+    async def _serve(self, channel: grpc.aio.Channel) -> None:
+        """Carry messages both ways until the stream, the replica's health or a step fails."""
+        self._outgoing = asyncio.Queue()
+        self._abort = asyncio.Event()
+        stream = self.stub.Score(metadata=self.metadata)
+        tasks = [
+            asyncio.create_task(self._write(stream)),
+            asyncio.create_task(self._read(stream)),
+            asyncio.create_task(self._watch(channel)),
+            asyncio.create_task(self._abort.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            stream.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write(self, stream: "Stream") -> None:
+        while True:
+            message = await self._outgoing.get()
+            if self._faults.is_armed:
+                async for spoilt in self._faults.spoil("requests", message):
+                    await stream.write(spoilt)
+            else:
+                await stream.write(message)
+
+    async def _read(self, stream: "Stream") -> None:
+        async for response in stream:
+            self._events.receive(response)
+        raise ValueError("stream was closed by the replica")
+
+    async def _watch(self, channel: grpc.aio.Channel) -> None:
+        """Follow the replica's health."""
+        stub = health_pb2_grpc.HealthStub(channel)
+        async for response in stub.Watch(health_pb2.HealthCheckRequest(service="")):
+            is_serving = response.status == health_pb2.HealthCheckResponse.SERVING
+            self._is_serving = self._is_serving or is_serving
+            self._events.health_changed(is_serving=is_serving)
+        await self._abort.wait()  # the stream's own end decides
 
 
-def _read_token(setting: str, path: str) -> str:
-    """Return the token in a file.
-
-    Raises:
-        SettingsError: There is none, or more than one.
-    """
-    try:
-        words = read_secret_file(setting, path).decode("ascii").split()
-    except UnicodeDecodeError:
-        words = []
-    if len(words) != 1 or not words[0].isprintable():
-        raise SettingsError(f"{setting}: must hold one token and nothing else, got {path}")
-    return words[0]
+Stream = grpc.aio.StreamStreamCall[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]

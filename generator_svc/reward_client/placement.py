@@ -8,11 +8,16 @@ from generator_svc.reward_client.wire import CommitRow
 
 @dataclass(eq=False)
 class Placement:
-    """A session's place on a replica."""
+    """A session's place on a replica.
+
+    `base_weight` is the weight of the base model's part that the replica leaves to us, as its
+    reference is the base model itself; else 0.
+    """
 
     session: RewardSession
     number: int  # the session's number on the stream
     epoch: int
+    base_weight: float = 0.0
     is_open: bool = False  # it was ready once
 
 

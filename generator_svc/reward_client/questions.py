@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from generator_svc.decoding.guidance import subtract_base
 from generator_svc.engine.scorer import ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case
 from generator_svc.reward_client.placement import Placement
@@ -19,8 +20,12 @@ STRAGGLER_S = 0.25  # the answers of other replicas wait this long for a late on
 
 @dataclass(frozen=True)
 class _Asked:
-    """What one replica was asked in a round: rows of it, and where their sessions were then."""
+    """What one replica was asked in a round: rows of it, and where their sessions were then.
 
+    `logprobs` are all rows' `[B, K]`, as the base model gives them.
+    """
+
+    logprobs: Tensor
     rows: list[int]
     cases: list[Case]
     placements: list[Placement]
@@ -49,6 +54,15 @@ class _Round:
             self.done.set_result(None)
 
 
+def _subtract_ours(rewards: Tensor, asked: _Asked) -> Tensor:
+    """Return rewards `[b, K]` whole: less the references that are the base model itself."""
+    weights = [placement.base_weight for placement in asked.placements]
+    if not any(weights):
+        return rewards
+    logprobs = asked.logprobs[asked.rows, : rewards.shape[1]]
+    return subtract_base(rewards, logprobs, torch.tensor(weights))
+
+
 def _candidates(rows: ScoreRows, chosen: list[int]) -> CandidateBlock:
     """Return the candidates of some of the rows, in order."""
     guesses = rows.guesses
@@ -63,12 +77,14 @@ class Questions:
     """The questions under way. Rewards that come late are kept until they are asked for again.
 
     Args:
-        step_timeout_s: a replica that owes rewards longer than this is given up.
+        timeout_s: how long a replica may owe rewards before it is given up.
         on_lost: told of a session that its replica did not score.
     """
 
-    def __init__(self, step_timeout_s: float, on_lost: Callable[[Case], None]) -> None:
-        self._step_timeout_s = step_timeout_s
+    def __init__(
+        self, timeout_s: Callable[[Replica], float], on_lost: Callable[[Case], None]
+    ) -> None:
+        self._timeout_s = timeout_s
         self._on_lost = on_lost
 
     async def ask(self, rows: ScoreRows, cases: list[Case | None]) -> ScoredRows:
@@ -87,7 +103,7 @@ class Questions:
                 asked.placements,
                 _candidates(rows, asked.rows),
                 partial(self._receive, turn, replica),
-                self._step_timeout_s,
+                self._timeout_s(replica),
             )
         timer = loop.call_later(STRAGGLER_S, turn.finish)
         try:
@@ -113,7 +129,9 @@ class Questions:
                 scored.rewards[row, : len(kept)] = kept
                 scored.has_rewards[row] = True
             elif case.replica is not None and case.placement is not None:
-                asked = groups.setdefault(case.replica, _Asked([], [], [], [], []))
+                asked = groups.setdefault(
+                    case.replica, _Asked(rows.candidates.logprobs, [], [], [], [], [])
+                )
                 asked.rows.append(row)
                 asked.cases.append(case)
                 asked.placements.append(case.placement)
@@ -125,6 +143,7 @@ class Questions:
         """Take a replica's answer; rows without rewards have lost their place there."""
         asked = turn.waiting.pop(replica)
         was_late = turn.is_over
+        rewards = _subtract_ours(rewards, asked)
         if not was_late:
             turn.scored.rewards[asked.rows, : rewards.shape[1]] = rewards
         parts = zip(asked.rows, asked.cases, asked.placements, asked.steps, came, strict=True)
@@ -134,8 +153,10 @@ class Questions:
             if has_rewards:
                 case.num_failures = 0
                 if was_late:
-                    case.answer = (step, rewards[i, : asked.counts[i]])
+                    kept = rewards[i, : asked.counts[i]]
+                    case.answer = (step, kept, replica.model_version)
                 else:
+                    session.model_version = replica.model_version
                     turn.scored.has_rewards[row] = True
             elif case.placement is placement and session.state is SessionState.OPEN:
                 self._on_lost(case)

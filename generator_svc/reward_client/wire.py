@@ -28,13 +28,20 @@ def unpack_ids(data: bytes) -> list[int]:
     return ids
 
 
-def pack_context(context: RewardContext, model_version: str) -> reward_pb2.RewardContext:
+def pack_context(
+    context: RewardContext, model_version: str, reference: Reference
+) -> reward_pb2.RewardContext:
     """Return the message that says to a replica what rewards are about.
 
     While replicas change to another model, an encoding by one version would make the other
     compute something else, in silence: that one goes without.
+
+    Args:
+        context: what rewards are about.
+        model_version: the replica's.
+        reference: what the replica is to measure against; see `Replica.open`.
     """
-    message = reward_pb2.RewardContext(reference=REFERENCES[context.reference])
+    message = reward_pb2.RewardContext(reference=REFERENCES[reference], subject=context.subject)
     if isinstance(context.prompt, str):
         message.prompt = context.prompt
     else:

@@ -11,6 +11,7 @@ from reward_svc.settings import RewardSettings
 
 ROOT = Path(__file__).parents[2]
 MAIN, GPU = "docker-compose.yml", "deploy/compose.gpu.yml"
+SECRETS = "deploy/compose.secrets.yml"
 SETTINGS = {
     "generator": ("GENERATOR_", GeneratorSettings),
     "reward": ("REWARD_", RewardSettings),

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -8,11 +9,13 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from deploy.grafana import make_dashboard
 from generator_svc.metrics import GeneratorMetrics
 from reward_svc.metrics import RewardMetrics
 from svc_common.metrics import RpcMetrics
 from tests.deploy.stack import MAIN, ROOT, default_metrics_port, load_compose, mounts
 
+PROCESS_METRICS = ("process_resident_memory_bytes", "process_cpu_seconds_total")
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
 
 
@@ -26,14 +29,24 @@ def services():
     return load_compose(MAIN)["services"]
 
 
-def alerts():
-    (group,) = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"]
+def rules(name):
+    (group,) = yaml.safe_load((ROOT / f"deploy/{name}.yml").read_text())["groups"]
     return group["rules"]
+
+
+def alerts():
+    return rules("alerts")
+
+
+def recordings():
+    return rules("recording")
 
 
 def metric_labels():
     """Return the label names of each time series the services offer."""
     found = {"up": set()}  # made by Prometheus itself
+    found |= {rule["record"]: {"instance"} for rule in recordings()}
+    found |= {name: set() for name in PROCESS_METRICS} | {"pad_build_info": {"service", "version"}}
     for metrics in (GeneratorMetrics, RewardMetrics, RpcMetrics):
         registry = CollectorRegistry()
         metrics(registry)
@@ -45,9 +58,16 @@ def metric_labels():
     return found
 
 
+def dashboard_expressions():
+    """Return the expressions of all panels of the dashboard that Grafana reads."""
+    (path,) = (ROOT / "deploy/grafana/dashboards").glob("*.json")
+    panels = json.loads(path.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+
 def selectors(expression):
     """Return the metrics of a PromQL expression, each with its label matchers."""
-    bare = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)|\[\w+\]", "", expression)
+    bare = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)|\[[\w$]+\]|\bor\b", "", expression)
     found = re.finditer(r"\b([a-z_:][\w:]*)\b(?!\s*\()(\{[^}]*\})?", bare)
     matcher = re.compile(r'(\w+)\s*[!=~]+\s*"([^"]*)"')
     return [(match[1], matcher.findall(match[2] or "")) for match in found]
@@ -85,20 +105,23 @@ def test_rules_lie_beside_the_configuration_here_and_in_the_container(config, se
     names = ["prometheus.yml", *config["rule_files"]]
     for name in names:
         assert inside[f"./deploy/{name}"] == f"/etc/prometheus/{name}"
-    assert names == ["prometheus.yml", "alerts.yml"]
+    assert names == ["prometheus.yml", "recording.yml", "alerts.yml"]
 
 
-@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
-def test_alert_asks_for_metrics_and_labels_that_exist(rule):
+@pytest.mark.parametrize(
+    "expression",
+    [rule["expr"] for rule in [*alerts(), *recordings()]] + dashboard_expressions(),
+)
+def test_only_metrics_and_labels_that_exist_are_asked_for(expression):
     known = metric_labels()
-    used = selectors(rule["expr"])
+    used = selectors(expression)
     assert used
     for name, matchers in used:
         assert name in known, name
         assert {label for label, _ in matchers} <= known[name] | {"job", "instance"}
-    grouped = re.findall(r"\bby\s*\(([^)]*)\)", rule["expr"])
+    grouped = re.findall(r"\bby\s*\(([^)]*)\)", expression)
     labels = {label.strip() for group in grouped for label in group.split(",")}
-    assert labels <= set().union(*(known[name] for name, _ in used)) | {"job"}
+    assert labels <= set().union(*(known[name] for name, _ in used)) | {"job", "instance"}
 
 
 def test_alerts_match_label_values_that_occur(config):
@@ -106,9 +129,10 @@ def test_alerts_match_label_values_that_occur(config):
         "code": {code.name for code in grpc.StatusCode},
         "job": set(targets(config)),
         "kind": token_kinds(),
+        "phase": {"reward_wait", "reward_queue", "reward_forward", "reward_select"},
         "method": {"pad.v1.GeneratorService/Generate"},
     }
-    for rule in alerts():
+    for rule in [*alerts(), *recordings()]:
         for _, matchers in selectors(rule["expr"]):
             for label, pattern in matchers:
                 for part in pattern.split("|"):
@@ -140,3 +164,28 @@ def test_prometheus_itself_accepts_the_files():
     command = [promtool, "check", "config", ROOT / "deploy/prometheus.yml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_is_what_its_table_says():
+    assert make_dashboard.PATH.read_text() == make_dashboard.text(), (
+        "run python deploy/grafana/make_dashboard.py"
+    )
+
+
+def test_the_dashboard_lies_where_grafana_is_told_to_look(services):
+    inside = dict(mounts(services["grafana"]))
+    provider = yaml.safe_load(
+        (ROOT / "deploy/grafana/provisioning/dashboards/pad.yml").read_text()
+    )["providers"][0]
+    assert inside["./deploy/grafana/dashboards"] == provider["options"]["path"]
+    (source,) = yaml.safe_load(
+        (ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text()
+    )["datasources"]
+    assert source["uid"] == make_dashboard.DATASOURCE["uid"]
+    assert source["url"] == "http://prometheus:9090"
+    assert set(services["grafana"]["networks"]) & set(services["prometheus"]["networks"])
+
+
+def test_every_alert_has_a_run_book():
+    text = (ROOT / "docs/operate.md").read_text()
+    assert re.findall(r"^### (\w+)$", text, re.M) == [rule["alert"] for rule in alerts()]

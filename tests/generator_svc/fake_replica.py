@@ -25,6 +25,9 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
 
     def __init__(self) -> None:
         self.fingerprint = FINGERPRINT
+        self.reference_fingerprint = ""
+        self.references: list[int] = []  # of the sessions it was asked to open
+        self.model_version = "v1"
         self.refuses_opens: int | None = None  # a RowErrorReason
         self.ignores_opens = False
         self.is_silent = False  # owes rewards for ever
@@ -34,13 +37,15 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
         self.committed: dict[int, list[int]] = {}
         self.log: list[str] = []
         self.num_streams = 0
+        self.port = 0  # where it is served
         self.hang_up = asyncio.Event()
 
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
         return reward_pb2.RewardServiceGetServerInfoResponse(
             model_id="fake",
-            model_version="v1",
+            model_version=self.model_version,
             tokenizer_fingerprint=self.fingerprint,
+            reference_fingerprint=self.reference_fingerprint,
             load=reward_pb2.Load(num_free_slots=8),
         )
 
@@ -90,6 +95,7 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
 
     def _open(self, message: reward_pb2.SessionOpen) -> reward_pb2.ScoreResponse:
         self.log.append(f"open {len(unpack(message.token_ids))}")
+        self.references.append(message.context.reference)
         response = reward_pb2.ScoreResponse()
         if self.refuses_opens is not None:
             response.row_errors.add(
@@ -141,6 +147,7 @@ async def running_replica(replica: FakeReplica, port: int = 0) -> AsyncIterator[
     reward_pb2_grpc.add_RewardServiceServicer_to_server(replica, server)
     health_pb2_grpc.add_HealthServicer_to_server(replica.health, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    replica.port = bound
     await server.start()
     try:
         yield bound

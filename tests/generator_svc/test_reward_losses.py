@@ -4,6 +4,7 @@ import asyncio
 
 import torch
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.engine.scorer import ScoreRows, SessionState
 from tests.generator_svc.fake_replica import FakeReplica
 from tests.generator_svc.test_reward_pool import running_pool
@@ -14,13 +15,14 @@ async def test_a_late_answer_is_kept_for_its_own_candidates_alone() -> None:
     async with running_pool(FakeReplica()) as harness:
         sessions = [await harness.open(1, 2), await harness.open(3)]
         replica = harness.pool.fleet.replicas[0]
-        receive, kept = replica._receive, []
-        replica._receive = kept.append  # type: ignore[method-assign, assignment]
-        ids = torch.arange(10).view(2, 5)
-        await harness.pool.score(ScoreRows(sessions, ids, [3, 5]))
+        receive, kept = replica.receive, []
+        replica.receive = kept.append  # type: ignore[method-assign, assignment]
+        ids, logprobs = torch.arange(10).view(2, 5), torch.zeros(2, 5)
+        await harness.pool.score(ScoreRows(sessions, Candidates(ids, logprobs), [3, 5]))
         receive(*kept)
         await harness.until(lambda: not sessions[0].is_scoring)
-        scored = await harness.pool.score(ScoreRows(sessions[:1], ids[:1, :3], [3]))
+        narrow = Candidates(ids[:1, :3], logprobs[:1, :3])
+        scored = await harness.pool.score(ScoreRows(sessions[:1], narrow, [3]))
         assert scored.rewards.tolist() == [[2.0] * 3]
         assert scored.has_rewards == [True]
 

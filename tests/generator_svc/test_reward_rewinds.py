@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardSession, ScoreRows, SessionState
 from reward_svc.model import PersRM, load_pers_rm
@@ -39,7 +40,8 @@ async def opened(stack: Stack, *token_ids: int) -> RewardSession:
 async def score(stack: Stack, *sessions: RewardSession, guesses: list[int | None]) -> Tensor:
     ids = torch.tensor([IDS]).expand(len(sessions), -1)
     counts = [len(IDS)] * len(sessions)
-    scored = await stack.pool.score(ScoreRows(list(sessions), ids, counts, guesses))
+    candidates = Candidates(ids, torch.zeros(ids.shape))
+    scored = await stack.pool.score(ScoreRows(list(sessions), candidates, counts, guesses))
     assert all(scored.has_rewards)
     return scored.rewards
 

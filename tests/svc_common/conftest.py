@@ -1,8 +1,35 @@
-"""What the tests of TLS, tokens and scopes share."""
+import asyncio
+import logging
 
 import pytest
 
 from tests.tls_keys import Authority
+
+
+class EventLog(logging.Handler):
+    """Completes a future with the first record of an event."""
+
+    def __init__(self):
+        super().__init__()
+        self._awaited = {}
+
+    def event(self, name):
+        return self._awaited.setdefault(name, asyncio.get_running_loop().create_future())
+
+    def emit(self, record):
+        if not self.event(record.getMessage()).done():
+            self.event(record.getMessage()).set_result(record)
+
+
+@pytest.fixture
+def event_log():
+    handler = EventLog()
+    logger = logging.getLogger("svc_common.server")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

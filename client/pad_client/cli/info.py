@@ -39,6 +39,6 @@ def info(
     console.print(table)
     replicas = Table("reward replica", "available", "free slots", "model version")
     for each in found.reward_replicas:
-        state = "yes" if each.is_available else "NO"
+        state = "yes" if each.is_available else "suspended" if each.is_suspended else "NO"
         replicas.add_row(each.address, state, str(each.num_free_slots), each.model_version)
     console.print(replicas)

@@ -19,6 +19,7 @@ from pad_client.cli.console import (
 from pad_client.embedded import EmbeddedStack, StackOptions, default_models_dir
 
 _POLL_S = 0.5
+DEFAULT_EDGE_PORT = 8000
 
 ModelsOption = Annotated[
     Path | None,
@@ -45,6 +46,12 @@ def up(
         int | None, typer.Option(min=1, max=65535, help="Its metrics; default: any free one.")
     ] = None,
     reward_replicas: ReplicasOption = 1,
+    edge: Annotated[
+        bool, typer.Option("--edge", help="Also run the OpenAI-compatible HTTP edge.")
+    ] = False,
+    edge_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where the edge listens; 0: any free one.")
+    ] = DEFAULT_EDGE_PORT,
     start_timeout: StartTimeoutOption = 180.0,
 ) -> None:
     """Run generator, reward service and store on this machine until Ctrl-C."""
@@ -53,12 +60,16 @@ def up(
         num_reward_replicas=reward_replicas,
         generator_port=port or None,
         generator_metrics_port=metrics_port,
+        has_edge=edge,
+        edge_port=edge_port or None,
         start_timeout_s=start_timeout,
     )
     try:
         with started(options) as stack:
             print_services(stack)
             _print_example(stack.address)
+            if edge:
+                _print_edge_example(stack.addresses["edge"])
             while True:
                 for loss in stack.check():
                     typer.echo(loss, err=True)
@@ -94,6 +105,13 @@ def print_services(stack: EmbeddedStack) -> None:
     for name, pid in stack.pids.items():
         table.add_row(name, stack.addresses[name], metrics.get(name, ""), str(pid))
     new_console().print(table)
+
+
+def _print_edge_example(address: str) -> None:
+    new_console().print(
+        f"OpenAI clients: base_url=http://{address}/v1, any api_key; see docs/openai.md.",
+        soft_wrap=True,
+    )
 
 
 def _print_example(address: str) -> None:

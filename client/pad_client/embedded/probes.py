@@ -1,5 +1,6 @@
 """How to see, from outside, that a child is ready; each probe answers within a second."""
 
+import http.client
 import socket
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def answers_ping(socket_path: Path) -> bool:
             return connection.recv(16).startswith(b"+PONG")
     except OSError:
         return False
+
+
+def answers_http(address: str, path: str) -> bool:
+    """Return whether an HTTP server answers a GET with 200."""
+    connection = http.client.HTTPConnection(address, timeout=_PROBE_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def is_serving(address: str) -> bool:

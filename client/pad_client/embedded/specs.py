@@ -9,11 +9,12 @@ from pathlib import Path
 from pad_client.embedded.child import ChildSpec
 from pad_client.embedded.errors import StackError
 from pad_client.embedded.ports import HOST, choose_ports
-from pad_client.embedded.probes import answers_ping, is_serving, reaches_replicas
+from pad_client.embedded.probes import answers_http, answers_ping, is_serving, reaches_replicas
 
 BASE_MODEL = "demo-base"
 REWARD_MODEL = "demo-persrm"
 _PORT_OPTIONS = ("--port", "--metrics-port")
+_EDGE_OPTIONS = ("--edge-port",)
 _MAX_SOCKET_PATH_BYTES = 107  # what Linux allows, less the final zero
 # One torch thread each: with several, services on one machine take each other's cores. gRPC must
 # not go through a proxy to reach its neighbour.
@@ -44,10 +45,14 @@ class StackOptions:
     stop_grace_s: float = 10.0  # between asking a child to stop and killing it
     generator_environment: Mapping[str, str] = field(default_factory=dict)
     reward_environment: Mapping[str, str] = field(default_factory=dict)
-    # Cores by child: "redis", "reward-0", "reward-1", ..., "generator"; absent: not pinned.
+    # Cores by child: "redis", "reward-0", ..., "generator", "edge"; absent: not pinned.
     cpus: Mapping[str, Sequence[int]] = field(default_factory=dict)
     generator_command: Sequence[str] = (sys.executable, "-m", "generator_svc")
     reward_command: Sequence[str] = (sys.executable, "-m", "reward_svc")
+    has_edge: bool = False  # whether the OpenAI-compatible HTTP edge runs beside the generator
+    edge_port: int | None = None
+    edge_environment: Mapping[str, str] = field(default_factory=dict)
+    edge_command: Sequence[str] = (sys.executable, "-m", "edge_svc")
 
 
 def check_models(options: StackOptions) -> None:
@@ -122,6 +127,28 @@ def service_specs(options: StackOptions, redis_url: str) -> tuple[ChildSpec, lis
         _reward_spec(options, index, rewards[index], ports[2 + num_replicas + index])
         for index in range(num_replicas)
     ]
+
+
+def edge_spec(options: StackOptions, generator: str) -> ChildSpec:
+    """Return the HTTP edge in front of the generator at this address."""
+    port, metrics_port = choose_ports([options.edge_port, None], _EDGE_OPTIONS)
+    address = f"{HOST}:{port}"
+    return ChildSpec(
+        name="edge",
+        command=options.edge_command,
+        address=address,
+        is_ready=lambda: answers_http(address, "/readyz"),
+        environment={
+            **os.environ,
+            **_CHILD_ENVIRONMENT,
+            **options.edge_environment,
+            "EDGE_LISTEN": address,
+            "EDGE_METRICS_PORT": str(metrics_port),
+            "EDGE_GENERATOR": generator,
+        },
+        cpus=options.cpus.get("edge", ()),
+        metrics_address=f"{HOST}:{metrics_port}",
+    )
 
 
 def _reward_spec(options: StackOptions, index: int, address: str, metrics_port: int) -> ChildSpec:

@@ -12,7 +12,13 @@ from typing import Self
 from pad_client.embedded.child import Child, ChildSpec, Guard
 from pad_client.embedded.errors import StackError
 from pad_client.embedded.redis_server import find_redis_server
-from pad_client.embedded.specs import StackOptions, check_models, redis_spec, service_specs
+from pad_client.embedded.specs import (
+    StackOptions,
+    check_models,
+    edge_spec,
+    redis_spec,
+    service_specs,
+)
 
 _POLL_S = 0.1
 
@@ -143,7 +149,8 @@ class EmbeddedStack:
 
         redis = redis_spec(self._options, redis_binary, self._directory)
         generator, rewards = service_specs(self._options, redis.address)
-        # Stopped the other way round: first the generator, so that it can finish its answers.
+        edge = edge_spec(self._options, generator.address) if self._options.has_edge else None
+        # Stopped the other way round: edge and generator first, so that they finish their answers.
         self._cleanup.callback(self._stop_children, [redis])
         self._launch(redis)
         self._wait([redis])
@@ -153,6 +160,10 @@ class EmbeddedStack:
         self._cleanup.callback(self._stop_children, [generator])
         self._launch(generator)
         self._wait([redis, *rewards, generator])
+        if edge is not None:
+            self._cleanup.callback(self._stop_children, [edge])
+            self._launch(edge)
+            self._wait([edge])
 
     def _launch(self, spec: ChildSpec) -> None:
         assert self._guard is not None  # `_start` makes it before any child

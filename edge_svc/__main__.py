@@ -1,0 +1,43 @@
+"""Start the HTTP edge: build every object, hand it down, serve until told to stop."""
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import sys
+
+from edge_svc.app import Edge, new_app
+from edge_svc.generator import Generator, open_channel
+from edge_svc.metrics import EdgeMetrics
+from edge_svc.server import serve
+from edge_svc.settings import PREFIX, EdgeSettings
+from svc_common.logs import configure_logging
+from svc_common.metrics import new_registry
+from svc_common.settings import SettingsError, load_settings
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    try:
+        settings = load_settings(EdgeSettings, PREFIX, os.environ)
+        configure_logging(settings.log_level, sys.stderr)
+        asyncio.run(run(settings))
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+async def run(settings: EdgeSettings) -> None:
+    """Serve until SIGTERM."""
+    registry = new_registry("edge", importlib.metadata.version("pad-serving"))
+    metrics = EdgeMetrics(registry)
+    async with open_channel(settings) as channel:
+        edge = Edge(settings, Generator(channel), metrics)
+        await serve(settings, new_app(settings, edge, metrics), registry, edge)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

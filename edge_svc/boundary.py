@@ -1,0 +1,83 @@
+"""Where every HTTP request begins and ends: its id, its place among the others, its record."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_svc.errors import overloaded
+from edge_svc.hang_up import CALLER_GONE, CallerGoneError
+from edge_svc.metrics import EdgeMetrics, route_of
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "x-request-id"
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PROBES = ("/healthz", "/readyz")  # never refused, and not worth a line each
+
+
+class Boundary:
+    """Wraps the application: knows nothing of what is asked."""
+
+    def __init__(self, app: ASGIApp, metrics: EdgeMetrics, max_requests: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_requests = max_requests
+        self._num_in_work = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        route = route_of(scope["path"])
+        request_id = _request_id(Request(scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.monotonic(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        self._count(1)
+        try:
+            if self._num_in_work > self._max_requests and route not in _PROBES:
+                error = overloaded(f"requests: at most {self._max_requests} are taken at once")
+                refusal = JSONResponse(error.body(), error.status, error.headers())
+                await refusal(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        except CallerGoneError:
+            status = CALLER_GONE
+        finally:
+            self._count(-1)
+            duration_s = time.monotonic() - started
+            self._metrics.ended(route, status, duration_s)
+            logger.log(
+                logging.DEBUG if route in _PROBES else logging.INFO,
+                "request ended",
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "route": route,
+                    "status": status,
+                    "duration_s": round(duration_s, 6),
+                },
+            )
+
+    def _count(self, step: int) -> None:
+        self._num_in_work += step
+        self._metrics.in_work.inc(step)
+
+
+def _request_id(request: Request) -> str:
+    """Return the caller's request id if it is a short token, else a new one."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    return given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

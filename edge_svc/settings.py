@@ -1,0 +1,52 @@
+"""Settings of the HTTP edge, read once from `EDGE_*` variables."""
+
+from dataclasses import dataclass
+
+from svc_common.logs import LEVELS
+from svc_common.settings import setting
+
+PREFIX = "EDGE_"
+PROFILE_RULES = ("error", "base")
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    """Everything an operator can set; see docs/openai.md for the table made from this."""
+
+    generator: str = setting(help="the generator: host:port or unix:path")
+    listen: str = setting("0.0.0.0:8000", help="address of the HTTP server; port 0 for any")
+    metrics_port: int = setting(9103, min=0, max=65535, help="Prometheus endpoint; 0 for any")
+    generator_ca_file: str = setting(
+        "", help="authorities of the generator's certificate, PEM; empty: call it without TLS"
+    )
+    generator_cert_file: str = setting(
+        "", help="own certificate chain for the generator, PEM, where it asks for one"
+    )
+    generator_key_file: str = setting("", help="its private key, PEM, without a password")
+    tls_cert_file: str = setting("", help="certificate chain of the HTTP server, PEM; empty: HTTP")
+    tls_key_file: str = setting("", help="its private key, PEM, without a password")
+    request_timeout_s: float = setting(
+        300.0, min=0.1, max=86400, help="longest answer; a request may ask for less"
+    )
+    body_timeout_s: float = setting(
+        10.0, min=0.1, max=600, help="a request's body must arrive within this"
+    )
+    keep_alive_s: int = setting(30, min=1, max=3600, help="an idle connection is closed after this")
+    max_body_bytes: int = setting(1 << 20, min=1024, max=64 << 20, help="largest body that is read")
+    max_requests: int = setting(
+        512, min=1, max=100_000, help="requests in work at once; more are refused with 429"
+    )
+    max_choices: int = setting(
+        8, min=1, max=128, help="most answers to one request: its prompts times n"
+    )
+    if_no_profile: str = setting(
+        "error",
+        choices=PROFILE_RULES,
+        help="where `user` has no profile and the request does not say: refuse, or answer as the"
+        " base model",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), help="web pages that may call: https://host, or * for all; empty: none"
+    )
+    drain_s: float = setting(30.0, min=0, max=3600, help="running answers get this to finish")
+    log_level: str = setting("info", choices=LEVELS, help="least level that is logged")
