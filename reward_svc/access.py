@@ -11,6 +11,7 @@ from svc_common.tokens import TokenFile
 
 METHOD_SCOPES: MethodScopes = {
     "pad.v1.RewardService/EncodePreference": Scope.SCORE,
+    "pad.v1.RewardService/Forget": Scope.SCORE,
     "pad.v1.RewardService/GetServerInfo": Scope.SCORE,
     "pad.v1.RewardService/Score": Scope.SCORE,
     "pad.v1.RewardService/ScoreSequences": Scope.SCORE,

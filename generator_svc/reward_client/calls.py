@@ -80,7 +80,7 @@ class RewardCalls:
 
 async def _forget(replica: Replica, request: reward_pb2.ForgetRequest, timeout_s: float) -> bool:
     try:
-        await replica.stub.Forget(request, timeout=timeout_s)
+        await replica.stub.Forget(request, timeout=timeout_s, metadata=replica.metadata)
     except grpc.aio.AioRpcError:
         return False
     return True
