@@ -5,11 +5,12 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from generator_svc.metrics import GeneratorMetrics
+from generator_svc.store_metrics import StoreMetrics
 from reward_svc.metrics import RewardMetrics
 from svc_common.metrics import RpcMetrics, new_registry
 
 SECTIONS: dict[str, tuple[Callable[[CollectorRegistry], object], ...]] = {
-    "generator": (GeneratorMetrics,),
+    "generator": (GeneratorMetrics, StoreMetrics),
     "reward": (RewardMetrics,),
     "both": (RpcMetrics,),
 }

@@ -65,11 +65,11 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             resolve_interval_s=settings.reward_resolve_interval_s,
         ),
         parts.metrics,
+        connector=reward_connector(settings),
         base_fingerprint=loaded.fingerprint_with(loaded.tokenizer)
         if settings.shares_reference
         else "",
         faults=parts.faults,
-        connector=reward_connector(settings),
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
     prefixes = PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s)

@@ -85,10 +85,11 @@ async def serve(
         await server.start()
         try:
             async with _health_endpoint(options, health) as health_address:
-                addresses = {"address": address, "health_address": health_address}
-                logger.info("serving", extra={**addresses, "metrics_port": metrics_port})
+                places = {"metrics_port": metrics_port, "health_address": health_address}
+                logger.info("serving", extra={"address": address, **places})
                 await signals.first.wait()
-                logger.info("draining", extra={"drain_s": options.drain_s, "num_calls": len(calls)})
+                values = {"drain_s": options.drain_s, "num_calls": len(calls)}
+                logger.info("draining", extra=values)
                 health.drain()
                 await _pause(options.drain_delay_s, signals.second)
                 await drain(server, calls, options.drain_s, signals.second)

@@ -24,5 +24,5 @@ def _believe(_settings: GeneratorSettings) -> Identify:
 
 
 if __name__ == "__main__":
-    serving.identify = _believe  # type: ignore[attr-defined,assignment]
+    serving.identify = _believe  # type: ignore[attr-defined, assignment]
     generator.main()

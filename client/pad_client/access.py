@@ -1,7 +1,6 @@
 """How a client shows who it is: keys for TLS and a token, both from files where possible."""
 
 import ipaddress
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict
@@ -13,7 +12,6 @@ from pad_client.errors import AccessDeniedError, InvalidRequestError
 FilePath: TypeAlias = str | Path
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 _AUTHORIZATION_KEY = "authorization"
-_PREFIX = re.compile(r"ipv[46]:(?=.*:)")  # before several addresses
 
 
 class AccessOptions(TypedDict, total=False):
@@ -64,20 +62,20 @@ class Access:
         self.credentials = credentials if credentials is not None else _credentials(options)
         if credentials is not None and _asks_for_tls(options):
             raise InvalidRequestError("credentials, ca_file: at most one must be given")
-        addresses = _addresses(target)
-        if not addresses and self.credentials is not None:
+        if not _addresses(target) and self.credentials is not None:
             raise InvalidRequestError("target: must be an address where keys are given")
         if options.get("server_name") and self.credentials is None:
             raise InvalidRequestError("server_name: must be given with ca_file or tls")
         self.server_name = options.get("server_name") or ""
         is_secret = self._token is not None or self._token_file is not None
         is_secret |= any(key.lower() == _AUTHORIZATION_KEY for key, _ in self._metadata)
-        is_safe = self.credentials is not None or _are_loopback(addresses)
+        addresses = _addresses(target)
+        is_local = bool(addresses) and all(_is_loopback(address) for address in addresses)
+        is_safe = self.credentials is not None or is_local
         if is_secret and not is_safe and not options.get("allow_plaintext_token"):
-            where = ", ".join(addresses) or "an open channel"
             raise InvalidRequestError(
-                f"token: must not be sent in the clear, got {where} without TLS; give ca_file or"
-                " tls, or allow_plaintext_token"
+                f"token: must not be sent in the clear, got {_shown(target)} without TLS; give"
+                " ca_file or tls, or allow_plaintext_token"
             )
         self.metadata()  # a bad token file is told at once
 
@@ -156,22 +154,25 @@ def _is_token(text: str) -> bool:
 
 
 def _addresses(target: object) -> list[str]:
-    """Return the addresses of a target; an open channel does not say where it goes."""
+    """Return the addresses of a target; an open channel does not say where it goes: none."""
     if isinstance(target, str):
-        several = target if target.startswith("unix:") else _PREFIX.sub("", target)
-        return [address.strip() for address in several.split(",")]
-    return list(target) if isinstance(target, Sequence) else []
+        several = target.split(",")
+    elif isinstance(target, Sequence):
+        several = [str(address) for address in target]
+    else:
+        return []
+    return [address.strip() for address in several]
 
 
-def _are_loopback(addresses: Sequence[str]) -> bool:
-    return bool(addresses) and all(map(_is_loopback, addresses))
-
-
-def _is_loopback(address: str) -> bool:
-    if address.startswith("unix:"):
+def _is_loopback(target: str) -> bool:
+    if target.startswith("unix:"):
         return True
-    host = address.rpartition(":")[0].strip("[]")
+    host = target.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False  # a name, whatever it looks like
+
+
+def _shown(target: object) -> str:
+    return ", ".join(_addresses(target)) or "an open channel"

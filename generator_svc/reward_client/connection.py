@@ -37,7 +37,7 @@ class Connection:
     """Keeps one stream to an address alive and carries messages both ways."""
 
     def __init__(
-        self, address: str, events: ConnectionEvents, faults: FaultPoints, connector: Connector
+        self, address: str, events: ConnectionEvents, connector: Connector, faults: FaultPoints
     ) -> None:
         self.address = address
         self._connector = connector

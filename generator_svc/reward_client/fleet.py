@@ -25,7 +25,7 @@ class Fleet:
         resolve_interval_s: between two look-ups.
         patience_s: after this long without any replica, waiting for one is of no use.
         faults: of the process; none where nothing is to be broken.
-        connector: opens the channels; none for plain ones.
+        connector: opens the channels.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Fleet:
         base_fingerprint: str = "",
         resolve_interval_s: float,
         patience_s: float,
-        faults: FaultPoints | None = None,
         connector: Connector | None = None,
+        faults: FaultPoints | None = None,
     ) -> None:
         self._targets = targets
         self._fingerprint = tokenizer_fingerprint
@@ -88,9 +88,9 @@ class Fleet:
                         address,
                         self._fingerprint,
                         self._events,
+                        connector=self._connector,
                         base_fingerprint=self._base_fingerprint,
                         faults=self._faults,
-                        connector=self._connector,
                     )
                     self._replicas[address] = replica
                     self._tasks[address] = group.create_task(replica.run())

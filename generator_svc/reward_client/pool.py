@@ -45,9 +45,9 @@ class RewardPool:
         limits: PoolLimits,
         observer: PoolObserver,
         *,
+        connector: Connector | None = None,
         base_fingerprint: str = "",
         faults: FaultPoints | None = None,
-        connector: Connector | None = None,
     ) -> None:
         """Make a pool; see `Fleet` for what the fingerprints decide."""
         self._limits = limits
@@ -61,8 +61,8 @@ class RewardPool:
             base_fingerprint=base_fingerprint,
             resolve_interval_s=limits.resolve_interval_s,
             patience_s=limits.open_timeout_s,
-            faults=faults,
             connector=connector,
+            faults=faults,
         )
 
     @property

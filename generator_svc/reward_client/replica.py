@@ -47,9 +47,9 @@ class Replica:
         tokenizer_fingerprint: str,
         events: ReplicaEvents,
         *,
+        connector: Connector | None = None,
         base_fingerprint: str = "",
         faults: FaultPoints | None = None,
-        connector: Connector | None = None,
     ) -> None:
         self.address = address
         self.model_version = ""
@@ -59,7 +59,7 @@ class Replica:
         self.patience = Patience()
         self.heard_at = 0.0
         self.connection = Connection(
-            address, self, faults or FaultPoints(), connector or Connector()
+            address, self, connector or Connector(), faults or FaultPoints()
         )
         self._takes_sessions = False
         self._shares_rows = False  # all preferences of a session take one row
@@ -89,7 +89,7 @@ class Replica:
 
     @property
     def metadata(self) -> Metadata:
-        """What every unary call to it must carry."""
+        """What every call to the replica must carry."""
         return self.connection.metadata
 
     async def run(self) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.grafana import make_dashboard
 from generator_svc.metrics import GeneratorMetrics
+from generator_svc.store_metrics import StoreMetrics
 from reward_svc.metrics import RewardMetrics
 from svc_common.metrics import RpcMetrics
 from tests.deploy.stack import MAIN, ROOT, default_metrics_port, load_compose, mounts
@@ -47,7 +48,7 @@ def metric_labels():
     found = {"up": set()}  # made by Prometheus itself
     found |= {rule["record"]: {"instance"} for rule in recordings()}
     found |= {name: set() for name in PROCESS_METRICS} | {"pad_build_info": {"service", "version"}}
-    for metrics in (GeneratorMetrics, RewardMetrics, RpcMetrics):
+    for metrics in (GeneratorMetrics, StoreMetrics, RewardMetrics, RpcMetrics):
         registry = CollectorRegistry()
         metrics(registry)
         for name, collector in registry._names_to_collectors.items():

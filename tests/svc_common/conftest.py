@@ -1,3 +1,5 @@
+"""What several tests of servers share."""
+
 import asyncio
 import logging
 
