@@ -104,6 +104,12 @@ def test_a_token_is_not_sent_in_the_clear_to_another_machine(kind: Any, secret: 
         assert TOKEN not in str(refused.value)
 
 
+def test_of_several_servers_none_may_be_another_machine(kind: Any) -> None:
+    for several in (["127.0.0.1:1", "10.0.0.1:1"], "127.0.0.1:1,10.0.0.1:1", "ipv4:10.0.0.1:1"):
+        with pytest.raises(InvalidRequestError, match="must not be sent in the clear"):
+            kind(several, token=TOKEN)
+
+
 async def test_a_token_may_go_where_it_is_safe_or_allowed(kind: Any, tmp_path: Path) -> None:
     for target in ("127.0.0.1:1", "localhost:1", "[::1]:1", f"unix:{tmp_path}/x"):
         await close(kind(target, token=TOKEN))

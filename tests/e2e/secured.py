@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pad_client.tokens import NewToken, TokenScope, new_token
 from tests.tls_keys import Authority
@@ -155,7 +156,7 @@ def secured_stack(folder: Path, models_dir: Path, redis_url: str) -> Iterator[Se
                 "TOKENS_FILE": str(folder / "reward-tokens"),
             },
         )
-        reward_address = reward.wait_for("serving")["address"]
+        reward_address = _ready(reward)["address"]
         generator = _start(
             cleanup,
             "generator_svc",
@@ -175,7 +176,7 @@ def secured_stack(folder: Path, models_dir: Path, redis_url: str) -> Iterator[Se
                 "REWARD_TOKEN_FILE": str(folder / "reward-token"),
             },
         )
-        address = generator.wait_for("serving")["address"]
+        address = _ready(generator)["address"]
         tokens |= {"reward": inner, "powerless": powerless}
         secrets = [secret for token in tokens.values() for secret in in_all_forms(token)]
         for key in folder.rglob("*.key"):
@@ -190,6 +191,20 @@ def _start(cleanup: ExitStack, module: str, variables: dict[str, str]) -> Servic
     service = Service(module, {f"{prefix}_{name}": value for name, value in variables.items()})
     cleanup.callback(service.stop)
     return service
+
+
+def _ready(service: Service) -> dict[str, Any]:
+    """Return where a service listens, once it has warmed up and takes work."""
+    serving = service.wait_for("serving")
+    with grpc.insecure_channel(serving["health_address"], KEY_OPTIONS) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=START_TIMEOUT_S
+        )
+        for answer in watch:
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                break
+        watch.cancel()
+    return serving
 
 
 def code_of(call: Any) -> str:

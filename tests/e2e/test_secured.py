@@ -38,6 +38,15 @@ def test_a_guided_answer_goes_through_keys_and_tokens_on_both_hops(secured: Secu
         assert answer.summary.num_fallback_tokens == 0
 
 
+def test_erasure_reaches_rewards_that_ask_for_a_token(secured: Secured) -> None:
+    """A unary call that was added later went without the token, and erased nothing there."""
+    with connect(secured, secured.tokens["a"].secret) as client:
+        client.put_profile("erased", ["Be brief."])
+        client.complete(messages=CHAT, user_id="erased", max_tokens=4)
+        client.delete_profile("erased")
+    assert secured.reward.wait_for("pad.v1.RewardService/Forget")["code"] == "OK"
+
+
 def test_without_a_valid_token_nothing_is_answered(secured: Secured) -> None:
     for token in (None, "pad_forged", secured.tokens["reward"].secret):
         with (
@@ -102,6 +111,7 @@ def reward_calls(stub: Any, metadata: list[tuple[str, str]]) -> dict[str, Any]:
         "EncodePreference": lambda: stub.EncodePreference(
             reward_pb2.EncodePreferenceRequest(), **options
         ),
+        "Forget": lambda: stub.Forget(reward_pb2.ForgetRequest(), **options),
         "GetServerInfo": lambda: stub.GetServerInfo(
             reward_pb2.RewardServiceGetServerInfoRequest(), **options
         ),

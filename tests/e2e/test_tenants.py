@@ -78,6 +78,7 @@ class Hostile:
                     num_samples=2 if is_best_of_n else None,
                     preference_in_base_prompt=True,
                     ignore_end_of_turn=True,
+                    priority=generator_pb2.PRIORITY_INTERACTIVE,
                 )
 
     def _complete(self) -> Iterator[generator_pb2.CompleteRequest]:
@@ -244,7 +245,7 @@ def test_nothing_of_one_tenant_reaches_another(secured: Secured, victim: Caller)
         for method in METHOD_SCOPES:
             for request in hostile.requests(method):
                 attacker.call(method, request)
-        assert all(len(task.result()) > 1 for task in busy)
+        assert all(len(task.result()) > 1 for task in busy), victim.codes
     answered = {"OK", "NOT_FOUND", "INVALID_ARGUMENT"}
     assert answered <= set(attacker.codes) <= {*answered, "ABORTED", "FAILED_PRECONDITION"}
     assert attacker.finds(CANARY) == []
