@@ -48,7 +48,7 @@ def running(module: str, variables: dict[str, str]) -> Iterator[Service]:
         log = []
         for line in process.stderr:
             log.append(line)
-            if '"serving"' in line:
+            if '"taking calls"' in line:
                 break
         else:
             pytest.fail("".join(log))
@@ -56,7 +56,8 @@ def running(module: str, variables: dict[str, str]) -> Iterator[Service]:
         drain = threading.Thread(target=process.stderr.read)
         drain.start()
         try:
-            yield Service(process, json.loads(line)["address"])
+            (serving,) = (line for line in log if '"serving"' in line)
+            yield Service(process, json.loads(serving)["address"])
         finally:
             process.kill()
             drain.join()
