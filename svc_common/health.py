@@ -1,11 +1,14 @@
 """Whether this process takes work, told through the gRPC health protocol."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+logger = logging.getLogger(__name__)
 
 Response = health_pb2.HealthCheckResponse
 
@@ -31,6 +34,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Say whether `names`, else all, take work; without effect once the process is draining."""
         turned = set(names) or {"", *self.service_names}
         is_serving = is_serving and not self.draining.is_set()
+        if is_serving and "" in turned - self._serving:
+            logger.info("taking calls")
         self._serving = self._serving | turned if is_serving else self._serving - turned
         self._changed.set()
         self._changed = asyncio.Event()

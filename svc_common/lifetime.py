@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -28,6 +29,34 @@ def exits_on_signals() -> Iterator[None]:
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Set by the first and by the second signal to stop."""
+
+    first: asyncio.Event
+    second: asyncio.Event
+
+
+@contextmanager
+def stop_signals() -> Iterator[Signals]:
+    """Turn the first and the second SIGTERM or SIGINT into events."""
+    signals = Signals(asyncio.Event(), asyncio.Event())
+
+    def on_signal() -> None:
+        (signals.second if signals.first.is_set() else signals.first).set()
+
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 async def until_first(

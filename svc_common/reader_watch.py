@@ -1,11 +1,14 @@
 """Notices a caller who stops reading its stream, whatever deadline it set."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from svc_common.errors import StalledReaderError
+
+logger = logging.getLogger(__name__)
 
 
 class ReaderWatch:
@@ -43,6 +46,8 @@ class ReaderWatch:
         except asyncio.CancelledError:
             if not self._has_stalled:
                 raise
+            # Told here too: the status waits behind what the reader has not taken.
+            logger.warning("reader stalled", extra={"max_stall_s": self._max_stall_s})
             rule = f"must take a message within {self._max_stall_s:g} s"
             raise StalledReaderError(f"reader: {rule}, took none") from None
         finally:

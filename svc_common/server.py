@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from svc_common.callers import Identify, anonymous
 from svc_common.health import Health
+from svc_common.lifetime import stop_signals
 from svc_common.metrics import RpcMetrics
 from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.rpc_boundary import RpcBoundary
@@ -81,7 +81,7 @@ async def serve(
     calls = RunningCalls()
     server = new_server(options, health, registry, add_servicers, calls)
     address = bind(server, options)
-    with _metrics_endpoint(options, registry) as metrics_port, _signals() as signals:
+    with _metrics_endpoint(options, registry) as metrics_port, stop_signals() as signals:
         await server.start()
         try:
             async with _health_endpoint(options, health) as health_address:
@@ -194,32 +194,6 @@ async def _pause(seconds: float, hurry: asyncio.Event) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await hurry.wait()
-
-
-@dataclass(frozen=True)
-class _Signals:
-    first: asyncio.Event
-    second: asyncio.Event
-
-
-@contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Turn the first and the second SIGTERM or SIGINT into events."""
-    signals = _Signals(asyncio.Event(), asyncio.Event())
-
-    def on_signal() -> None:
-        (signals.second if signals.first.is_set() else signals.first).set()
-
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ if __name__ == "__main__":
     with EmbeddedStack(fake_options(Path(sys.argv[1]))) as stack:
         assert stack._guard is not None
         pids = {**stack.pids, "guard": stack._guard._process.pid}
-        sys.stdout.write(json.dumps({"pids": pids, "directory": str(stack.directory)}) + "\n")
+        addresses = [address for name, address in stack.addresses.items() if name != "redis"]
+        started = {"pids": pids, "directory": str(stack.directory), "addresses": addresses}
+        sys.stdout.write(json.dumps(started) + "\n")
         sys.stdout.flush()
         signal.pause()

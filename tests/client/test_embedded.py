@@ -210,3 +210,7 @@ def test_children_end_with_a_parent_that_is_killed(tmp_path: Path, number: int) 
         parent.wait()
     assert {name for name, pid in started["pids"].items() if not _wait_for_end(pid)} == set()
     assert not Path(started["directory"]).exists()
+    for address in started["addresses"]:  # are free for the next stack
+        host, _, port = address.rpartition(":")
+        with socket.create_server((host, int(port))):
+            pass

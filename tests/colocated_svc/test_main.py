@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from colocated_svc.loading import load_both
 from colocated_svc.settings import load_both_settings
@@ -50,7 +48,7 @@ def running(module: str, variables: dict[str, str]) -> Iterator[Service]:
         log = []
         for line in process.stderr:
             log.append(line)
-            if '"serving"' in line:
+            if '"taking calls"' in line:
                 break
         else:
             pytest.fail("".join(log))
@@ -58,21 +56,11 @@ def running(module: str, variables: dict[str, str]) -> Iterator[Service]:
         drain = threading.Thread(target=process.stderr.read)
         drain.start()
         try:
-            address = json.loads(line)["address"]
-            _wait_until_warm(address)
-            yield Service(process, address)
+            (serving,) = (line for line in log if '"serving"' in line)
+            yield Service(process, json.loads(serving)["address"])
         finally:
             process.kill()
             drain.join()
-
-
-def _wait_until_warm(address: str) -> None:
-    with grpc.insecure_channel(address) as channel:
-        statuses = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        for response in statuses:
-            if response.status == health_pb2.HealthCheckResponse.SERVING:
-                break
-        statuses.cancel()
 
 
 def only(variables: dict[str, str], prefix: str) -> dict[str, str]:

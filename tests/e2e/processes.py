@@ -99,6 +99,7 @@ class Service:
             return _turns_serving(self.address, name, timeout_s=5.0)
 
         until(serves, f"{self.module} to serve", START_S)
+        assert self.process.poll() is None, f"{self.module} ended:\n{self.log[-2000:]}"
 
     def wait_for_log(self, event: str) -> None:
         until(lambda: event in self.log, f"{event!r} in the log of {self.module}", START_S)
@@ -110,6 +111,7 @@ class Service:
 
     def metric(self, series: str) -> float:
         """Return a sample; 0 if there is none (yet)."""
+        assert self.process.poll() is None, f"{self.module} ended:\n{self.log[-2000:]}"
         url = f"http://{HOST}:{self.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as response:
             page = response.read().decode()
