@@ -9,7 +9,7 @@ from svc_common.errors import ServiceError, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 2.0  # a replica that hangs must not hold up a request for what it can do without
 
 
 class PreferenceEncodings:

@@ -138,6 +138,11 @@ class Fleet:
         pair = self._random.sample(able, min(2, len(able)))
         return max(pair, key=lambda replica: replica.num_free_slots, default=None)
 
+    def step_limit_s(self, replica: Replica, full_s: float) -> float:
+        """Return how long a replica may owe rewards: less where another could give them."""
+        has_other = self.num_available > replica.is_available
+        return replica.patience.limit_s(full_s) if has_other else full_s
+
     def unavailable(self) -> ServiceError:
         """Return the error that says why there is no replica."""
         refusals = [replica.refusal for replica in self.replicas if replica.refusal]

@@ -6,6 +6,7 @@ again with the tokens written so far, and the answer goes on with the same candi
 
 import asyncio
 import time
+from functools import partial
 
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.breaker import Circuit
@@ -53,7 +54,6 @@ class RewardPool:
         self._limits = limits
         self._observer = observer
         self._cases: dict[RewardSession, Case] = {}
-        self._questions = Questions(self._step_limit_s, self._move)
         self.fleet = Fleet(
             targets,
             tokenizer_fingerprint,
@@ -64,6 +64,8 @@ class RewardPool:
             connector=connector,
             faults=faults,
         )
+        step_limit_s = partial(self.fleet.step_limit_s, full_s=limits.step_timeout_s)
+        self._questions = Questions(step_limit_s, self._move)
 
     @property
     def is_available(self) -> bool:
@@ -199,12 +201,6 @@ class RewardPool:
             if waited_s >= self._limits.step_timeout_s:
                 return self.fleet.choose(avoid)
         return replica
-
-    def _step_limit_s(self, replica: Replica) -> float:
-        """Return how long a replica may owe rewards: less where another could give them."""
-        full_s = self._limits.step_timeout_s
-        has_other = self.fleet.num_available > replica.is_available
-        return replica.patience.limit_s(full_s) if has_other else full_s
 
     def _move_all(self, placements: list[Placement], *, is_failure: bool = True) -> None:
         for placement in placements:

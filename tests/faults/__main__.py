@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="this one alone")
-    parser.add_argument("--record", action="store_true", help="write docs/reliability.md")
+    parser.add_argument("--record", action="store_true", help="measure, write docs/reliability.md")
     options = parser.parse_args()
     seeds = list(range(options.first, options.first + options.seeds))
     if options.seed is not None:
@@ -57,7 +57,8 @@ async def run(seeds: list[int], figures: dict[str, str], *, measures_losses: boo
                 outcomes.append(await runner.run(seed))
                 _tell(outcomes[-1])
             seconds = time.monotonic() - started
-            figures |= _figures(outcomes, runner.checker, seconds)
+            if outcomes:
+                figures |= _figures(outcomes, runner.checker, seconds)
             if measures_losses:
                 figures["model-version"] = await rewards.outlive_a_model(stack, recompute)
                 figures["suspended"] = await rewards.suspend(stack)

@@ -12,6 +12,7 @@ from pad_client.embedded.child import Guard, read_log_tail
 from reward_svc.__main__ import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = ["reward_svc.__main__", "tests.faults.recompute", "tests.faults.stack"]
 
 
 class ForkedService:
@@ -20,7 +21,7 @@ class ForkedService:
     def __init__(
         self, name: str, environment: Mapping[str, str], directory: Path, guard: Guard
     ) -> None:
-        _CONTEXT.set_forkserver_preload(["reward_svc.__main__"])
+        _CONTEXT.set_forkserver_preload(PRELOADED)
         self.name = name
         self._log_path = directory / f"{name}.log"
         self._guard = guard

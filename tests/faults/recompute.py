@@ -20,6 +20,9 @@ class Recompute:
 
     folders: Folders
 
+    def __post_init__(self) -> None:
+        torch.set_num_threads(1)  # the stack needs the cores
+
     @cached_property
     def _models(self) -> dict[str, nn.Module]:
         folders = {"base": self.folders.base, "backbone": self.folders.backbone}

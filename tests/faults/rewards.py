@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 
+from generator_svc.reward_client.breaker import MAX_FAILURES
 from tests.faults.breaking import arm
 from tests.faults.checker import Checker
 from tests.faults.history import Progress, observe
@@ -14,6 +15,7 @@ from tests.faults.scenario import Fault
 from tests.faults.stack import FaultStack, until
 
 STEP_S = 0.02
+MAX_ROUNDS = 20
 
 
 async def outlive_a_model(stack: FaultStack, recompute: Recompute) -> str:
@@ -50,10 +52,12 @@ async def suspend(stack: FaultStack) -> str:
     twins = await write(stack, asks, Progress())
     opened = 'pad_reward_circuit_total{state="open"}'
     before = await stack.metric(opened)
-    await arm(stack.replicas[0].faults, Fault(0.0, "answers", 0, "garble", 3.0, detail="nan"))
+    garbage = Fault(0.0, "answers", 0, "garble", times=MAX_FAILURES, detail="nan")
+    await arm(stack.replicas[0].faults, garbage)
     num_rounds = 0
     while await stack.metric(opened) == before:
         num_rounds += 1
+        assert num_rounds <= MAX_ROUNDS, "its garbage was never enough"
         histories = await write(stack, asks, Progress())
         for history, twin in zip(histories, twins, strict=True):
             assert history.status is grpc.StatusCode.OK, history.details

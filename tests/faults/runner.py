@@ -4,6 +4,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+import grpc.aio
+
 from pad.v1 import common_pb2, profile_pb2
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
 from tests.faults.breaking import break_it
@@ -11,7 +13,7 @@ from tests.faults.checker import Checker
 from tests.faults.history import History, Progress, observe
 from tests.faults.recompute import Recompute
 from tests.faults.scenario import PROFILES, Scenario, make_scenario
-from tests.faults.stack import FaultStack, NotHealedError
+from tests.faults.stack import FaultStack, NotHealedError, until
 
 ENVIRONMENT = {
     "GENERATOR_REWARD_STEP_TIMEOUT_S": "2.0",
@@ -49,13 +51,20 @@ class Runner:
 
     async def prepare(self) -> None:
         """Store the users' profiles, and start what replaces the first that is killed."""
+        await until(self._stores_profiles, "profiles are stored")
+        for version in ("a", "b"):
+            self._stack.prepare(version)
+
+    async def _stores_profiles(self) -> bool:
         stub = ProfileServiceStub(self._stack.channel)
         for user_id, wishes in PROFILES.items():
             preferences = [common_pb2.Preference(text=text, weight=w) for text, w in wishes]
             request = profile_pb2.PutProfileRequest(user_id=user_id, preferences=preferences)
-            await stub.PutProfile(request, timeout=5.0)
-        for version in ("a", "b"):
-            self._stack.prepare(version)
+            try:
+                await stub.PutProfile(request, timeout=5.0)
+            except grpc.aio.AioRpcError:
+                return False  # Redis was late: all share two cores
+        return True
 
     async def run(self, seed: int) -> Outcome:
         """Write the answers of a seed without faults, then with them, and compare."""

@@ -32,6 +32,7 @@ NUM_REPLICAS = 2
 VERSION = "a"  # what the replicas serve while nothing is wrong
 READY_S = 90.0
 HEALED_S = 20.0
+POLL_S = 0.1  # asking takes time from those who are asked
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -53,7 +54,7 @@ async def until(
             while True:
                 if await condition():
                     return
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise NotHealedError(f"not within {within_s:.0f} s: {what}") from None
 
