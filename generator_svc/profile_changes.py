@@ -75,6 +75,10 @@ class ChangeListener:
                     raise redis_errors.ConnectionError("no answer to a ping")
                 await subscription.ping()
             else:
+                if message["type"] == "subscribe":
+                    # A server that loads its data lets us listen, but not read: what is kept
+                    # is better than nothing until it does.
+                    await self._client.exists(CHANGES_CHANNEL)
                 self._take(message["type"], message["channel"].decode(), message["data"])
             is_tried = message is None
 

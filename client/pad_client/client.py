@@ -202,14 +202,20 @@ class GeneratorClient:
     def list_profiles(
         self, *, page_size: int = 100, timeout_s: float | None = None
     ) -> Iterator[Profile]:
-        """Yield all profiles by user id; `timeout_s` holds for each page."""
-        page_token = ""
+        """Yield all profiles by user id; `timeout_s` holds for each page.
+
+        Raises:
+            DamagedProfileError: After all others, if some cannot be read; it names their users.
+        """
+        page_token, damaged = "", list[str]()
         while True:
             request = requests.list_profiles_request(page_size, page_token)
             page = self._call(self._profiles.ListProfiles, request, timeout_s)
             yield from map(responses.read_profile, page.profiles)
+            damaged += page.damaged_user_ids
             page_token = page.next_page_token
             if not page_token:
+                responses.check_damaged(damaged)
                 return
 
     def close(self) -> None:

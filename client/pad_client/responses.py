@@ -1,10 +1,13 @@
 """What the server answers, turned into plain values; both clients share it."""
 
+from collections.abc import Sequence
 from datetime import UTC
+
+import grpc
 
 from pad.v1 import generator_pb2, profile_pb2
 from pad_client.enums import enum_member
-from pad_client.errors import InternalError
+from pad_client.errors import DamagedProfileError, InternalError
 from pad_client.types import (
     Candidate,
     Completion,
@@ -91,6 +94,20 @@ def read_completion(response: generator_pb2.CompleteResponse) -> Completion:
         tokens=tuple(read_token(token) for token in response.tokens),
         summary=read_summary(response.summary),
     )
+
+
+def check_damaged(user_ids: Sequence[str]) -> None:
+    """Refuse to let users be missing from a list in silence.
+
+    Raises:
+        DamagedProfileError: There are some whose profile the server cannot read.
+    """
+    if user_ids:
+        names = ", ".join(user_ids[:10]) + (", ..." if len(user_ids) > 10 else "")
+        raise DamagedProfileError(
+            f"the stored profiles of {len(user_ids)} users are damaged: {names}",
+            code=grpc.StatusCode.DATA_LOSS,
+        )
 
 
 def read_profile(profile: profile_pb2.Profile) -> Profile:

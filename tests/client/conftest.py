@@ -55,7 +55,8 @@ class ThreadedClient:
         return ThreadedStream(self._client.generate(**options))
 
     async def list_profiles(self, **options: Any) -> AsyncIterator[Profile]:
-        for profile in await asyncio.to_thread(lambda: list(self._client.list_profiles(**options))):
+        found = self._client.list_profiles(**options)
+        while (profile := await asyncio.to_thread(next, found, None)) is not None:
             yield profile
 
     def __getattr__(self, name: str) -> Any:

@@ -50,6 +50,7 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
     time_remaining_s: list[float] = field(default_factory=list)
     profiles: dict[str, profile_pb2.Profile] = field(default_factory=dict)
     called: asyncio.Event = field(default_factory=asyncio.Event)
+    damaged: tuple[str, ...] = ()
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def Generate(
@@ -156,6 +157,7 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
         users = sorted(user for user in self.profiles if user > request.page_token)
         return profile_pb2.ListProfilesResponse(
             profiles=[self.profiles[user] for user in users[:page_size]],
+            damaged_user_ids=self.damaged,
             next_page_token=users[page_size - 1] if len(users) > page_size else "",
         )
 

@@ -150,6 +150,17 @@ async def test_listing_goes_through_all_pages(client: Any) -> None:
         assert listed == users
 
 
+async def test_listing_ends_with_the_users_whose_profiles_are_damaged(
+    client: Any, fake: FakeServer
+) -> None:
+    await client.put_profile("alice", ["Be brief."])
+    fake.damaged = ("bob", "carol")
+    profiles = client.list_profiles()
+    assert (await anext(profiles)).user_id == "alice"
+    with pytest.raises(pad_client.DamagedProfileError, match="2 users are damaged: bob, carol"):
+        await anext(profiles)
+
+
 async def test_error_in_mid_stream_comes_after_the_tokens_before_it(
     client: Any, fake: FakeServer
 ) -> None:

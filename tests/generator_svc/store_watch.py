@@ -103,7 +103,8 @@ async def put(store, user_id, preferences):
 
 
 async def until_loaded(store):
-    """Have a copy made, and return it."""
+    """Have a copy made that stays, and return it."""
+    await store.changes.is_listening.wait()
     profile = await until_served(store)
 
     async def is_copied():

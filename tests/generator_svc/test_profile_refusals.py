@@ -5,7 +5,7 @@ import redis.asyncio
 import redis.exceptions as redis_errors
 
 from generator_svc.profiles import StoreOptions
-from generator_svc.redis_calls import answering
+from generator_svc.redis_calls import answering, failure_kind
 from svc_common.errors import StoreUnavailableError
 from tests.generator_svc.store_watch import opened
 from tests.generator_svc.test_profiles import BRIEF, KIND
@@ -42,6 +42,7 @@ async def test_a_write_that_redis_refuses_says_that_the_store_is_unavailable(own
 
 async def test_a_read_that_redis_refuses_is_served_from_a_stale_copy(own_server):
     async with opened(own_server.url, OPTIONS) as store:
+        await store.changes.is_listening.wait()  # what was copied before does not stay
         profile = await store.put("t", "ann", BRIEF, None)
         await store.load("t", "ann")
         async with redis.asyncio.Redis.from_url(own_server.url) as raw:
@@ -78,6 +79,27 @@ async def test_refusals_are_known_in_all_their_forms(error):
     with pytest.raises(StoreUnavailableError, match=type(error).__name__):
         async with answering(5.0):
             raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimeoutError(), "silent"),
+        (redis_errors.TimeoutError("Timeout reading from socket"), "silent"),
+        (redis_errors.ConnectionError("max number of clients reached"), "unreachable"),
+        (ConnectionRefusedError(), "unreachable"),
+        (redis_errors.BusyLoadingError("Redis is loading the dataset in memory"), "loading"),
+        (redis_errors.ReadOnlyError("You can't write against a read only replica."), "read_only"),
+        (redis_errors.ResponseError("READONLY You can't write. script: 1f"), "read_only"),
+        (redis_errors.OutOfMemoryError("command not allowed"), "full"),
+        (redis_errors.ResponseError("ERR Error running script: -OOM command not"), "full"),
+        (redis_errors.AuthenticationError("invalid password"), "refused"),
+        (redis_errors.MovedError("7 127.0.0.1:7001"), "refused"),
+        (redis_errors.ResponseError("NOREPLICAS Not enough good replicas"), "refused"),
+    ],
+)
+def test_failures_are_counted_by_kind(error, kind):
+    assert failure_kind(error) == kind
 
 
 async def test_a_wrong_command_stays_our_bug():

@@ -5,6 +5,7 @@ from functools import partial
 
 import grpc
 import pytest
+import redis.asyncio
 from prometheus_client import CollectorRegistry
 
 from generator_svc.profile_servicer import ProfileServicer
@@ -235,6 +236,29 @@ async def test_page_ends_before_it_is_too_large_for_a_message(stub):
     found = await pages(stub, 1000)
     assert len(found) == 2
     assert [profile.user_id for page in found for profile in page] == user_ids
+
+
+async def test_damaged_profiles_are_named_beside_the_others(redis_url, stub):
+    """One of them made the whole list an error."""
+    for user_id in ("ann", "bob", "eve", "zoe"):
+        await stub.PutProfile(put_request(user_id))
+    async with redis.asyncio.Redis.from_url(redis_url) as raw:
+        for user_id in ("bob", "zoe"):
+            await raw.hset(f"pad:v1:{{t:{user_id}}}:profile", "preferences", "[]")
+    response = await stub.ListProfiles(pb.ListProfilesRequest())
+    assert [profile.user_id for profile in response.profiles] == ["ann", "eve"]
+    assert list(response.damaged_user_ids) == ["bob", "zoe"]
+    found, token = [], ""
+    while True:
+        request = pb.ListProfilesRequest(page_size=1, page_token=token)
+        page = await stub.ListProfiles(request)
+        found.append([*(p.user_id for p in page.profiles), *page.damaged_user_ids])
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == [["ann"], ["bob"], ["eve"], ["zoe"]]
+    code, _ = await failure(stub.GetProfile(pb.GetProfileRequest(user_id="bob")))
+    assert code == "DATA_LOSS"
 
 
 async def test_tenants_are_apart(redis_url, stub):

@@ -106,6 +106,7 @@ async def _is_missing(store):
 
 async def test_dead_server_leaves_a_stale_copy_and_else_a_quick_error(own_server):
     async with opened(own_server.url, NO_FRESH_COPIES) as store:
+        await store.changes.is_listening.wait()  # what was copied before does not stay
         profile = await store.put("t", "ann", BRIEF, None)
         await store.load("t", "ann")
         own_server.stop()

@@ -113,6 +113,7 @@ async def test_a_busy_redis_is_waited_for_and_never_given_up(new_redis_server):
     server = new_redis_server()
     options = StoreOptions(timeout_s=5.0, quick_s=0.02, local_ttl_s=0.0)
     async with tcp_proxy(server.port) as proxy, opened(proxy.url, options) as store:
+        await store.changes.is_listening.wait()  # what was copied before does not stay
         profile = await put(store, "ann", BRIEF)
         proxy.delay_s = 0.1
         assert await store.load("t", "ann") == profile  # has no copy: waits
@@ -186,11 +187,13 @@ async def test_redis_that_loads_is_down_until_it_has_loaded(new_redis_server):
         server.launch()
         async with admin(server) as raw:
             await until(lambda: is_loading(raw))
+        async with opened(server.url) as patient:  # waits until Redis has time to say so
+            with pytest.raises(StoreUnavailableError):
+                await patient.get("t", "ann")
+            assert patient.watch.failures == ["loading"]
         times = await fallbacks(store, profile)
         assert times[NUM_LOADS * 99 // 100] <= MAX_FALLBACK_S
         async with admin(server) as raw:
-            assert await is_loading(raw)
-            assert "loading" in store.watch.failures
             await raw.config_set("key-load-delay", 0)
         assert await until_served(store) == profile
 
