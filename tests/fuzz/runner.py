@@ -53,11 +53,9 @@ class Report:
             )
 
 
-async def run_cases(
-    cases: Iterable[Case], addresses: Mapping[str, str], report: Report | None = None
-) -> Report:
+async def run_cases(cases: Iterable[Case], addresses: Mapping[str, str]) -> Report:
     """Make the calls and return how they ended."""
-    report = report or Report()
+    report = Report()
     left = iter(cases)
 
     async def call_one_after_another() -> None:

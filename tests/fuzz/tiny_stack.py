@@ -26,6 +26,9 @@ def tiny_stack(folder: Path) -> Iterator[EmbeddedStack]:
         generator_environment={
             "GENERATOR_CONTEXT_LENGTH": str(CONTEXT_LENGTH),
             "GENERATOR_NUM_SLOTS": str(NUM_SLOTS),
+            # A busy machine is no fault of the services.
+            "GENERATOR_REWARD_STEP_TIMEOUT_S": "60",
+            "GENERATOR_REWARD_OPEN_TIMEOUT_S": "60",
         },
         reward_environment={
             "REWARD_CONTEXT_LENGTH": str(CONTEXT_LENGTH),

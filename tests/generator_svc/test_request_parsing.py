@@ -110,3 +110,18 @@ def test_any_message_is_parsed_or_refused(message: generator_pb2.GenerateRequest
     assert 1 <= parsed.top_k <= 50
     assert 0 < parsed.top_p <= 1
     assert parsed.beta is None or 0 <= parsed.beta <= 10
+
+
+def test_a_conversation_of_too_many_turns_is_refused_before_they_are_looked_at() -> None:
+    """A message of 1 MB, all of it empty turns, held up all other callers for 1.7 s."""
+    empty = [common_pb2.ChatMessage()] * 1025
+    chat = generator_pb2.GenerateRequest(chat=common_pb2.Chat(messages=empty))
+    with pytest.raises(
+        InvalidRequestError, match=r"chat\.messages: must have at most 1024, got 1025"
+    ):
+        parse_request(chat, LIMITS)
+    user = [common_pb2.ChatMessage(role="user", content="a")] * 1024
+    parsed = parse_request(
+        generator_pb2.GenerateRequest(chat=common_pb2.Chat(messages=user)), LIMITS
+    )
+    assert len(parsed.prompt) == 1024

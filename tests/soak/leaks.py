@@ -1,7 +1,6 @@
 """Calls that end badly, by the thousand, and what they may not leave behind in the processes."""
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -39,10 +38,21 @@ class Use:
 def uses(stack: EmbeddedStack) -> dict[str, Use]:
     """Return what each service holds."""
     return {
-        name: Use(len(os.listdir(f"/proc/{pid}/fd")), rss_bytes(pid) / (1 << 20))
+        name: Use(num_files(pid), rss_bytes(pid) / (1 << 20))
         for name, pid in stack.pids.items()
         if name in SERVICES
     }
+
+
+def num_files(pid: int) -> int:
+    """Count a process's open files, less its connections to Redis: of those a pool is kept."""
+    table = Path(f"/proc/{pid}/net/unix").read_text(encoding="utf-8").splitlines()[1:]
+    to_redis = {f"socket:[{line.split()[6]}]" for line in table}
+    targets = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed in this moment
+            targets.append(str(file.readlink()))
+    return sum(target not in to_redis for target in targets)
 
 
 def settled_uses(stack: EmbeddedStack, most_files: dict[str, int]) -> dict[str, Use]:
