@@ -31,6 +31,9 @@ class EdgeSettings:
     body_timeout_s: float = setting(
         10.0, min=0.1, max=600, help="a request's body must arrive within this"
     )
+    send_timeout_s: float = setting(
+        30.0, min=0.1, max=3600, help="a caller that reads nothing of a stream for this is given up"
+    )
     keep_alive_s: int = setting(30, min=1, max=3600, help="an idle connection is closed after this")
     max_body_bytes: int = setting(1 << 20, min=1024, max=64 << 20, help="largest body that is read")
     max_requests: int = setting(

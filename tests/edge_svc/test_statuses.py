@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.client.fake_server import Failure, FakeServer, add_to_server
-from tests.edge_svc.edges import MODEL, SAY, EdgeProcess, running_edge
+from tests.edge_svc.edges import MODEL, SAY, EdgeProcess, running_edge, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -156,9 +156,7 @@ async def test_a_hang_up_cancels_what_the_generator_does(
         if stream:
             await (await asked).close()
         else:
-            async with asyncio.timeout(30):
-                while len(fake.requests) < n:  # the fake has an event for its end alone
-                    await asyncio.sleep(0)
+            await asyncio.to_thread(until, lambda: len(fake.requests) == n)
             asked.cancel()
         async with asyncio.timeout(30):
             await fake.cancelled.wait()
