@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 SUITE ?= all
+MINUTES ?= 10
+SEED ?= 1
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
-.PHONY: help setup demo up test check format protos train evaluate bench clean
+.PHONY: help setup demo up test check format protos train evaluate bench faults soak clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +55,12 @@ evaluate: setup  ## Measure the demo models on DATA, write docs/evaluation and t
 
 bench: setup  ## Measure speed: all suites, or those in SUITE, and append to benchmarks/LOG.md
 	$(BIN)/python -m benchmarks --suite $(SUITE) --log
+
+faults: setup  ## Break a running stack by 200 seeds, and write docs/reliability.md (about 15 minutes)
+	$(BIN)/python -m tests.faults --seeds 200 --record
+
+soak: setup  ## Leak checks of 21,000 calls, then MINUTES of fuzzing from SEED on
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

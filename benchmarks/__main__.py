@@ -13,7 +13,17 @@ from benchmarks.make_models import CACHE
 from benchmarks.options import Options, Scale
 from benchmarks.plots import save_plots
 from benchmarks.report import HERE, LOG, Report, log_entry, show
-from benchmarks.suites import alternatives, flat, fleet, long, memory, models, paced, scaling
+from benchmarks.suites import (
+    alternatives,
+    flat,
+    fleet,
+    long,
+    memory,
+    models,
+    overload,
+    paced,
+    scaling,
+)
 
 SUITES: dict[str, Callable[[Options], Report]] = {
     "models": models.run,
@@ -24,6 +34,7 @@ SUITES: dict[str, Callable[[Options], Report]] = {
     "memory": memory.run,
     "alternatives": alternatives.run,
     "fleet": fleet.run,
+    "overload": overload.run,
 }
 
 

@@ -13,10 +13,12 @@ from benchmarks.rounds import Sample
 from generator_svc.__main__ import new_engine
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.metrics import GeneratorMetrics
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from generator_svc.settings import GeneratorSettings
 from svc_common.lm.loading import load_model
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizer import TextStream
 
 MAX_TOKENS = 100_000
@@ -32,7 +34,6 @@ class EngineContender:
             redis_url="redis://127.0.0.1:1/0",
             num_slots=num_slots,
             context_length=context_length,
-            max_prefix_cache_bytes=0,  # each round asks for the same prompts
         )
         loaded = load_model(
             settings.model_dir,
@@ -47,7 +48,7 @@ class EngineContender:
         pool = RewardPool(
             settings.reward_targets, self._tokenizer.fingerprint, PoolLimits(1, 1, 60), metrics
         )
-        self._engine = new_engine(settings, loaded, ModelThread(1), pool, metrics)
+        self._engine = new_engine(settings, loaded, ModelThread(1), PrefixCache(0), pool, metrics)
         self._running = self._loop.create_task(self._engine.run())
 
     def engine_steady(self, prompts: list[list[int]], num_steps: int) -> Sample:

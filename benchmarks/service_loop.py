@@ -47,17 +47,18 @@ class ServiceLoop:
         async def make() -> LoadClient:
             return LoadClient(addresses)
 
-        self._clients[name] = self._run(make())
+        self._clients[name] = self.run(make())
 
     def steady(self, name: str, asks: Sequence[Ask], num_steps: int) -> Watch:
         """Run answers until all have run together for `num_steps` tokens; see `LoadClient`."""
-        return self._run(self._clients[name].steady(asks, num_steps))
+        return self.run(self._clients[name].steady(asks, num_steps))
 
     def whole(self, name: str, asks: Sequence[Ask]) -> list[Answer]:
         """Run answers to their end."""
-        return self._run(self._clients[name].whole(asks))
+        return self.run(self._clients[name].whole(asks))
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run other work on the load client's loop and return what it returns."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _work(self) -> None:
@@ -72,7 +73,7 @@ class ServiceLoop:
 
     def _close(self) -> None:
         for client in self._clients.values():
-            self._run(client.close())
+            self.run(client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

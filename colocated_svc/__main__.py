@@ -13,10 +13,11 @@ from colocated_svc.queries import NUM_ROWS, ColocatedQueries, InProcess
 from colocated_svc.rows import SharedRows
 from colocated_svc.scorer import ColocatedScorer
 from colocated_svc.settings import load_both_settings
+from generator_svc.access import check_access
+from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
-from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.serving import Parts, Rewards, serve_engine
@@ -26,6 +27,7 @@ from reward_svc.model import PersRM
 from reward_svc.prompts import REFERENCE
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
+from svc_common.lifetime import exits_on_signals
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
@@ -36,11 +38,13 @@ from svc_common.settings import SettingsError
 logger = logging.getLogger(__name__)
 
 
+@exits_on_signals()
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
     try:
         settings, reward_settings = load_both_settings(os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         torch.set_num_threads(settings.num_torch_threads)
         check_device("GENERATOR_DEVICE", settings.device)
         base, model = load_both(settings, reward_settings)
@@ -63,7 +67,7 @@ async def run(
     pair = build(settings, reward_settings, model, prefixes, parts.thread, parts.metrics)
     queries = ColocatedQueries(pair.cache, pair.scorer)
     rewards = Rewards(queries, InProcess(pair.scorer), pair.scorer.work.run)
-    await serve_engine(settings, base, parts, pair.engine, rewards)
+    await serve_engine(settings, base, parts, pair.engine, pair.cache.prefixes, rewards)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def build(
         model,
         num_slots=settings.num_slots + reward_settings.num_slots + NUM_ROWS,
         pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
-        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s),
         metrics=prefixes,
     )
     shared = SharedRows(cache.runner)
@@ -108,7 +112,7 @@ def build(
         group=REFERENCE,
     )
     step_model = StepModel(shared, model.heads[REFERENCE], prompts)
-    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
+    scheduler = new_scheduler(settings)
     # Rewards are there with the candidates: there is no wait to hide.
     engine = Engine(step_model, thread, scheduler, scorer, metrics, RunAhead(is_allowed=False))
     return Pair(engine, scorer, cache)

@@ -54,7 +54,7 @@ def make_plan(context: RewardContext, model: PersRM) -> Plan:
     """
     wishes = tuple(prompts.WeightedPreference(p.text, p.weight) for p in context.preferences)
     reference = prompts.Reference[context.reference.name]
-    its = prompts.RewardContext(context.prompt, wishes, reference)
+    its = prompts.RewardContext(context.prompt, wishes, reference, context.subject)
     prompts.check_lengths(its, model.tokenizer, model.context_length)
     return prompts.plan_session(its, model.tokenizer, model.conditioning)
 

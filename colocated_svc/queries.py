@@ -1,6 +1,7 @@
 """Rewards of whole answers, and what callers are told of where rewards come from."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from colocated_svc.placement import make_plan
@@ -47,7 +48,13 @@ class ColocatedQueries:
             raise RewardUnavailableError(late) from error
         return model.version, rewards
 
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
+    async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        """Do nothing: the prefix cache is the base model's own, which is cleared there."""
+        return True
+
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float
+    ) -> tuple[str, bytes]:
         """Return (model version, token ids of the preference's prompt)."""
         model = self.cache.model
         token_ids = encode_preference(text, model.tokenizer)
@@ -61,6 +68,7 @@ class InProcess:
     scorer: ColocatedScorer
     address: str = "in-process"
     is_available: bool = True
+    is_suspended: bool = False
 
     @property
     def num_free_slots(self) -> int:

@@ -18,6 +18,11 @@ REMOTE = [  # settings about a reward model that is elsewhere
         "REWARD_STEP_TIMEOUT_S",
         "REWARD_OPEN_TIMEOUT_S",
         "REWARD_RESOLVE_INTERVAL_S",
+        "REWARD_CA_FILE",
+        "REWARD_CERT_FILE",
+        "REWARD_KEY_FILE",
+        "REWARD_SERVER_NAME",
+        "REWARD_TOKEN_FILE",
         "RUNS_AHEAD",
     )
 ]
@@ -77,4 +82,5 @@ def load_both_settings(environ: Mapping[str, str]) -> tuple[GeneratorSettings, R
         prefill_chunk=settings.prefill_chunk,
         max_prefill_s=settings.max_prefill_s,
         max_prefix_cache_bytes=settings.max_prefix_cache_bytes,
+        max_prefix_age_s=settings.max_prefix_age_s,
     )

@@ -91,7 +91,7 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
     Raises:
         SettingsError: A file is missing, or cannot be read.
     """
-    options: list[tuple[str, int]] = [
+    options: list[tuple[str, int | str]] = [
         *CHANNEL_OPTIONS,
         # A generator that is back after a restart is called at once, not after minutes.
         ("grpc.max_reconnect_backoff_ms", 1000),

@@ -7,16 +7,19 @@ import sys
 
 import torch
 
+from generator_svc.access import check_access, reward_connector
+from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
-from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.calls import RewardCalls
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from generator_svc.serving import Parts, Rewards, serve_engine
 from generator_svc.settings import PREFIX, GeneratorSettings
+from svc_common.lifetime import exits_on_signals
 from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, load_model
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
@@ -27,11 +30,13 @@ from svc_common.settings import SettingsError, load_settings
 logger = logging.getLogger(__name__)
 
 
+@exits_on_signals()
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
     try:
         settings = load_settings(GeneratorSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         torch.set_num_threads(settings.num_torch_threads)
         check_device(f"{PREFIX}DEVICE", settings.device)
         loaded = load_model(
@@ -60,19 +65,24 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
             resolve_interval_s=settings.reward_resolve_interval_s,
         ),
         parts.metrics,
+        connector=reward_connector(settings),
         base_fingerprint=loaded.fingerprint_with(loaded.tokenizer)
         if settings.shares_reference
         else "",
+        faults=parts.faults,
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
-    engine = new_engine(settings, loaded, parts.thread, pool, parts.metrics)
-    await serve_engine(settings, loaded, parts, engine, Rewards(calls, pool.fleet, pool.run))
+    prefixes = PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s)
+    engine = new_engine(settings, loaded, parts.thread, prefixes, pool, parts.metrics)
+    rewards = Rewards(calls, pool.fleet, pool.run)
+    await serve_engine(settings, loaded, parts, engine, prefixes, rewards)
 
 
 def new_engine(
     settings: GeneratorSettings,
     loaded: LoadedModel,
     thread: ModelThread,
+    prefixes: PrefixCache,
     pool: RewardPool,
     metrics: GeneratorMetrics,
 ) -> Engine:
@@ -83,10 +93,10 @@ def new_engine(
     prompts = PromptReader(
         runner,
         PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
-        PrefixCache(settings.max_prefix_cache_bytes),
+        prefixes,
         metrics,
     )
-    scheduler = Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting)
+    scheduler = new_scheduler(settings)
     return Engine(
         StepModel(runner, loaded.head(), prompts),
         thread,

@@ -1,11 +1,16 @@
 """Keeps in Redis what the reward model made of a preference text, so that it is computed once."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from redis.asyncio import Redis
 
 from generator_svc.profile_format import encoding_key
-from generator_svc.redis_calls import answering
+from generator_svc.profile_scripts import FORGET_ENCODING, PUT_ENCODING, READ_ENCODING
+from generator_svc.store_health import StoreHealth
+
+MAX_ENCODING_BYTES = 1 << 20  # a vector of a model with D = 4096 takes 32 KiB
+# A request that had read a profile before it was erased may come with an encoding afterwards.
+FORGOTTEN_S = 60
 
 
 class EncodingStore:
@@ -13,55 +18,47 @@ class EncodingStore:
 
     A key stands for a text, under whatever tenant or user, and holds a field per model version.
     An encoding may give its text away (it can be the token ids), so it goes when a profile with
-    that text is erased, whoever else uses the text, and by itself after `ttl_s`.
+    that text is erased, whoever else uses the text, and by itself after `ttl_s`. For a minute
+    after that nothing is kept for the text.
+
+    Every method raises StoreUnavailableError while Redis does not answer or not with what was kept
+    here.
     """
 
-    def __init__(self, client: Redis, timeout_s: float, ttl_s: float) -> None:
+    def __init__(self, client: Redis, health: StoreHealth, ttl_s: float) -> None:
         self._redis = client
-        self._timeout_s = timeout_s
+        self._health = health
         self._ttl_ms = int(ttl_s * 1000)
+        self._put_script = client.register_script(PUT_ENCODING)
 
     async def get(self, model_version: str, texts: Iterable[str]) -> dict[str, bytes]:
-        """Return those of `texts` that are at hand with their encodings, in one round trip.
-
-        Raises:
-            StoreUnavailableError: Redis does not answer, or not with what was kept here.
-        """
+        """Return those of `texts` that are at hand with their encodings, in one round trip."""
         wanted = list(dict.fromkeys(texts))
         async with (
-            answering(self._timeout_s, is_optional=True),
+            self._health.answering(is_optional=True),
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for text in wanted:
-                pipeline.hget(encoding_key(text), model_version)
+                key = encoding_key(text)
+                pipeline.eval(READ_ENCODING, 1, key, model_version, MAX_ENCODING_BYTES)
             found = await pipeline.execute()
         return {text: encoding for text, encoding in zip(wanted, found, strict=True) if encoding}
 
     async def put(self, model_version: str, text: str, encoding: bytes) -> None:
-        """Keep the encoding of `text` by that version of the reward model.
+        """Keep the encoding of `text` by that version of the reward model."""
+        async with self._health.answering(is_optional=True):
+            await self._put_script(
+                keys=[encoding_key(text)], args=[model_version, encoding, self._ttl_ms]
+            )
 
-        Raises:
-            StoreUnavailableError: Redis does not answer, or not with what was kept here.
-        """
-        key = encoding_key(text)
+    async def forget(self, texts: Collection[str]) -> None:
+        """Remove the encodings of `texts` by all versions."""
+        if not texts:
+            return
         async with (
-            answering(self._timeout_s, is_optional=True),
-            self._redis.pipeline(transaction=True) as pipeline,
-        ):
-            pipeline.hset(key, model_version, encoding)
-            pipeline.pexpire(key, self._ttl_ms)
-            await pipeline.execute()
-
-    async def forget(self, texts: Iterable[str]) -> None:
-        """Remove the encodings of `texts` by all versions.
-
-        Raises:
-            StoreUnavailableError: Redis does not answer, or not with what was kept here.
-        """
-        async with (
-            answering(self._timeout_s, is_optional=True),
+            self._health.clearing(),
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for text in texts:
-                pipeline.unlink(encoding_key(text))
+                pipeline.eval(FORGET_ENCODING, 1, encoding_key(text), FORGOTTEN_S)
             await pipeline.execute()

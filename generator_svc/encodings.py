@@ -19,17 +19,19 @@ class PreferenceEncodings:
         self._store = store
         self._calls = calls
 
-    async def encode(self, preferences: tuple[Preference, ...]) -> tuple[EncodedPreference, ...]:
-        """Return the preferences with their encodings.
+    async def encode(
+        self, preferences: tuple[Preference, ...], subject: bytes, timeout_s: float = TIMEOUT_S
+    ) -> tuple[EncodedPreference, ...]:
+        """Return the preferences of a user, by its opaque name, with their encodings.
+
+        There are `timeout_s` for it.
 
         An encoding spares work and is never needed: while store or reward service is away, the
         preference goes without, and the session finds out by itself.
         """
         version = self._calls.model_version
         texts = [preference.text for preference in preferences]
-        kept = await self._read(version, texts) if version else {}
-        missing = [text for text in texts if text not in kept] if version else []
-        kept |= await self._compute(version, missing) if missing else {}
+        kept = await self._find(version, texts, subject, timeout_s) if version else {}
         return tuple(
             EncodedPreference(
                 preference.text, preference.weight, kept.get(preference.text, b""), version
@@ -37,25 +39,34 @@ class PreferenceEncodings:
             for preference in preferences
         )
 
-    async def _read(self, version: str, texts: list[str]) -> dict[str, bytes]:
+    async def _find(
+        self, version: str, texts: list[str], subject: bytes, timeout_s: float
+    ) -> dict[str, bytes]:
         try:
-            return await self._store.get_encodings(version, texts)
-        except StoreUnavailableError:
+            kept = await self._store.get_encodings(version, texts)
+        except StoreUnavailableError:  # nor could be kept what is computed
             return {}
+        missing = [text for text in texts if text not in kept]
+        if not missing:
+            return kept
+        return kept | await self._compute(version, missing, subject, timeout_s)
 
-    async def _compute(self, version: str, texts: list[str]) -> dict[str, bytes]:
+    async def _compute(
+        self, version: str, texts: list[str], subject: bytes, timeout_s: float
+    ) -> dict[str, bytes]:
         """Ask the reward service, and keep what came from the version we asked for."""
         try:
             answers = await asyncio.gather(
-                *(self._calls.encode_preference(text, TIMEOUT_S) for text in texts)
+                *(self._calls.encode_preference(text, subject, timeout_s) for text in texts)
             )
         except ServiceError:
             return {}
         pairs = zip(texts, answers, strict=True)
         encodings = {text: encoding for text, (answered, encoding) in pairs if answered == version}
         try:
-            for text, encoding in encodings.items():
-                await self._store.put_encoding(version, text, encoding)
-        except StoreUnavailableError:
+            async with asyncio.TaskGroup() as group:
+                for text, encoding in encodings.items():
+                    group.create_task(self._store.put_encoding(version, text, encoding))
+        except* StoreUnavailableError:
             logger.warning("encodings not kept: profile store is unavailable")
         return encodings

@@ -4,10 +4,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
 
+from generator_svc.admission.admission import Admission, Ticket
+from generator_svc.deadline import Deadline
 from generator_svc.decoding.strategies import Strategy
+from generator_svc.encodings import TIMEOUT_S as ENCODING_TIMEOUT_S
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import RewardContext, RewardQueries
@@ -15,15 +18,19 @@ from generator_svc.engine.sequence import (
     ChosenToken,
     FinishReason,
     GenerationParams,
+    RewardModelUse,
     Sequence,
     Timings,
 )
+from generator_svc.profile_format import subject_of, subject_of_tenant, user_tag
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
+from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
 from generator_svc.sample_ranking import rank_samples
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 from svc_common.preference_prompt import Prompt, add_preference, guide_text
+from svc_common.preference_text import check_preference_text
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class GenerationDefaults:
     beta: float
     context_length: int
     vocabulary_size: int
+    guidelines: str = ""  # the operator's, before preferences in the base model's prompt
 
 
 @dataclass(frozen=True)
@@ -51,20 +59,32 @@ class AnswerSummary:
     seed: int
     profile_revision: int
     reward_model_version: str
+    reward_models: tuple[RewardModelUse, ...]
     timings: Timings
     sample_rewards: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request comes from, and until when its caller waits."""
+
+    request_id: str
+    tenant: str
+    deadline: Deadline
+    arrived_at: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)
 class _Plan:
     """A request with everything that had to be looked up for it."""
 
-    request_id: str
-    arrived_at: float
+    origin: Origin
+    ticket: Ticket
     prompt_ids: list[int]
     params: GenerationParams
     context: RewardContext | None
     profile_revision: int
+    subject: bytes
 
 
 class Generator:
@@ -79,7 +99,9 @@ class Generator:
         calls: RewardQueries,
         defaults: GenerationDefaults,
         on_lookup: Callable[[LookupSource], None],
+        admission: Admission,
     ) -> None:
+        self._admission = admission
         self._engine = engine
         self._tokenizer = tokenizer
         self._store = store
@@ -89,21 +111,31 @@ class Generator:
         self._on_lookup = on_lookup
 
     async def answer(
-        self, request: GenerationRequest, request_id: str, tenant: str
+        self, request: GenerationRequest, origin: Origin
     ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
         """Yield the tokens of the answer to a tenant's request and, last, its summary.
 
         Raises:
             ServiceError: as its subclasses say.
         """
-        plan = await self._plan(request, request_id, tenant, time.perf_counter())
+        async with self._admission.admitted(request, origin.tenant, origin.deadline) as ticket:
+            async with origin.deadline.enforced():
+                plan = await self._plan(request, origin, ticket)
+            async with aclosing(self._write(request, plan)) as events:
+                async for event in events:
+                    yield event
+
+    async def _write(
+        self, request: GenerationRequest, plan: _Plan
+    ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
+        """Yield tokens and summary of a request that was let in."""
         if request.strategy.ranks_samples:
             async for event in self._answer_best(request, plan):
                 yield event
             return
         sequence = self._sequence(request, plan, plan.params)
         count = _TokenCount()
-        with self._running([sequence]):
+        with self._running([sequence], plan.ticket):
             async for token in sequence.tokens():
                 count.add(token)
                 yield token
@@ -119,9 +151,12 @@ class Generator:
             self._sequence(request, plan, plan.params.with_seed(plan.params.seed + i))
             for i in range(request.num_samples)
         ]
-        with self._running(samples):
+        with self._running(samples, plan.ticket):
             answers = await _collect_all(samples)
-        ranking = await rank_samples(self._calls, plan.context, answers, request.falls_back)
+        timeout_s = plan.origin.deadline.limit(RANKING_TIMEOUT_S)
+        ranking = await rank_samples(
+            self._calls, plan.context, answers, request.falls_back, timeout_s
+        )
         count = _TokenCount()
         for token in answers[ranking.best]:
             count.add(token)
@@ -136,22 +171,29 @@ class Generator:
             model_version=ranking.model_version,
         )
 
-    async def _plan(
-        self, request: GenerationRequest, request_id: str, tenant: str, arrived_at: float
-    ) -> _Plan:
+    async def _plan(self, request: GenerationRequest, origin: Origin, ticket: Ticket) -> _Plan:
         """Look up profile and encodings, once, and build the prompt."""
-        preferences, profile_beta, revision = await self._preferences(request, tenant)
+        preferences, profile_beta, revision = await self._preferences(request, origin.tenant)
         chosen_beta = request.beta if request.beta is not None else profile_beta
         beta = self._defaults.beta if chosen_beta is None else chosen_beta
         prompt = request.prompt
         if request.prompts_base:
-            prompt = _with_preferences(prompt, preferences)
+            prompt = _with_preferences(prompt, preferences, self._defaults.guidelines)
         prompt_ids = self._encode(prompt)
+        self._admission.resize(ticket, request, len(prompt_ids))
+        subject = subject_of_tenant(origin.tenant)
+        if request.user_id:
+            subject = subject_of(user_tag(origin.tenant, request.user_id))
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
-            encoded = await self._encodings.encode(preferences)
+            timeout_s = origin.deadline.limit(ENCODING_TIMEOUT_S)
+            encoded = await self._encodings.encode(preferences, subject, timeout_s)
             context = RewardContext(
-                request.prompt, encoded, request.reference, is_base_prompt=not request.prompts_base
+                request.prompt,
+                encoded,
+                request.reference,
+                is_base_prompt=not request.prompts_base,
+                subject=subject,
             )
         seed = secrets.randbits(63) if request.seed is None else request.seed
         params = GenerationParams(
@@ -165,7 +207,7 @@ class Generator:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return _Plan(request_id, arrived_at, prompt_ids, params, context, revision)
+        return _Plan(origin, ticket, prompt_ids, params, context, revision, subject)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str
@@ -174,25 +216,27 @@ class Generator:
         needs_them = request.strategy.needs_preferences or request.prompts_base
         if request.preferences:
             self._on_lookup("inline")
-            self._check_preferences("preferences", request.preferences)
+            self._check_texts("preferences", request.preferences)
         if request.preferences or not needs_them:
             return request.preferences, None, 0
         profile = await self._store.load(tenant, request.user_id)
-        self._check_preferences("profile.preferences", profile.preferences)
+        self._check_texts("profile.preferences", profile.preferences)
         return profile.preferences, profile.beta, profile.revision
 
-    def _check_preferences(self, field: str, preferences: tuple[Preference, ...]) -> None:
+    def _check_texts(self, field: str, preferences: tuple[Preference, ...]) -> None:
+        """Refuse what would be more than a preference in a prompt, whoever stored it."""
         for i, preference in enumerate(preferences):
+            check_preference_text(f"{field}[{i}].text", preference.text)
             self._tokenizer.check_text(f"{field}[{i}].text", preference.text)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
-        for text in texts:  # tokenising holds the event loop
-            self._tokenizer.check_length("prompt", text, self._defaults.context_length)
+        field = "prompt" if isinstance(prompt, str) else "chat.messages"
+        # Tokenising holds the event loop.
+        self._tokenizer.check_length(field, "".join(texts), self._defaults.context_length)
         prompt_ids = self._tokenizer.encode_prompt(prompt)
         most = self._defaults.context_length - 1
         if len(prompt_ids) > most:
-            field = "prompt" if isinstance(prompt, str) else "chat"
             raise InvalidRequestError(
                 f"{field}: must have at most {most} tokens, so that one can be written in the"
                 f" context of {self._defaults.context_length}, has {len(prompt_ids)}"
@@ -209,24 +253,29 @@ class Generator:
         self, request: GenerationRequest, plan: _Plan, params: GenerationParams
     ) -> Sequence:
         return Sequence(
-            request_id=plan.request_id,
+            request_id=plan.origin.request_id,
             prompt_ids=plan.prompt_ids,
             params=params,
             text=TextStream(self._tokenizer, request.stop),
             end_of_turn_ids=self._tokenizer.end_of_turn_ids,
-            arrived_at=plan.arrived_at,
+            tenant=plan.origin.tenant,
+            priority=request.priority,
+            deadline=plan.origin.deadline.at,
+            subject=plan.subject,
+            arrived_at=plan.origin.arrived_at,
         )
 
     @contextmanager
-    def _running(self, sequences: list[Sequence]) -> Iterator[None]:
+    def _running(self, sequences: list[Sequence], ticket: Ticket) -> Iterator[None]:
         """Have the engine write the sequences for as long as someone reads them."""
         try:
             for sequence in sequences:
-                self._engine.submit(sequence)
+                self._engine.submit(sequence, ticket.place)
             yield
         finally:
             for sequence in sequences:
                 self._engine.cancel(sequence)
+            ticket.num_used = sum(sequence.num_used_tokens for sequence in sequences)
 
     def _summary(
         self,
@@ -240,10 +289,10 @@ class Generator:
         model_version: str = "",
     ) -> AnswerSummary:
         assert count.finish_reason is not None
-        if sequence.session is not None:
-            model_version = sequence.session.model_version
+        if sequence.reward_models:
+            model_version = sequence.reward_models[-1].version
         return AnswerSummary(
-            request_id=plan.request_id,
+            request_id=plan.origin.request_id,
             finish_reason=count.finish_reason,
             num_prompt_tokens=len(plan.prompt_ids),
             num_tokens=count.num_tokens,
@@ -255,6 +304,7 @@ class Generator:
             seed=plan.params.seed,
             profile_revision=plan.profile_revision,
             reward_model_version=model_version,
+            reward_models=tuple(sequence.reward_models),
             timings=sequence.timings,
             sample_rewards=sample_rewards,
         )
@@ -287,9 +337,11 @@ async def _collect(sequence: Sequence) -> list[ChosenToken]:
     return [token async for token in sequence.tokens()]
 
 
-def _with_preferences(prompt: Prompt, preferences: tuple[Preference, ...]) -> Prompt:
+def _with_preferences(
+    prompt: Prompt, preferences: tuple[Preference, ...], guidelines: str
+) -> Prompt:
     """Return the prompt with all preferences stated in it (weights cannot be said in words)."""
     text = " ".join(preference.text for preference in preferences)
     if isinstance(prompt, str):
-        return guide_text(prompt, text)
-    return tuple(add_preference(prompt, text))
+        return guide_text(prompt, text, guidelines)
+    return tuple(add_preference(prompt, text, guidelines))

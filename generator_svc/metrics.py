@@ -1,8 +1,10 @@
-"""What the generator measures; implements the observers of engine, prompts, pool and profiles."""
+"""What the generator measures; implements the observers of engine, prompts and pool."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import ChosenToken, Sequence
+from generator_svc.engine.waiting_room import RefusalReason
 from svc_common.metrics import (
     BATCH_BUCKETS,
     FIRST_TOKEN_BUCKETS_S,
@@ -42,7 +44,8 @@ class GeneratorMetrics:
         )
         self._queue = Histogram(
             "pad_queue_time_seconds",
-            "From the arrival of a request until it has a slot.",
+            "From the arrival of a request until it has a slot, by priority.",
+            ["priority"],
             buckets=FIRST_TOKEN_BUCKETS_S,
             registry=registry,
         )
@@ -72,14 +75,33 @@ class GeneratorMetrics:
             "Sessions that moved because their replica was lost.",
             registry=registry,
         )
-        self._lookups = Counter(
-            "pad_profile_lookups_total",
-            "Profiles looked up, by where they were found.",
-            ["source"],
+        self._circuit = Counter(
+            "pad_reward_circuit_total",
+            "Times a replica was left alone after several failures (open), or was well again.",
+            ["state"],
+            registry=registry,
+        )
+        self._model_changes = Counter(
+            "pad_reward_model_changes_total",
+            "Answers that went on with another version of the reward model.",
             registry=registry,
         )
         self._finished = Counter(
             "pad_answers_total", "Answers that ended, by reason.", ["reason"], registry=registry
+        )
+        self._passed = Gauge(
+            "pad_start_passed",
+            "1 once a request has passed through a part since the start: base, store, rewards.",
+            ["part"],
+            registry=registry,
+        )
+        self._left = Histogram(
+            "pad_cancelled_steps",
+            "Steps that an answer whose caller left still took part in, by what it waited for:"
+            " slot, prompt, rewards or tokens.",
+            ["phase"],
+            buckets=(0, 1, 2, 5),
+            registry=registry,
         )
         self._add_prefix_cache(registry)
         # A series that is not there until something happens first can be in no ratio and no rate.
@@ -87,6 +109,28 @@ class GeneratorMetrics:
             self._tokens.labels(kind)
         for outcome in ("kept", "redone"):
             self._ahead.labels(outcome)
+        self._add_admission(registry)
+
+    def _add_admission(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            "pad_refused_total",
+            "Requests refused before any work, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in RefusalReason:
+            self._refused.labels(reason.value)  # a rate needs the zero before the first
+        self._fallbacks = Counter(
+            "pad_limiter_fallback_total",
+            "Requests whose tenant's limits this process checked alone, as Redis was away or slow.",
+            registry=registry,
+        )
+        self._depth = Gauge(
+            "pad_queue_depth",
+            "What waits for a slot or is prepared for it, in requests and in claimed tokens.",
+            ["unit"],
+            registry=registry,
+        )
 
     def _add_prefix_cache(self, registry: CollectorRegistry) -> None:
         self._prompt_tokens = Counter(
@@ -120,8 +164,25 @@ class GeneratorMetrics:
         self._sessions.labels("waiting").set(num_waiting)
         self._free.set(num_free_slots)
 
-    def started(self, queue_s: float) -> None:
-        self._queue.observe(queue_s)
+    def start_passed(self, part: str, has_passed: bool) -> None:
+        self._passed.labels(part).set(has_passed)
+
+    def started(self, sequence: Sequence) -> None:
+        self._queue.labels(sequence.priority.value).observe(sequence.timings.queue_s)
+
+    def refused(self, reason: RefusalReason) -> None:
+        self._refused.labels(reason.value).inc()
+
+    def limiter_fell_back(self) -> None:
+        self._fallbacks.inc()
+
+    def watch_queue(self, scheduler: Scheduler) -> None:
+        """Tell the depth of the queue whenever somebody asks."""
+        self._depth.labels("requests").set_function(lambda: scheduler.num_held)
+        self._depth.labels("tokens").set_function(lambda: scheduler.num_held_tokens)
+
+    def left(self, phase: str, num_steps: int) -> None:
+        self._left.labels(phase).observe(num_steps)
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         if since_last_s is None:
@@ -146,10 +207,13 @@ class GeneratorMetrics:
     def failover(self) -> None:
         self._failovers.inc()
 
+    def circuit_changed(self, state: str) -> None:
+        self._circuit.labels(state).inc()
+
+    def reward_model_changed(self) -> None:
+        self._model_changes.inc()
+
     def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
         self._step.labels("reward_queue").observe(queue_s)
         self._step.labels("reward_forward").observe(forward_s)
         self._step.labels("reward_select").observe(select_s)
-
-    def profile_lookup(self, source: str) -> None:
-        self._lookups.labels(source).inc()

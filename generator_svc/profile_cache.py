@@ -17,6 +17,9 @@ class LocalCache(Generic[_V]):
         self._clock = clock
         self._entries: OrderedDict[str, tuple[_V, float]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def get(self, key: str, max_age_s: float) -> _V | None:
         """Return the value of `key` unless it is absent or older than `max_age_s`."""
         if key not in self._entries:
@@ -33,6 +36,13 @@ class LocalCache(Generic[_V]):
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
 
+    def drop_older(self, max_age_s: float) -> None:
+        """Forget values older than `max_age_s`, so that none stays for being asked for no more."""
+        limit = self._clock() - max_age_s
+        old = [key for key, (_, stored_at) in self._entries.items() if stored_at < limit]
+        for key in old:
+            del self._entries[key]
+
     def discard(self, key: str) -> None:
         self._entries.pop(key, None)
 
@@ -46,17 +56,24 @@ class SharedReads(Generic[_V]):
     def __init__(self) -> None:
         self._reads: dict[str, asyncio.Task[_V]] = {}
 
-    async def read(self, key: str, start: Callable[[], Awaitable[_V]]) -> _V:
+    async def read(self, key: str, start: Callable[[], Awaitable[_V]], within_s: float) -> _V:
         """Return the result of `start()`, or of a read of `key` that is under way.
 
-        A caller who is cancelled leaves; the read goes on for the others, and ends by its timeout.
+        A caller who is cancelled or gives up leaves; the read goes on for the others, and ends by
+        its own timeout.
+
+        Raises:
+            TimeoutError: There was none within `within_s`.
         """
         read = self._reads.get(key)
         if read is None:
             read = asyncio.ensure_future(_run(start))
             self._reads[key] = read
             read.add_done_callback(lambda done: self._forget(key, done))
-        return await asyncio.shield(read)
+        done, _ = await asyncio.wait((read,), timeout=within_s)
+        if not done:
+            raise TimeoutError
+        return await asyncio.shield(read)  # at once, but cancellable as any
 
     def is_current(self, key: str) -> bool:
         """Tell, from inside of `start`, whether `key` is unchanged since its read began."""

@@ -8,7 +8,7 @@ import redis.exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from generator_svc.profile_format import CHANGES_CHANNEL
+from generator_svc.profile_format import CHANGES_CHANNEL, ERASURES_CHANNEL
 from generator_svc.redis_calls import raise_lost_cancel
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class ChangeListener:
         self,
         client: Redis,
         on_change: Callable[[str], None],
+        on_erasure: Callable[[bytes], None],
         on_gap: Callable[[], None],
         *,
         idle_s: float = 5.0,
@@ -35,6 +36,7 @@ class ChangeListener:
         Args:
             client: Where to subscribe.
             on_change: Told the tag of a user whose profile changed.
+            on_erasure: Told for whom caches are to be cleared, by `subject_of`.
             on_gap: Told that changes may have been missed, when listening begins (again).
             idle_s: After this long without a message the connection is tried.
             reconnect_s: Pause before a lost connection is made again.
@@ -42,6 +44,7 @@ class ChangeListener:
         self.is_listening = asyncio.Event()
         self._client = client
         self._on_change = on_change
+        self._on_erasure = on_erasure
         self._on_gap = on_gap
         self._idle_s = idle_s
         self._reconnect_s = reconnect_s
@@ -52,7 +55,7 @@ class ChangeListener:
             raise_lost_cancel()
             try:
                 async with self._client.pubsub() as subscription:
-                    await subscription.subscribe(CHANGES_CHANNEL)
+                    await subscription.subscribe(CHANGES_CHANNEL, ERASURES_CHANNEL)
                     await self._listen(subscription)
             except (redis_errors.RedisError, OSError) as error:
                 values = {"error": type(error).__name__, "reconnect_s": self._reconnect_s}
@@ -71,9 +74,19 @@ class ChangeListener:
                 if is_tried:
                     raise redis_errors.ConnectionError("no answer to a ping")
                 await subscription.ping()
-            elif message["type"] == "subscribe":  # redis-py also reconnects by itself
-                self._on_gap()
-                self.is_listening.set()
-            elif message["type"] == "message":
-                self._on_change(message["data"].decode(errors="replace"))
+            else:
+                self._take(message["type"], message["channel"].decode(), message["data"])
             is_tried = message is None
+
+    def _take(self, kind: str, channel: str, data: bytes) -> None:
+        if kind == "subscribe" and channel == ERASURES_CHANNEL:  # the last of the two
+            # Not only at first: redis-py also reconnects by itself.
+            self._on_gap()
+            self.is_listening.set()
+        elif kind == "message" and channel == CHANGES_CHANNEL:
+            self._on_change(data.decode(errors="replace"))
+        elif kind == "message":
+            try:
+                self._on_erasure(bytes.fromhex(data.decode()))
+            except ValueError:
+                logger.warning("message of a stranger", extra={"channel": channel})

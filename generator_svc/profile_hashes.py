@@ -1,32 +1,41 @@
 """The profiles as Redis has them: one hash a user, and an index of users a tenant."""
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import redis.exceptions as redis_errors
 from redis.asyncio import Redis
 
 from generator_svc.profile_format import (
     CHANGES_CHANNEL,
+    ERASURES_CHANNEL,
     Preference,
     Profile,
     damaged,
-    from_fields,
-    parse_preferences,
+    from_stored,
     profile_key,
+    subject_of,
+    texts_of,
     to_fields,
     tombstone_key,
     user_tag,
 )
-from generator_svc.profile_index import UserIndex
-from generator_svc.profile_scripts import DELETE, PUT
-from generator_svc.redis_calls import answering
-from svc_common.errors import ProfileConflictError, ProfileNotFoundError
+from generator_svc.profile_index import UserIndex, user_id_of
+from generator_svc.profile_scripts import DELETE, PUT, READ
+from generator_svc.store_health import StoreHealth
+from svc_common.errors import ProfileConflictError, ProfileDamagedError, ProfileNotFoundError
 
 # Profiles are listed in batches, so that each fits well into the timeout of one operation.
 _LIST_BATCH = 100
+_Stored = Sequence[bytes | None]
+
+
+@dataclass(frozen=True)
+class DamagedProfile:
+    """Stands in a list for a user whose profile cannot be read."""
+
+    user_id: str
 
 
 class ProfileHashes:
@@ -35,9 +44,9 @@ class ProfileHashes:
     Every method raises `StoreUnavailableError` while Redis does not answer.
     """
 
-    def __init__(self, client: Redis, timeout_s: float, tombstone_ttl_s: float) -> None:
+    def __init__(self, client: Redis, health: StoreHealth, tombstone_ttl_s: float) -> None:
         self._redis = client
-        self._timeout_s = timeout_s
+        self._health = health
         self._tombstone_ttl_ms = int(tombstone_ttl_s * 1000)
         self._put_script = client.register_script(PUT)
         self._delete_script = client.register_script(DELETE)
@@ -50,15 +59,14 @@ class ProfileHashes:
             ProfileNotFoundError: The user has none.
             ProfileDamagedError: What Redis holds is no profile.
         """
-        key = profile_key(user_tag(tenant, user_id))
-        try:
-            async with self._answering():
-                fields: Any = await self._redis.hgetall(key)  # no text: bytes alone
-        except redis_errors.ResponseError as error:
-            raise _wrong_type(user_id, error) from error
-        if not fields:
+        stored = await self._read(tenant, user_id)
+        if stored[0] == b"none":
             raise _not_found(user_id)
-        return from_fields(user_id, fields)
+        return from_stored(user_id, stored)
+
+    async def read_preferences(self, tenant: str, user_id: str) -> bytes:
+        """Return the preferences as they are stored, whatever they are; empty if there are none."""
+        return (await self._read(tenant, user_id))[2] or b""
 
     async def put(
         self,
@@ -67,8 +75,8 @@ class ProfileHashes:
         preferences: tuple[Preference, ...],
         beta: float | None,
         expected_revision: int | None,
-    ) -> Profile:
-        """Create or replace a profile and return it with its new revision.
+    ) -> tuple[Profile, set[str]]:
+        """Create or replace a profile; return it with its new revision, and texts it had before.
 
         Raises:
             ProfileConflictError: Another revision than `expected_revision` is stored.
@@ -79,19 +87,21 @@ class ProfileHashes:
         fields = to_fields(preferences, beta, updated_at)
         pairs = [part for field in fields.items() for part in field]
         expected = "" if expected_revision is None else str(expected_revision)
-        async with self._answering():
+        async with self._health.answering():
             await self._index.add(tenant, user_id)
-            status, revision = await self._put_script(
+            status, revision, old = await self._put_script(
                 keys=[profile_key(tag), tombstone_key(tag)],
                 args=[expected, CHANGES_CHANNEL, tag, *pairs],
             )
             if status != b"updated":
                 await self._index.correct(tenant, user_id)
         _check_outcome(status, user_id, expected, revision)
-        return Profile(user_id, preferences, beta, int(revision), updated_at)
+        return Profile(user_id, preferences, beta, int(revision), updated_at), texts_of(old)
 
-    async def delete(self, tenant: str, user_id: str, expected_revision: int | None) -> list[str]:
-        """Erase a profile and return its texts; a damaged one has none that anybody knows.
+    async def delete(
+        self, tenant: str, user_id: str, expected_revision: int | None, seen: bytes
+    ) -> bool:
+        """Erase a profile unless its preferences are other than `seen`; say whether it was done.
 
         Raises:
             ProfileNotFoundError: The user has none.
@@ -99,53 +109,59 @@ class ProfileHashes:
         """
         tag = user_tag(tenant, user_id)
         expected = "" if expected_revision is None else str(expected_revision)
-        async with self._answering():
-            status, revision, stored = await self._delete_script(
+        messages = [CHANGES_CHANNEL, tag, ERASURES_CHANNEL, subject_of(tag).hex()]
+        async with self._health.answering():
+            status, revision = await self._delete_script(
                 keys=[profile_key(tag), tombstone_key(tag)],
-                args=[expected, CHANGES_CHANNEL, tag, self._tombstone_ttl_ms],
+                args=[expected, seen, *messages, self._tombstone_ttl_ms],
             )
             await self._index.correct(tenant, user_id)
         if status == b"missing":
             raise _not_found(user_id)
         _check_outcome(status, user_id, expected, revision)
-        return _texts(stored)
+        return bool(status == b"deleted")
 
-    async def page(self, tenant: str, limit: int, after: str) -> list[Profile]:
+    async def page(self, tenant: str, limit: int, after: str) -> list[Profile | DamagedProfile]:
         """Return up to `limit` profiles in the order of their user ids, beginning behind `after`.
 
         Fewer come back only at the end of the index.
 
         Raises:
-            ProfileDamagedError: See `read`.
+            ProfileDamagedError: The index itself is none.
         """
-        profiles: list[Profile] = []
+        profiles: list[Profile | DamagedProfile] = []
+        start = after.encode() if after else None
         while len(profiles) < limit:
             size = min(_LIST_BATCH, limit - len(profiles))
-            async with self._answering():
-                user_ids = await self._index.page(tenant, size, after)
+            async with self._health.answering():
+                members = await self._index.page(tenant, size, start)
+                user_ids = [user_id for user_id in map(user_id_of, members) if user_id]
                 stored = await self._read_many(tenant, user_ids)
-            profiles += [from_fields(user_id, fields) for user_id, fields in stored if fields]
-            if len(user_ids) < size:
+            pairs = zip(user_ids, stored, strict=True)
+            profiles += [_or_damaged(user_id, its) for user_id, its in pairs if its[0] != b"none"]
+            if len(members) < size:
                 break
-            after = user_ids[-1]
+            start = members[-1]
         return profiles
 
-    async def _read_many(
-        self, tenant: str, user_ids: list[str]
-    ) -> list[tuple[str, Mapping[bytes, bytes]]]:
+    async def _read(self, tenant: str, user_id: str) -> _Stored:
+        async with self._health.answering():
+            stored: Any = await self._redis.eval(READ, 1, profile_key(user_tag(tenant, user_id)))
+        return tuple(stored)
+
+    async def _read_many(self, tenant: str, user_ids: list[str]) -> list[_Stored]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for user_id in user_ids:
-                pipeline.hgetall(profile_key(user_tag(tenant, user_id)))
-            stored = await pipeline.execute(raise_on_error=False)
-        for user_id, fields in zip(user_ids, stored, strict=True):
-            if isinstance(fields, redis_errors.ResponseError):
-                raise _wrong_type(user_id, fields) from fields
-            if isinstance(fields, Exception):
-                raise fields
-        return list(zip(user_ids, stored, strict=True))
+                pipeline.eval(READ, 1, profile_key(user_tag(tenant, user_id)))
+            return list(await pipeline.execute())
 
-    def _answering(self) -> AbstractAsyncContextManager[None]:
-        return answering(self._timeout_s)
+
+def _or_damaged(user_id: str, stored: _Stored) -> Profile | DamagedProfile:
+    """Return the profile; one that cannot be read must not hide those of all others."""
+    try:
+        return from_stored(user_id, stored)
+    except ProfileDamagedError:
+        return DamagedProfile(user_id)
 
 
 def _check_outcome(status: bytes, user_id: str, expected: str, revision: bytes) -> None:
@@ -157,17 +173,5 @@ def _check_outcome(status: bytes, user_id: str, expected: str, revision: bytes) 
         raise damaged(user_id, "it has no revision")
 
 
-def _texts(stored_preferences: bytes) -> list[str]:
-    """Return the texts of a deleted profile; of a damaged one nobody knows them."""
-    try:
-        return [preference.text for preference in parse_preferences(stored_preferences)]
-    except (ValueError, TypeError):
-        return []
-
-
 def _not_found(user_id: str) -> ProfileNotFoundError:
     return ProfileNotFoundError(f"user_id: must have a profile, got {user_id!r}")
-
-
-def _wrong_type(user_id: str, error: redis_errors.ResponseError) -> Exception:
-    return damaged(user_id, "it is no hash") if str(error).startswith("WRONGTYPE") else error

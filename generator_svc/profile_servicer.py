@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import grpc
 
-from generator_svc.profiles import Profile, ProfileStore
+from generator_svc.profiles import DamagedProfile, Profile, ProfileStore
 from generator_svc.request_checks import parse_beta, parse_preferences, parse_user_id
 from pad.v1 import profile_pb2 as pb
 from pad.v1 import profile_pb2_grpc as pb_grpc
@@ -87,9 +87,10 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
             raise InvalidRequestError(f"page_size: must be 1..{_MAX_PAGE_SIZE}, got {size}")
         after = _from_token(request.page_token)
         found = await self._store.list_profiles(current_caller().tenant, size + 1, after)
-        page = _fitting([_to_message(profile) for profile in found[:size]])
-        token = _to_token(page[-1].user_id) if len(page) < len(found) else ""
-        return pb.ListProfilesResponse(profiles=page, next_page_token=token)
+        response, last = _page(found[:size])
+        is_last = last == found[-1].user_id if found else True
+        response.next_page_token = "" if is_last else _to_token(last)
+        return response
 
 
 def _to_message(profile: Profile) -> pb.Profile:
@@ -100,14 +101,20 @@ def _to_message(profile: Profile) -> pb.Profile:
     return message
 
 
-def _fitting(profiles: list[pb.Profile]) -> list[pb.Profile]:
-    """Return as many of the first profiles as one message can carry; at least one."""
-    num_bytes = 0
-    for place, profile in enumerate(profiles):
-        num_bytes += profile.ByteSize()
-        if num_bytes > _MAX_PAGE_BYTES and place > 0:
-            return profiles[:place]
-    return profiles
+def _page(found: list[Profile | DamagedProfile]) -> tuple[pb.ListProfilesResponse, str]:
+    """Return as many of the first ones as one message can carry (at least one), and the last id."""
+    page, num_bytes, last = pb.ListProfilesResponse(), 0, ""
+    for one in found:
+        message = None if isinstance(one, DamagedProfile) else _to_message(one)
+        num_bytes += len(one.user_id) if message is None else message.ByteSize()
+        if num_bytes > _MAX_PAGE_BYTES and last:
+            break
+        if message is None:
+            page.damaged_user_ids.append(one.user_id)
+        else:
+            page.profiles.append(message)
+        last = one.user_id
+    return page, last
 
 
 def _to_token(user_id: str) -> str:

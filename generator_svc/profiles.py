@@ -1,44 +1,40 @@
 """Keeps profiles in Redis, with copies in this process for while it is slow or away."""
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal, Self
+import logging
+from collections.abc import Iterable
+from typing import Self
 
 from redis.asyncio import Redis
 
 from generator_svc.encoding_store import EncodingStore
 from generator_svc.profile_cache import LocalCache, SharedReads
 from generator_svc.profile_changes import ChangeListener
-from generator_svc.profile_format import Preference, Profile, user_tag
-from generator_svc.profile_hashes import ProfileHashes
+from generator_svc.profile_format import Preference, Profile, subject_of, texts_of, user_tag
+from generator_svc.profile_hashes import DamagedProfile, ProfileHashes
 from generator_svc.redis_calls import connect
-from svc_common.errors import ProfileNotFoundError, StoreUnavailableError
+from generator_svc.store_health import Patience, StoreHealth
+from generator_svc.store_ports import Caches, LookupSource, StoreObserver, StoreOptions
+from svc_common.errors import (
+    ProfileConflictError,
+    ProfileDamagedError,
+    ProfileNotFoundError,
+    StoreUnavailableError,
+)
 
-__all__ = ["LookupSource", "Preference", "Profile", "ProfileStore", "StoreOptions", "connect"]
+logger = logging.getLogger(__name__)
 
-LookupSource = Literal["local", "redis", "stale", "inline", "unavailable"]
+__all__ = [
+    "DamagedProfile",
+    "LookupSource",
+    "Preference",
+    "Profile",
+    "ProfileStore",
+    "StoreOptions",
+    "connect",
+]
 
-
-@dataclass(frozen=True)
-class StoreOptions:
-    """How long the store waits and how long things stay; all in seconds but `max_local_profiles`.
-
-    Attributes:
-        timeout_s: Redis is unavailable if an operation takes longer.
-        local_ttl_s: A local copy serves for this long unless it is told to be outdated.
-        stale_window_s: Age up to which a local copy serves while Redis is unavailable.
-        max_local_profiles: Local copies kept.
-        encoding_ttl_s: An encoding stays in Redis for this long.
-        tombstone_ttl_s: A deleted profile's revision is remembered for this long.
-    """
-
-    timeout_s: float = 0.15
-    local_ttl_s: float = 30.0
-    stale_window_s: float = 600.0
-    max_local_profiles: int = 10_000
-    encoding_ttl_s: float = 86_400.0
-    tombstone_ttl_s: float = 600.0
+_MAX_ERASURE_TRIES = 5
 
 
 class ProfileStore:
@@ -46,36 +42,48 @@ class ProfileStore:
 
     Attributes:
         changes: Hears what other processes change; local copies end by age while it does not.
+        health: Knows whether Redis answers.
     """
 
     def __init__(
-        self, client: Redis, options: StoreOptions, on_lookup: Callable[[LookupSource], None]
+        self, client: Redis, options: StoreOptions, observer: StoreObserver, caches: Caches
     ) -> None:
         """Make a store.
 
         Args:
             client: From `connect`; closed with the store.
             options: Times and limits.
-            on_lookup: Told of each `load` where the profile came from.
+            observer: Told what happens.
+            caches: Cleared of users who are erased, here or by other processes.
         """
         self._redis = client
         self._options = options
-        self._on_lookup = on_lookup
-        self._hashes = ProfileHashes(client, options.timeout_s, options.tombstone_ttl_s)
-        self._encodings = EncodingStore(client, options.timeout_s, options.encoding_ttl_s)
+        self._observer = observer
+        self._caches = caches
+        patience = Patience(options.timeout_s, options.quick_s, options.probe_interval_s)
+        self.health = StoreHealth(client, patience, observer.store_failure, observer.store_is_up)
+        self._hashes = ProfileHashes(client, self.health, options.tombstone_ttl_s)
+        self._encodings = EncodingStore(client, self.health, options.encoding_ttl_s)
         self._local: LocalCache[Profile] = LocalCache(options.max_local_profiles)
         self._reads: SharedReads[Profile] = SharedReads()
-        self.changes = ChangeListener(client, on_change=self._drop, on_gap=self._drop_all)
-        self._listening: asyncio.Task[None] | None = None
+        self.changes = ChangeListener(
+            client, on_change=self._drop, on_erasure=caches.note_erasure, on_gap=self._drop_all
+        )
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._listening = asyncio.ensure_future(self.changes.run())
+        self._observer.store_is_up(True)
+        self._tasks = [
+            asyncio.ensure_future(self.changes.run()),
+            asyncio.ensure_future(self._expire_copies()),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait((self._listening,))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self.health.close()
         await self._redis.aclose()
 
     async def load(self, tenant: str, user_id: str) -> Profile:
@@ -89,17 +97,28 @@ class ProfileStore:
         tag = user_tag(tenant, user_id)
         copy = self._local.get(tag, self._options.local_ttl_s)
         if copy is not None:
-            self._on_lookup("local")
+            self._observer.profile_lookup("local")
             return copy
+        copy = self._local.get(tag, self._options.stale_window_s)
+        has_other = copy is not None or self.health.is_suspect
+        within_s = self._options.quick_s if has_other else self._options.timeout_s
         try:
-            profile = await self._reads.read(tag, lambda: self._read_and_keep(tenant, user_id))
-        except StoreUnavailableError:
+            profile = await self._reads.read(
+                tag, lambda: self._read_and_keep(tenant, user_id), within_s
+            )
+        except (StoreUnavailableError, TimeoutError) as error:
             copy = self._local.get(tag, self._options.stale_window_s)
-            self._on_lookup("unavailable" if copy is None else "stale")
-            if copy is None:
+            self._observer.profile_lookup("unavailable" if copy is None else "stale")
+            if copy is not None:
+                return copy
+            if isinstance(error, StoreUnavailableError):
                 raise
-            return copy
-        self._on_lookup("redis")
+            rule = f"did not answer within {within_s} s"
+            raise StoreUnavailableError(f"profile store: {rule}", retry_after_s=1.0) from error
+        except ProfileDamagedError:
+            self._observer.profile_lookup("damaged")
+            raise
+        self._observer.profile_lookup("redis")
         return profile
 
     async def get(self, tenant: str, user_id: str) -> Profile:
@@ -132,32 +151,46 @@ class ProfileStore:
             ProfileDamagedError, StoreUnavailableError: See `load`.
         """
         try:
-            return await self._hashes.put(tenant, user_id, preferences, beta, expected_revision)
+            profile, old_texts = await self._hashes.put(
+                tenant, user_id, preferences, beta, expected_revision
+            )
         finally:
             self._drop(user_tag(tenant, user_id))  # unanswered, it may have been done
+        # Whoever erases the profile later does not know them any more.
+        old_texts -= {preference.text for preference in preferences}
+        try:
+            await self._encodings.forget(old_texts)
+        except StoreUnavailableError:
+            logger.warning("encodings of replaced texts stay until they expire")
+        return profile
 
     async def delete(self, tenant: str, user_id: str, expected_revision: int | None = None) -> None:
-        """Erase a profile, the encodings of its texts, and the user's place in the index.
+        """Erase a profile, the encodings of its texts, and the user's place in index and caches.
 
         A tombstone stays for `tombstone_ttl_s`: the last revision under the user's name.
+        Encodings go first: if this fails half-way, the profile is there to be erased again.
 
         Raises:
             ProfileNotFoundError: The user has none.
             ProfileConflictError, ProfileDamagedError, StoreUnavailableError: See `put`.
         """
+        tag = user_tag(tenant, user_id)
         try:
-            texts = await self._hashes.delete(tenant, user_id, expected_revision)
+            await self._erase(tenant, user_id, expected_revision)
         finally:
-            self._drop(user_tag(tenant, user_id))
-        await self._encodings.forget(texts)
+            self._drop(tag)
+        await self._caches.forget(subject_of(tag))
 
-    async def list_profiles(self, tenant: str, limit: int, after: str = "") -> list[Profile]:
+    async def list_profiles(
+        self, tenant: str, limit: int, after: str = ""
+    ) -> list[Profile | DamagedProfile]:
         """Return up to `limit` profiles in the order of their user ids, beginning behind `after`.
 
         Fewer come back only at the end of the index.
 
         Raises:
-            ProfileDamagedError, StoreUnavailableError: See `load`.
+            ProfileDamagedError: The tenant's index is none.
+            StoreUnavailableError: See `load`.
         """
         return await self._hashes.page(tenant, limit, after)
 
@@ -177,6 +210,15 @@ class ProfileStore:
         """
         await self._encodings.put(model_version, text, encoding)
 
+    async def _erase(self, tenant: str, user_id: str, expected_revision: int | None) -> None:
+        for _ in range(_MAX_ERASURE_TRIES):
+            seen = await self._hashes.read_preferences(tenant, user_id)
+            await self._encodings.forget(texts_of(seen))
+            if await self._hashes.delete(tenant, user_id, expected_revision, seen):
+                return
+        rule = f"must not change while it is erased, did so {_MAX_ERASURE_TRIES} times"
+        raise ProfileConflictError(f"user_id: the profile {rule}")
+
     async def _read_and_keep(self, tenant: str, user_id: str) -> Profile:
         tag = user_tag(tenant, user_id)
         try:
@@ -193,5 +235,14 @@ class ProfileStore:
         self._reads.supersede(tag)
 
     def _drop_all(self) -> None:
+        self.health.note_answer()  # else who listens could not have begun
         self._local.clear()
         self._reads.supersede_all()
+        self._caches.note_gap()
+        self._observer.changes_missed()
+
+    async def _expire_copies(self) -> None:
+        """Forget copies that serve no more, asked for or not."""
+        while True:
+            await asyncio.sleep(self._options.expiry_interval_s)
+            self._local.drop_older(max(self._options.local_ttl_s, self._options.stale_window_s))

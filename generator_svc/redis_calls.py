@@ -4,13 +4,20 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import redis.exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
+from redis.credentials import CredentialProvider
 
 from svc_common.errors import StoreUnavailableError
+
+# silent: no answer in time. unreachable: no connection, or a broken one. loading: it starts.
+# read_only: it is, or became, a replica. full: its memory is. refused: any other refusal.
+# down: it was not asked, as it answers nobody.
+FailureKind = Literal["silent", "unreachable", "loading", "read_only", "full", "refused", "down"]
 
 _UNAVAILABLE = (
     redis_errors.ConnectionError,
@@ -20,6 +27,7 @@ _UNAVAILABLE = (
     redis_errors.NoPermissionError,
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
+    redis_errors.AskError,  # of which MovedError is one
     redis_errors.ExecAbortError,
     OSError,  # of which TimeoutError is one
 )
@@ -27,18 +35,37 @@ _UNAVAILABLE = (
 # pipeline's own words: a server's state, which no caller of ours can change.
 _REFUSAL = re.compile(
     r"(?:^|-|')(?:NOREPLICAS|MISCONF|NOPERM|NOAUTH|READONLY|OOM|LOADING|BUSY|MASTERDOWN"
-    r"|NOMASTERLINK|CLUSTERDOWN|TRYAGAIN|EXECABORT)\b"
+    r"|NOMASTERLINK|CLUSTERDOWN|TRYAGAIN|EXECABORT|MOVED|ASK)\b"
 )
+# Classes first: of several that fit, the first one counts.
+_KINDS: tuple[tuple[type[Exception], FailureKind], ...] = (
+    (redis_errors.BusyLoadingError, "loading"),
+    (redis_errors.ReadOnlyError, "read_only"),
+    (redis_errors.OutOfMemoryError, "full"),
+    (redis_errors.AuthenticationError, "refused"),
+    (redis_errors.TimeoutError, "silent"),
+    (TimeoutError, "silent"),
+    (redis_errors.ConnectionError, "unreachable"),
+    (OSError, "unreachable"),
+)
+_KINDS_BY_WORD: dict[str, FailureKind] = {"READONLY": "read_only", "OOM": "full"}
 
 
-def connect(url: str, timeout_s: float, max_connections: int = 32) -> Redis:
+def connect(
+    url: str,
+    timeout_s: float,
+    max_connections: int = 32,
+    password: CredentialProvider | None = None,
+) -> Redis:
     """Return a client that gives up after `timeout_s`, not after redis-py's own ten seconds.
 
     One retry, as the first command on a kept connection finds out that the server was restarted.
+    With a `password` the URL must name neither user nor password.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
+        credential_provider=password,
         timeout=timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
@@ -56,7 +83,8 @@ async def answering(timeout_s: float, *, is_optional: bool = False) -> AsyncIter
         is_optional: What Redis holds can be done without: whatever it answers is that error.
 
     Raises:
-        StoreUnavailableError: The body did not get its answers within `timeout_s`.
+        StoreUnavailableError: The body did not get its answers within `timeout_s`; its cause says
+            which kind of failure it is, see `failure_kind`.
     """
     num_cancels = _num_cancels()
     try:
@@ -71,6 +99,15 @@ async def answering(timeout_s: float, *, is_optional: bool = False) -> AsyncIter
             retry_after_s=1.0,
         ) from error
     raise_lost_cancel(num_cancels)
+
+
+def failure_kind(error: BaseException | None) -> FailureKind:
+    """Say what is the matter with a Redis that answers a call by `error`."""
+    for known, kind in _KINDS:
+        if isinstance(error, known):
+            return kind
+    words = _REFUSAL.search(str(error))
+    return _KINDS_BY_WORD.get(words.group().strip("-'"), "refused") if words else "refused"
 
 
 def _is_unavailable(error: Exception) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from generator_svc.profile_format import Preference
 from pad.v1 import common_pb2
 from svc_common.errors import InvalidRequestError
-from svc_common.preference_rules import check_count, check_preference
+from svc_common.preference_rules import check_count, check_stated_preference
 
 MAX_BETA = 10.0
 _MAX_USER_ID_CHARACTERS = 128
@@ -62,5 +62,5 @@ def parse_beta(beta: float) -> float:
 
 def _parse_preference(message: common_pb2.Preference, field: str) -> Preference:
     weight = message.weight if message.HasField("weight") else 1.0
-    check_preference(field, message.text, weight)
+    check_stated_preference(field, message.text, weight)
     return Preference(message.text, weight)

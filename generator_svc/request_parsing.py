@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from generator_svc.decoding.strategies import STRATEGIES, Reference, Strategy
+from generator_svc.engine.fair_line import Priority
 from generator_svc.profile_format import Preference
 from generator_svc.request_checks import parse_beta, parse_preferences, parse_user_id
 from pad.v1 import common_pb2, generator_pb2
@@ -34,6 +35,11 @@ REFERENCES = {
     common_pb2.REFERENCE_MODE_BACKBONE: Reference.BACKBONE,
     common_pb2.REFERENCE_MODE_BASE: Reference.BASE,
 }
+PRIORITIES = {
+    generator_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    generator_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    generator_pb2.PRIORITY_BATCH: Priority.BATCH,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class RequestLimits:
 
     max_tokens: int
     max_top_k: int
+    max_turns: int  # of a conversation: each takes a token at least
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class GenerationRequest:
     prompts_base: bool
     ignores_end_of_turn: bool
     wants_candidates: bool
+    priority: Priority
 
 
 def parse_request(
@@ -75,7 +83,7 @@ def parse_request(
     Raises:
         InvalidRequestError: a field breaks its rule; the text names field, rule and value.
     """
-    prompt = _parse_prompt(request)
+    prompt = _parse_prompt(request, limits.max_turns)
     user_id = parse_user_id(request.user_id) if request.user_id else ""
     preferences = parse_preferences(request.preferences) if request.preferences else ()
     strategy = _parse_strategy(request, is_personal=bool(user_id or preferences))
@@ -98,10 +106,11 @@ def parse_request(
         prompts_base=strategy.prompts_base or request.preference_in_base_prompt,
         ignores_end_of_turn=request.ignore_end_of_turn,
         wants_candidates=_parse_detail(request),
+        priority=_parse_priority(request),
     )
 
 
-def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
+def _parse_prompt(request: generator_pb2.GenerateRequest, max_turns: int) -> Prompt:
     kind = request.WhichOneof("input")
     if kind is None:
         raise InvalidRequestError("prompt, chat: one must be set, got none")
@@ -109,6 +118,9 @@ def _parse_prompt(request: generator_pb2.GenerateRequest) -> Prompt:
         if not request.prompt:
             raise InvalidRequestError("prompt: must not be empty")
         return request.prompt
+    count = len(request.chat.messages)
+    if count > max_turns:
+        raise InvalidRequestError(f"chat.messages: must hold at most {max_turns}, got {count}")
     messages = tuple(ChatMessage(m.role, m.content) for m in request.chat.messages)
     for i, message in enumerate(messages):
         if message.role not in ROLES:
@@ -192,6 +204,13 @@ def _parse_detail(request: generator_pb2.GenerateRequest) -> bool:
     if request.detail not in generator_pb2.Detail.values():
         raise InvalidRequestError(f"detail: must be a known value, got {request.detail}")
     return request.detail == generator_pb2.DETAIL_CANDIDATES
+
+
+def _parse_priority(request: generator_pb2.GenerateRequest) -> Priority:
+    priority = PRIORITIES.get(request.priority)
+    if priority is None:
+        raise InvalidRequestError(f"priority: must be a known value, got {request.priority}")
+    return priority
 
 
 def _given(request: generator_pb2.GenerateRequest, field: OptionalField, default: T) -> T:

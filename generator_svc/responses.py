@@ -57,6 +57,7 @@ def summary_message(summary: AnswerSummary) -> generator_pb2.Summary:
         seed=summary.seed,
         profile_revision=summary.profile_revision,
         reward_model_version=summary.reward_model_version,
+        reward_models=[generator_pb2.RewardModelUse(**vars(use)) for use in summary.reward_models],
         timings=timings,
         sample_rewards=summary.sample_rewards,
     )

@@ -24,7 +24,11 @@ class Ranking:
 
 
 async def rank_samples(
-    calls: RewardQueries, context: RewardContext, answers: Rows[list[ChosenToken]], falls_back: bool
+    calls: RewardQueries,
+    context: RewardContext,
+    answers: Rows[list[ChosenToken]],
+    falls_back: bool,
+    timeout_s: float = TIMEOUT_S,
 ) -> Ranking:
     """Score whole answers; with `falls_back` the first one wins while no replica answers.
 
@@ -35,7 +39,7 @@ async def rank_samples(
     """
     ids = [[token.token_id for token in answer] for answer in answers]
     try:
-        version, rewards = await calls.score_sequences(context, ids, TIMEOUT_S)
+        version, rewards = await calls.score_sequences(context, ids, timeout_s)
     except (RewardUnavailableError, OverloadedError):
         if not falls_back:
             raise

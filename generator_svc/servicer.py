@@ -6,9 +6,10 @@ from typing import Any
 
 import grpc
 
+from generator_svc.deadline import Deadline
 from generator_svc.engine.scorer import Replicas
 from generator_svc.engine.sequence import ChosenToken
-from generator_svc.generation import Generator
+from generator_svc.generation import Generator, Origin
 from generator_svc.request_parsing import RequestLimits, parse_request
 from generator_svc.responses import summary_message, token_message
 from pad.v1 import generator_pb2, generator_pb2_grpc
@@ -40,7 +41,9 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncGenerator[generator_pb2.GenerateResponse, None]:
         checked = parse_request(request, self._limits)
-        answer = self._generator.answer(checked, current_request_id(), current_caller().tenant)
+        deadline = Deadline.after(context.time_remaining())
+        origin = Origin(current_request_id(), current_caller().tenant, deadline)
+        answer = self._generator.answer(checked, origin)
         async with aclosing(answer) as events:
             async for event in events:
                 if isinstance(event, ChosenToken):
@@ -75,5 +78,6 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
                 is_available=replica.is_available,
                 num_free_slots=max(0, replica.num_free_slots),
                 model_version=replica.model_version,
+                is_suspended=replica.is_suspended,
             )
         return response

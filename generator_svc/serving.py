@@ -6,24 +6,30 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from generator_svc.access import credentials, identify, warn_of_strangers
+from generator_svc.admission.opening import opened_admission
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
-from generator_svc.engine.sequence import GenerationParams, Sequence
+from generator_svc.erasures import Erasures
 from generator_svc.generation import GenerationDefaults, Generator
+from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.profile_servicer import ProfileServicer
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
+from generator_svc.redis_password import read_password_file
 from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
+from generator_svc.store_metrics import StoreMetrics
+from generator_svc.warm_up import WarmUp
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
-from svc_common.callers import Caller, everyone_is
+from svc_common.fault_points import FaultPoints
 from svc_common.health import Health
 from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
 from svc_common.lm.model_thread import ModelThread
-from svc_common.lm.tokenizer import TextStream, Tokenizer
+from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
 
@@ -47,6 +53,7 @@ class Parts:
         self.version = importlib.metadata.version("pad-serving")
         self.registry = new_registry("generator", self.version)
         self.metrics = GeneratorMetrics(self.registry)
+        self.faults = FaultPoints()
         self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
 
 
@@ -55,14 +62,24 @@ async def serve_engine(
     loaded: LoadedModel,
     parts: Parts,
     engine: Engine,
+    prefixes: PrefixCache,
     rewards: Rewards,
 ) -> None:
-    """Serve what `engine` writes with the model `loaded` until SIGTERM."""
+    """Serve what `engine` writes with the model `loaded` until SIGTERM.
+
+    `prefixes` are what the engine keeps of prompts.
+    """
     health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
-    lookup = parts.metrics.profile_lookup
-    limits = RequestLimits(settings.max_tokens, settings.max_top_k)
-    redis = connect(settings.redis_url, StoreOptions.timeout_s)
-    async with ProfileStore(redis, _store_options(settings), lookup) as store:
+    measured = StoreMetrics(parts.registry)
+    erasures = Erasures(parts.thread, prefixes, rewards.queries, measured, parts.metrics)
+    limits = RequestLimits(settings.max_tokens, settings.max_top_k, loaded.context_length)
+    guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
+    password = read_password_file(settings.redis_password_file)
+    redis = connect(settings.redis_url, StoreOptions.timeout_s, password=password)
+    async with (
+        ProfileStore(redis, _store_options(settings), measured, erasures) as store,
+        opened_admission(settings, engine.scheduler, parts.metrics) as (admission, limiter),
+    ):
         generator = Generator(
             engine,
             loaded.tokenizer,
@@ -73,8 +90,10 @@ async def serve_engine(
                 beta=settings.default_beta,
                 context_length=loaded.context_length,
                 vocabulary_size=loaded.model.config.vocab_size,
+                guidelines=guidelines,
             ),
-            lookup,
+            measured.profile_lookup,
+            admission,
         )
         info = _server_info(settings, loaded, parts.version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
@@ -85,8 +104,25 @@ async def serve_engine(
             metrics_port=settings.metrics_port,
             drain_s=settings.drain_s,
             max_message_bytes=settings.max_message_bytes,
-            identify=everyone_is(Caller(settings.tenant)),
+            credentials=credentials(settings),
+            identify=identify(settings),
+            health_listen=settings.health_listen,
+            drain_delay_s=settings.drain_delay_s,
+            max_stall_s=settings.max_stall_s,
         )
+        warm_up = WarmUp(
+            generator,
+            store,
+            limits,
+            health,
+            parts.metrics.start_passed,
+            tenant=settings.tenant,
+            has_rewards=bool(settings.reward_targets),
+            wait_s=settings.start_wait_s,
+            generator_service=GENERATOR_SERVICE,
+            profile_service=PROFILE_SERVICE,
+        )
+        warn_of_strangers(settings)
         add_servicers = [
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
             partial(profile_pb2_grpc.add_ProfileServiceServicer_to_server, profiles),
@@ -96,7 +132,10 @@ async def serve_engine(
                 serve(options, health, parts.registry, add_servicers),
                 rewards.run(),
                 engine.run(),
-                _serve_when_warm(engine, loaded.tokenizer, health),
+                warm_up.run(),
+                parts.faults.listen(settings.fault_points),
+                limiter.run(),
+                erasures.run(),
             )
         finally:
             parts.thread.close()
@@ -125,21 +164,3 @@ def _server_info(
         num_slots=settings.num_slots,
         software_version=version,
     )
-
-
-async def _serve_when_warm(engine: Engine, tokenizer: Tokenizer, health: Health) -> None:
-    """Write two tokens, so that the first caller meets no cold model, then take calls."""
-    params = GenerationParams(
-        beta=0.0,
-        top_k=1,
-        temperature=0.0,
-        top_p=1.0,
-        seed=0,
-        max_tokens=2,
-        ignores_end_of_turn=True,
-    )
-    sequence = Sequence("warm-up", [0, 1], params, TextStream(tokenizer), frozenset())
-    engine.submit(sequence)
-    async for _ in sequence.tokens():
-        pass
-    health.set_serving(True)

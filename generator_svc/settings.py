@@ -17,9 +17,15 @@ class GeneratorSettings:
 
     model_dir: Path = setting(help="folder of the base model")
     reward_targets: tuple[str, ...] = setting(
-        help="reward replicas: host:port (a name may stand for many) or unix:path"
+        help="reward replicas: host:port (a name may stand for many) or unix:path; empty: there are"
+        " none, only the base model writes"
     )
     redis_url: str = setting(help="profile store: redis://host:port/db or unix:///path")
+    redis_password_file: str = setting(
+        "",
+        help="password of the store, or user and password with a blank between, alone in the file;"
+        " read anew for each connection",
+    )
     listen: str = setting("0.0.0.0:50051", help="address of the gRPC server; port 0 for any")
     metrics_port: int = setting(9101, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     dtype: str = setting("float32", choices=tuple(DTYPES), help="of weights and KV cache")
@@ -50,6 +56,9 @@ class GeneratorSettings:
     max_prefix_cache_bytes: int = setting(
         1 << 28, min=0, help="keys and values of prompts that are kept for prompts to come; 0: none"
     )
+    max_prefix_age_s: float = setting(
+        3600.0, min=1, max=604_800, help="seconds after which these are dropped"
+    )
     runs_ahead: bool = setting(
         True,
         help="go on with the base model's own choice while rewards are on their way, where that"
@@ -72,7 +81,7 @@ class GeneratorSettings:
         5.0, min=0.01, max=600, help="a request without a reward session longer than this fails"
     )
     reward_resolve_interval_s: float = setting(
-        5.0, min=0.1, max=3600, help="how often reward names are looked up"
+        2.0, min=0.1, max=3600, help="how often reward names are looked up"
     )
     profile_ttl_s: float = setting(
         30.0, min=0, max=3600, help="how long a profile is kept in process"
@@ -83,9 +92,82 @@ class GeneratorSettings:
     encoding_ttl_s: float = setting(
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
     )
+    guidelines_file: str = setting(
+        "",
+        help="text that stands before preferences where these stand in the base model's prompt,"
+        " for example that they are data about style; empty: none, as the models were measured",
+    )
     tenant: str = setting("default", help="under which profiles are kept")
+    start_wait_s: float = setting(
+        60.0,
+        min=0,
+        max=86400,
+        help="seconds that the start waits until profile store and rewards have answered; calls are"
+        " then taken without them",
+    )
     drain_s: float = setting(30.0, min=0, max=3600, help="running answers get this to finish")
+    drain_delay_s: float = setting(
+        0.25,
+        min=0,
+        max=600,
+        help="seconds after SIGTERM in which calls are still taken, while health says NOT_SERVING:"
+        " what balances calls needs as long to see that",
+    )
+    max_stall_s: float = setting(
+        60.0, min=0.1, max=86400, help="an answer of which its reader takes nothing so long ends"
+    )
     max_message_bytes: int = setting(
         1 << 20, min=1024, max=64 << 20, help="largest request that is read"
+    )
+    fault_points: str = setting(
+        "",
+        help="path of a unix socket through which a test breaks this process's messages; never set"
+        " where anyone is served",
+    )
+    max_waiting_tokens: int = setting(
+        1 << 18,
+        min=1,
+        max=1 << 40,
+        help="tokens that waiting requests may claim: of prompts, and the most they may write",
+    )
+    tenant_max_concurrent: int = setting(
+        0, min=0, max=1_000_000, help="answers of one tenant that wait or are written; 0: any"
+    )
+    tenant_tokens_per_minute: int = setting(
+        0, min=0, max=1 << 40, help="tokens one tenant may use a minute, prompts too; 0: any"
+    )
+    tenant_limits_file: str = setting(
+        "",
+        help="JSON file of tenants with limits of their own: `max_concurrent`,"
+        " `tokens_per_minute` and `weight`, a share of the starts while some wait",
+    )
+    tls_cert_file: str = setting(
+        "",
+        help="certificate chain of the gRPC server, PEM; empty: plain text; read anew if changed",
+    )
+    tls_key_file: str = setting("", help="its private key, PEM, without a password")
+    tls_client_ca_file: str = setting(
+        "", help="authorities of client certificates, PEM; if set, every caller must show one"
+    )
+    tokens_file: str = setting(
+        "",
+        help="API tokens, as `pad token new` writes them, read anew if changed; empty: every caller"
+        " is the one tenant",
+    )
+    health_listen: str = setting(
+        "", help="host:port that answers health probes alone, in plain text; empty: none"
+    )
+    reward_ca_file: str = setting(
+        "", help="authorities of the reward replicas' certificates, PEM; empty: plain text"
+    )
+    reward_cert_file: str = setting(
+        "", help="own certificate for reward replicas, PEM; read anew for each connection"
+    )
+    reward_key_file: str = setting("", help="its private key, PEM, without a password")
+    reward_server_name: str = setting(
+        "", help="name in the replicas' certificates; empty: the address of each"
+    )
+    reward_token_file: str = setting(
+        "", help="token for reward replicas, alone in the file; read anew if changed"
     )
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

@@ -9,16 +9,19 @@ from importlib.metadata import version
 import torch
 
 from pad.v1 import reward_pb2, reward_pb2_grpc
+from reward_svc.access import check_access, credentials, identify, warn_of_strangers
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
+from reward_svc.forgetting import Forgetting
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.servicer import RewardServicer
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import PREFIX, RewardSettings
-from reward_svc.warm_up import warm_up
+from reward_svc.warm_up import WarmUpError, warm_up
+from svc_common.fault_points import FaultPoints
 from svc_common.health import Health
-from svc_common.lifetime import until_first
+from svc_common.lifetime import exits_on_signals, until_first
 from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
@@ -29,11 +32,13 @@ from svc_common.server import ServerOptions, serve
 from svc_common.settings import SettingsError, load_settings
 
 
+@exits_on_signals()
 def main() -> int:
     """Run the service until it is stopped; return the process's exit code."""
     try:
         settings = load_settings(RewardSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_access(settings)
         model = load_pers_rm(settings)
         asyncio.run(run(settings, model))
     except (SettingsError, ModelFolderError) as error:
@@ -54,12 +59,14 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         model,
         num_slots=settings.num_slots,
         pace=PrefillPace(settings.prefill_chunk, settings.max_prefill_s),
-        prefixes=PrefixCache(settings.max_prefix_cache_bytes),
+        prefixes=PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s),
         metrics=metrics,
     )
     batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)
     encoder = PreferenceEncoder(cache, batcher)
-    servicer = RewardServicer(cache, batcher, encoder, software_version)
+    faults = FaultPoints()
+    forgetting = Forgetting(cache, thread, metrics)
+    servicer = RewardServicer(cache, batcher, encoder, forgetting, software_version, faults)
     health = Health([reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name])
     options = ServerOptions(
         settings_prefix=PREFIX,
@@ -67,18 +74,37 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         metrics_port=settings.metrics_port,
         drain_s=settings.drain_s,
         max_message_bytes=settings.max_message_bytes,
+        drain_delay_s=settings.drain_delay_s,
+        credentials=credentials(settings),
+        identify=identify(settings),
+        health_listen=settings.health_listen,
     )
-
-    async def serve_when_warm() -> None:
-        await warm_up(batcher, model)
-        health.set_serving(True)
-        add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
-        await serve(options, health, registry, [add_servicer])
-
+    warn_of_strangers(settings)
+    add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
     try:
-        await until_first(serve_when_warm(), batcher.run(), drain_with(health, batcher))
+        await until_first(
+            serve(options, health, registry, [add_servicer]),
+            batcher.run(),
+            serve_when_warm(health, batcher, model),
+            forgetting.run(),
+            drain_with(health, batcher),
+            faults.listen(settings.fault_points),
+        )
     finally:
         thread.close()
+
+
+async def serve_when_warm(health: Health, batcher: Batcher, model: PersRM) -> None:
+    """Say that work is taken once a session has been scored.
+
+    The server listens before: probes read NOT_SERVING, and a signal ends the start in good order.
+    """
+    try:
+        await warm_up(batcher, model)
+    except WarmUpError:
+        if not health.draining.is_set():  # else the session was refused for that
+            raise
+    health.set_serving(True)
 
 
 async def drain_with(health: Health, batcher: Batcher) -> None:

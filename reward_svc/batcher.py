@@ -83,6 +83,8 @@ class Batcher:
         self._note_load()
         while True:
             self.intake.take()
+            if not self.intake.is_empty:
+                await asyncio.sleep(0)  # it would not let anyone in between, so much arrived
             turn = self.intake.work.take()
             for stream, fault in turn.faults:
                 self.intake.refuse(stream, fault)

@@ -21,11 +21,11 @@ class PreferenceEncoder:
         self._cache = cache
         self._batcher = batcher
 
-    async def encode(self, text: str) -> Encoding:
+    async def encode(self, text: str, subject: bytes = b"") -> Encoding:
         """Return w_p and b_p `[2D]`, or by conditioning `prompt` the prompt up to the instruction.
 
         That beginning, where the model reads it, is also put into the prefix cache; a replica too
-        busy for that encodes all the same.
+        busy for that encodes all the same. What is kept is kept for `subject`, an opaque name.
 
         Raises:
             InvalidRequestError: The text holds a control token, or is too long.
@@ -39,9 +39,9 @@ class PreferenceEncoder:
         if model.vectors is not None:
             model.tokenizer.check_text("preference.text", text)
             model.vectors.check("preference.text", text)
-            vector = (await self._batcher.call(model.vectors.of(text))).cpu().numpy()
+            vector = (await self._batcher.call(model.vectors.of(text, subject))).cpu().numpy()
         if token_ids:
-            prompt = RowPrompt(THETA, token_ids, len(token_ids))
+            prompt = RowPrompt(THETA, token_ids, len(token_ids), subject)
             with suppress(OverloadedError):
                 await self._batcher.call(self._cache.warm(prompt))
         return np.array(token_ids, np.uint32) if vector is None else vector

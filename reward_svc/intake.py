@@ -1,6 +1,7 @@
 """Where messages of all streams arrive and become work of their sessions."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from reward_svc.turn import CommitRules, WorkQueue
 from reward_svc.work import CommitWork, PendingBatch, ScoreWork
 
 MAX_WAITING_WORK = 64  # commits and candidate rows of one session
+MAX_TAKE_S = 0.01  # of a turn, for what arrived: other callers wait meanwhile
 
 
 class Intake:
@@ -85,10 +87,16 @@ class Intake:
         self.arrival.set()
 
     def take(self) -> None:
-        """Turn everything that arrived into work, or into errors where it can be none."""
+        """Turn what arrived into work, or into errors where it can be none.
+
+        What takes too long is left to the next turn.
+        """
         self.arrival.clear()
-        while self._inbox:
+        end = time.perf_counter() + MAX_TAKE_S
+        while self._inbox and time.perf_counter() < end:
             self._inbox.popleft()()
+        if self._inbox:
+            self.arrival.set()
 
     def finish_streams(self) -> None:
         """Let streams finish that have nothing more to expect."""
@@ -183,10 +191,11 @@ class Intake:
             self.work.add(CommitWork(stream, group, rows.steps, rows.token_ids))
             return
         kept: list[tuple[Session, int, int]] = []
+        counts: dict[Session, int] = {}
         for number, epoch, step, token_id in zip(
             unpack(rows.sessions), unpack(rows.epochs), rows.steps, rows.token_ids, strict=True
         ):
-            found = self._find(stream, (number, epoch, step), [row[0] for row in kept])
+            found = self._find(stream, (number, epoch, step), counts)
             if isinstance(found, RowFault):
                 self.refuse(stream, found)
             else:
@@ -208,9 +217,10 @@ class Intake:
             return
         sessions: list[Session] = []
         rows: list[int] = []
+        counts: dict[Session, int] = {}
         keys = zip(unpack(asked.sessions), unpack(asked.epochs), steps, strict=True)
         for row, key in enumerate(keys):
-            found = self._find(stream, key, sessions)
+            found = self._find(stream, key, counts)
             if isinstance(found, RowFault):
                 self.fail(work, row, found)
             else:
@@ -228,12 +238,12 @@ class Intake:
         return group
 
     def _find(
-        self, stream: Stream, key: tuple[int, int, int], before: list[Session]
+        self, stream: Stream, key: tuple[int, int, int], counts: dict[Session, int]
     ) -> Session | RowFault:
         """Return the session of a row (session, epoch, step), or why it cannot be its work.
 
         Args:
-            before: sessions of the message's rows that come before it.
+            counts: how much waits for the sessions of the message's rows before it; updated.
         """
         number, epoch, _ = key
         session = stream.sessions.get(number)
@@ -242,9 +252,11 @@ class Intake:
         elif epoch != session.opening.epoch:
             reason = Reason.OUT_OF_STEP
             rule = f"epoch: must be {session.opening.epoch}, got {epoch}"
-        elif self.work.count(session) + before.count(session) >= MAX_WAITING_WORK:
+        else:
+            num_waiting = counts[session] if session in counts else self.work.count(session)
+            counts[session] = num_waiting + 1
+            if num_waiting < MAX_WAITING_WORK:
+                return session
             reason = Reason.INVALID
             rule = f"session: at most {MAX_WAITING_WORK} rows may wait, got one more"
-        else:
-            return session
         return RowFault(*key, reason, rule)

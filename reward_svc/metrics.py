@@ -27,6 +27,11 @@ class PrefixMetrics:
             "Keys and values in the prefix cache.",
             registry=registry,
         )
+        self.forgotten_tokens = Counter(
+            "pad_reward_prefix_cache_forgotten_tokens_total",
+            "Tokens dropped from the prefix cache because their users were erased.",
+            registry=registry,
+        )
         self.prompt_tokens = Counter(
             "pad_reward_prompt_tokens_total",
             "Tokens of reward prompts, by where their keys and values came from.",

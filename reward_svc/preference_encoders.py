@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 from reward_svc.prompts import encode_preference
 from svc_common.errors import InvalidRequestError
+from svc_common.lm.folder_checks import check_folder
 from svc_common.lm.loading import ModelFolderError, fingerprint
 from svc_common.lm.paired import WeightSplit
 from svc_common.lm.tokenizer import Tokenizer
@@ -178,6 +179,7 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not (folder / "config.json").is_file():
         raise ModelFolderError(f"{folder}: must be a transformers folder, has no config.json")
     try:
+        check_folder(folder)
         model, report = AutoModel.from_pretrained(
             folder,
             dtype=torch.float32,

@@ -1,8 +1,9 @@
 """From a preference's text to w_p and b_p: encoder, then head; the last used ones are kept."""
 
 import hashlib
+import time
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,11 +16,14 @@ from reward_svc.prompts import Term
 from reward_svc.value_head import file_digest
 from svc_common.errors import ModelMismatchError
 from svc_common.lm.loading import ModelFolderError
+from svc_common.lm.ownership import Ownership
+from svc_common.lm.partitions import owner_of, partition_of
 
 HEAD_FILES = {
     Conditioning.VECTOR: "vector_head.safetensors",
     Conditioning.BOTH: "both_head.safetensors",
 }
+_Key = tuple[bytes, str]  # of which tenant (see `partitions`), and the text
 MAX_KEPT = 1024  # a vector of a model with D = 4096 takes 32 KiB
 
 
@@ -39,7 +43,9 @@ class PreferenceVectors:
         self._encoder = encoder
         self._head = head
         self._device = next(head.parameters()).device
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()  # oldest use first
+        # With the time each was made; oldest use first.
+        self._kept: OrderedDict[_Key, tuple[Tensor, float]] = OrderedDict()
+        self._ownership: Ownership[_Key] = Ownership()
         self._max_kept = max_kept
         self.version = version
 
@@ -56,8 +62,12 @@ class PreferenceVectors:
         """
         self._encoder.check(field, text)
 
-    def of_terms(self, terms: Sequence[Term]) -> Generator[int, None, Tensor | None]:
+    def of_terms(
+        self, terms: Sequence[Term], subject: bytes = b""
+    ) -> Generator[int, None, Tensor | None]:
         """Return the vectors of the terms that have a preference: `[P, 2D]` float32, or None.
+
+        They are kept for `subject`.
 
         One that came with the request is taken as it is. Yields for each that is computed about
         how many tokens were run.
@@ -70,21 +80,40 @@ class PreferenceVectors:
                 # Bytes of a message must not be written to: torch.tensor copies.
                 found.append(torch.tensor(term.preference.vector, device=self._device))
                 continue
-            vector = yield from self.of(term.preference.text)
+            vector = yield from self.of(term.preference.text, subject)
             found.append(vector)
         return torch.stack(found) if found else None
 
-    def of(self, text: str) -> Generator[int, None, Tensor]:
+    def of(self, text: str, subject: bytes = b"") -> Generator[int, None, Tensor]:
         """Return the vector of a text: `[2D]` float32; if it is computed, yields as `of_terms`."""
-        if text in self._kept:
-            self._kept.move_to_end(text)
-            return self._kept[text]
+        key, owner = (partition_of(subject), text), owner_of(subject)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            self._ownership.claim(key, owner)
+            return self._kept[key][0]
         vector = self._compute(text)
-        self._kept[text] = vector
+        self._kept[key] = vector, time.monotonic()
+        self._ownership.claim(key, owner)
         if len(self._kept) > self._max_kept:
-            self._kept.popitem(last=False)
+            self._drop(next(iter(self._kept)))
         yield len(text)  # characters: as many as its tokens, or more
         return vector
+
+    def forget(self, subjects: Iterable[bytes]) -> None:
+        """Drop the vectors that are kept for these users alone."""
+        for subject in subjects:
+            for key in self._ownership.forget(subject):
+                self._drop(key)
+
+    def drop_old(self, max_age_s: float) -> None:
+        """Drop the vectors that were made longer ago than that."""
+        limit = time.monotonic() - max_age_s
+        for key in [key for key, (_, made_at) in self._kept.items() if made_at < limit]:
+            self._drop(key)
+
+    def _drop(self, key: _Key) -> None:
+        del self._kept[key]
+        self._ownership.discard(key)
 
     @torch.inference_mode()
     def _compute(self, text: str) -> Tensor:

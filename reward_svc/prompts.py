@@ -45,18 +45,21 @@ class RewardContext:
     prompt: Prompt
     preferences: tuple[WeightedPreference, ...]
     reference: Reference
+    subject: bytes = b""  # whose; see `RowPrompt`
 
 
 @dataclass(frozen=True)
 class RowPrompt:
     """The prompt of one row of the KV cache.
 
-    The first `prefix_length` tokens, always fewer than all, do not depend on the instruction.
+    The first `prefix_length` tokens, always fewer than all, do not depend on the instruction. What
+    is kept of it is kept for `subject`, a user's opaque name.
     """
 
     group: int
     token_ids: tuple[int, ...]
     prefix_length: int
+    subject: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Plan:
     def longest(self) -> int:
         """Tokens of the longest prompt."""
         return max(len(prompt.token_ids) for prompt in self.prompts)
+
+    @property
+    def subject(self) -> bytes:
+        """For whom what is kept is kept."""
+        return self.prompts[0].subject
 
     # A step needs these of each session, so they are made once.
     @cached_property
@@ -137,7 +145,8 @@ def plan_session(context: RewardContext, tokenizer: Tokenizer, conditioning: Con
         prompts.append(_plain_row(REFERENCE, context.prompt, tokenizer))
         weight = -sum(preference.weight for preference in context.preferences)
         terms.append(Term(len(prompts) - 1, weight))
-    return Plan(tuple(prompts), tuple(terms))
+    owned = (replace(prompt, subject=context.subject) for prompt in prompts)
+    return Plan(tuple(owned), tuple(terms))
 
 
 def _plain_row(group: int, prompt: Prompt, tokenizer: Tokenizer) -> RowPrompt:

@@ -1,6 +1,7 @@
 """The RewardService: converts at the door and leaves the work to the batcher."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeAlias
 
@@ -10,12 +11,15 @@ from pad.v1 import common_pb2, reward_pb2, reward_pb2_grpc
 from reward_svc import wire, wire_context
 from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
+from reward_svc.forgetting import Forgetting, check_subject
 from reward_svc.messages import Message, Opening, Reason, RowFault
 from reward_svc.prompts import Plan, check_lengths, plan_session
 from reward_svc.sequences import score_answers
 from reward_svc.sessions import SessionCache
+from reward_svc.spoiling import garble
 from reward_svc.stream import Stream
 from svc_common.errors import InvalidRequestError, ModelMismatchError
+from svc_common.fault_points import FaultPoints
 
 MAX_SEQUENCES = 16
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -29,13 +33,17 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         cache: SessionCache,
         batcher: Batcher,
         encoder: PreferenceEncoder,
+        forgetting: Forgetting,
         software_version: str,
+        faults: FaultPoints | None = None,
     ) -> None:
         self._cache = cache
         self._model = cache.model
         self._batcher = batcher
         self._encoder = encoder
+        self._forgetting = forgetting
         self._software_version = software_version
+        self._faults = faults or FaultPoints()
 
     async def Score(
         self, request_iterator: AsyncIterator[reward_pb2.ScoreRequest], context: _Context
@@ -44,9 +52,15 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         reader = asyncio.create_task(self._read(request_iterator, stream))
         try:
             while (answer := await stream.next_answer()) is not None:
-                yield wire.response(answer, self._batcher.load)
+                response = wire.response(answer, self._batcher.load)
+                if self._faults.is_armed:
+                    async for spoilt in self._faults.spoil("answers", response, garble):
+                        yield spoilt
+                else:
+                    yield response
             if reader.done():
                 reader.result()
+            stream.check_is_read()
         finally:
             self._batcher.intake.end_stream(stream)
             reader.cancel()
@@ -56,25 +70,33 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         """Hand over the stream's messages; an error in one ends the stream."""
         try:
             async for request in requests:
-                await self._batcher.intake.submit(stream, self._message(request, stream))
+                message = await self._message(request, stream)
+                await self._batcher.intake.submit(stream, message)
             self._batcher.intake.half_close(stream)
         except BaseException:
             stream.finish()
             raise
 
-    def _message(self, request: reward_pb2.ScoreRequest, stream: Stream) -> Message:
+    async def _message(self, request: reward_pb2.ScoreRequest, stream: Stream) -> Message:
         """Convert a message; what cannot be opened is answered here.
 
         Raises:
             InvalidRequestError: The arrays do not fit together.
         """
+        wire.check_rows("closes", len(request.closes))
+        wire.check_rows("opens", len(request.opens))
         openings = []
+        spent_s = 0.0
         for opening in request.opens:
+            if spent_s:  # tokenising holds the event loop: others get as long in between
+                await asyncio.sleep(spent_s)
+            started = time.perf_counter()
             opened = self._opening(opening)
             if isinstance(opened, RowFault):
                 self._batcher.intake.refuse(stream, opened)
             else:
                 openings.append(opened)
+            spent_s = time.perf_counter() - started
         asked = None
         if request.HasField("candidates"):
             size = self._model.vocabulary_size
@@ -92,7 +114,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         try:
             self._check_tokenizer(message.tokenizer_fingerprint)
             plan = self._plan(message.context)
-            token_ids = wire.token_ids("token_ids", message.token_ids, self._model.vocabulary_size)
+            token_ids = self._token_ids("token_ids", message.token_ids)
             self._model.check_length("context", plan.longest + len(token_ids))
             self._check_rows(len(plan.prompts))
         except InvalidRequestError as error:
@@ -100,6 +122,9 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         except ModelMismatchError as error:
             return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
         return Opening(message.session, message.epoch, plan, token_ids)
+
+    def _token_ids(self, field: str, data: bytes) -> tuple[int, ...]:
+        return wire.token_ids(field, data, self._model.vocabulary_size, self._model.context_length)
 
     def _check_rows(self, num_rows: int) -> None:
         if num_rows > self._cache.num_slots:
@@ -135,8 +160,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             got = len(request.sequences)
             raise InvalidRequestError(f"sequences: must be 1..{MAX_SEQUENCES}, got {got}")
         answers = [
-            wire.token_ids(f"sequences[{i}]", data, self._model.vocabulary_size)
-            for i, data in enumerate(request.sequences)
+            self._token_ids(f"sequences[{i}]", data) for i, data in enumerate(request.sequences)
         ]
         plan = self._plan(request.context)
         for i, answer in enumerate(answers):
@@ -148,12 +172,19 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         self, request: reward_pb2.EncodePreferenceRequest, context: _Context
     ) -> reward_pb2.EncodePreferenceResponse:
         preference = wire_context.preference("preference", request.preference)
-        encoding = await self._encoder.encode(preference.text)
+        check_subject("subject", request.subject)
+        encoding = await self._encoder.encode(preference.text, request.subject)
         return reward_pb2.EncodePreferenceResponse(
             encoding=wire_context.encoding(encoding),
             conditioning=wire_context.CONDITIONINGS[self._model.conditioning][-1],
             model_version=self._model.version,
         )
+
+    async def Forget(
+        self, request: reward_pb2.ForgetRequest, context: _Context
+    ) -> reward_pb2.ForgetResponse:
+        num_tokens = await self._forgetting.forget(request.subjects)
+        return reward_pb2.ForgetResponse(num_prefix_tokens=num_tokens)
 
     async def GetServerInfo(
         self, request: reward_pb2.RewardServiceGetServerInfoRequest, context: _Context

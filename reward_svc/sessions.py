@@ -87,7 +87,7 @@ class SessionCache:
         """Return the vectors of the terms that have one: `[P, 2D]`, None if no term has."""
         if self.model.vectors is None:
             return None
-        return (yield from self.model.vectors.of_terms(plan.terms))
+        return (yield from self.model.vectors.of_terms(plan.terms, plan.subject))
 
     def fill(
         self, row: Row, prompt: RowPrompt, written: Sequence[int] = ()
@@ -99,17 +99,17 @@ class SessionCache:
         """
         token_ids = [*prompt.token_ids, *written]
         # The last token's hidden state is needed.
-        num_cached = self.prefixes.fill(self.runner, row, token_ids[:-1])
+        num_cached = self.prefixes.fill(self.runner, row, token_ids[:-1], prompt.subject)
         self._count(prompt, num_cached)
         is_kept = num_cached >= prompt.prefix_length
         while True:
             chunk = token_ids[row.length : row.length + self.pace.left]
             hidden = self.run(row, chunk)  # [1, D]
             if not is_kept and row.length >= prompt.prefix_length:
-                self._keep(row, prompt.token_ids[: prompt.prefix_length], is_shared=True)
+                self._keep(row, prompt, prompt.prefix_length, is_shared=True)
                 is_kept = True
             if row.length == len(token_ids):
-                self._keep(row, prompt.token_ids)
+                self._keep(row, prompt, len(prompt.token_ids))
             yield len(chunk)
             if row.length == len(token_ids):
                 return hidden, num_cached
@@ -127,19 +127,30 @@ class SessionCache:
         Raises:
             OverloadedError: All rows are in use.
         """
-        if self.prefixes.count(prompt.group, prompt.token_ids) == len(prompt.token_ids):
+        num_kept = self.prefixes.count(prompt.group, prompt.token_ids, prompt.subject)
+        if num_kept == len(prompt.token_ids):
             return
         if not self.runner.num_free:
             raise OverloadedError("num_slots: a row is needed, none is free")
         row = self.runner.open(prompt.group)
         try:
             yield from self.fill(row, prompt)
-            self._keep(row, prompt.token_ids, is_shared=True)
+            self._keep(row, prompt, len(prompt.token_ids), is_shared=True)
         finally:
             self.runner.close(row)
 
-    def _keep(self, row: Row, token_ids: Sequence[int], *, is_shared: bool = False) -> None:
-        self.prefixes.keep(self.runner, row, token_ids, is_shared=is_shared)
+    def _keep(self, row: Row, prompt: RowPrompt, length: int, *, is_shared: bool = False) -> None:
+        self.prefixes.keep(
+            self.runner,
+            row,
+            prompt.token_ids[:length],
+            is_shared=is_shared,
+            owner=prompt.subject,
+        )
+        self.measure_prefixes()
+
+    def measure_prefixes(self) -> None:
+        """Say what the prefix cache holds now."""
         self._metrics.prefix_tokens.set(self.prefixes.num_tokens)
         self._metrics.prefix_bytes.set(self.prefixes.num_bytes)
 

@@ -74,13 +74,51 @@ class RewardSettings:
         help="Keys and values of preferences and prompts that are kept for sessions to come;"
         " 0: none",
     )
+    max_prefix_age_s: float = setting(
+        3600.0,
+        min=1,
+        max=604_800,
+        help="Seconds after which these are dropped: so long a replica that was not told of an"
+        " erasure may remember",
+    )
     max_waiting_sessions: int = setting(
         64, min=1, help="Sessions and whole-answer requests that may wait for their prefill"
     )
     drain_s: float = setting(
         30.0, min=0.0, help="Seconds that running sessions get to finish after SIGTERM"
     )
+    drain_delay_s: float = setting(
+        0.25,
+        min=0.0,
+        max=600.0,
+        help="Seconds after SIGTERM in which calls are still taken, while health says NOT_SERVING;"
+        " generators move their sessions in that time",
+    )
+    fault_points: str = setting(
+        "",
+        help="Path of a unix socket through which a test breaks this process's messages; never set"
+        " where anyone is served",
+    )
+    tls_cert_file: str = setting(
+        "",
+        help="Certificate chain of the gRPC server, PEM; empty: plain text; read anew if changed",
+    )
+    tls_key_file: str = setting("", help="Its private key, PEM, without a password")
+    tls_client_ca_file: str = setting(
+        "", help="Authorities of client certificates, PEM; if set, every caller must show one"
+    )
+    allowed_clients: tuple[str, ...] = setting(
+        (), help="Names in client certificates that may call; empty: all of those authorities"
+    )
+    tokens_file: str = setting(
+        "",
+        help="Tokens with the scope `score`, as `pad token new` writes them, read anew if changed;"
+        " empty: none is asked for",
+    )
+    health_listen: str = setting(
+        "", help="host:port that answers health probes alone, in plain text; empty: none"
+    )
     log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
     max_message_bytes: int = setting(
-        16 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
+        4 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
     )

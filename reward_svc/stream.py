@@ -92,6 +92,7 @@ class Stream:
         self.is_half_closed = False
         self.is_ended = False
         self._is_finished = False
+        self._num_unread = 0  # when there were too many
         self._answers: asyncio.Queue[Answer | None] = asyncio.Queue()
         self._groups: dict[tuple[bytes, bytes], Group] = {}
 
@@ -123,9 +124,13 @@ class Stream:
         return group
 
     def send(self, answer: Answer) -> None:
-        """Put an answer on its way."""
-        if not self.is_ended:
-            self._answers.put_nowait(answer)
+        """Put an answer on its way; one more than may wait to be read ends the stream."""
+        if self.is_ended or self._is_finished:
+            return
+        self._answers.put_nowait(answer)
+        if self._answers.qsize() > MAX_UNREAD_ANSWERS:
+            self._num_unread = self._answers.qsize()
+            self.finish()
 
     def finish(self) -> None:
         """Let `next_answer` return None after the answers that were sent."""
@@ -140,10 +145,9 @@ class Stream:
         """Refuse a generator that does not read its answers.
 
         Raises:
-            OverloadedError: too many answers wait to be read.
+            OverloadedError: too many answers waited to be read.
         """
-        if self._answers.qsize() > MAX_UNREAD_ANSWERS:
+        if self._num_unread:
             raise OverloadedError(
-                f"answers: at most {MAX_UNREAD_ANSWERS} may wait to be read,"
-                f" got {self._answers.qsize()}"
+                f"answers: at most {MAX_UNREAD_ANSWERS} may wait to be read, got {self._num_unread}"
             )

@@ -1,10 +1,8 @@
-"""Load PAD's value head from a model folder, in the format of the released checkpoint."""
+"""Load PAD's value head from a model folder, with the names of the released checkpoint."""
 
 import hashlib
-import pickle
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -13,7 +11,8 @@ from reward_svc.pad_config import read_pad_config
 from svc_common.lm.head import ValueHead
 from svc_common.lm.loading import ModelFolderError
 
-FILE_NAMES = ("value_head.safetensors", "value_head.bin")
+FILE_NAME = "value_head.safetensors"
+PICKLE_NAME = "value_head.bin"  # as the release also has it; never read here
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"
 
 
@@ -36,9 +35,14 @@ def load_value_head(model_dir: Path, hidden_size: int, policy: str) -> ValueHead
     if policy == "stage1" or (policy == "auto" and read_pad_config(model_dir).stage == 1):
         return None
     path = value_head_path(model_dir)
+    if path is None and (model_dir / PICKLE_NAME).is_file():
+        raise ModelFolderError(
+            f"REWARD_MODEL_DIR={model_dir}: must hold {FILE_NAME}, has {PICKLE_NAME}, a pickle,"
+            f" which is not read; convert it: python -m training.convert_head {model_dir}"
+        )
     if path is None:
         raise ModelFolderError(
-            f"REWARD_MODEL_DIR={model_dir}: must hold {FILE_NAMES[0]} or {FILE_NAMES[1]}, has none;"
+            f"REWARD_MODEL_DIR={model_dir}: must hold {FILE_NAME}, has none;"
             " set REWARD_VALUE_HEAD=stage1 if the stage-1 model is meant"
         )
     tensors = _read(path)
@@ -50,7 +54,8 @@ def load_value_head(model_dir: Path, hidden_size: int, policy: str) -> ValueHead
 
 def value_head_path(model_dir: Path) -> Path | None:
     """Return the file that holds the value head, if there is one."""
-    return next((path for name in FILE_NAMES if (path := model_dir / name).is_file()), None)
+    path = model_dir / FILE_NAME
+    return path if path.is_file() else None
 
 
 def file_digest(path: Path) -> str:
@@ -61,14 +66,9 @@ def file_digest(path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError) as error:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
         raise ModelFolderError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(tensors, dict):
-        raise ModelFolderError(f"{path}: must hold named tensors, got {type(tensors).__name__}")
-    return tensors
 
 
 def _tensor(path: Path, tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

@@ -11,11 +11,15 @@ NUM_TOKENS = 8
 PREFERENCE = WeightedPreference("Be brief.", 1.0)
 
 
+class WarmUpError(RuntimeError):
+    """The model cannot do what it is here for."""
+
+
 async def warm_up(batcher: Batcher, model: PersRM) -> None:
     """Open a session, commit a token and score candidates, the way a generator does.
 
     Raises:
-        RuntimeError: the model cannot do it.
+        WarmUpError: the model cannot do it.
     """
     token_ids = tuple(range(NUM_TOKENS))
     prompts = [RowPrompt(THETA, token_ids, 0)]
@@ -34,6 +38,6 @@ async def warm_up(batcher: Batcher, model: PersRM) -> None:
         for _ in range(2):  # opened, scored
             answer = await stream.next_answer()
             if answer is None or answer.faults:
-                raise RuntimeError("warm-up: the model cannot score, see the log")
+                raise WarmUpError("warm-up: the model cannot score, see the log")
     finally:
         batcher.intake.end_stream(stream)

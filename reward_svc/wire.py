@@ -18,6 +18,9 @@ from reward_svc.messages import (
 from svc_common.errors import InvalidRequestError
 
 MAX_CANDIDATES = 1024
+# Rows, openings or closings of one message. All of them are looked at in one go of the event loop,
+# and a generator has at most half as many sessions.
+MAX_ROWS = 1 << 11
 
 
 def numbers(field: str, data: bytes, count: int | None = None) -> NDArray[np.uint32]:
@@ -34,13 +37,25 @@ def numbers(field: str, data: bytes, count: int | None = None) -> NDArray[np.uin
     return values
 
 
-def token_ids(field: str, data: bytes, vocabulary_size: int) -> tuple[int, ...]:
-    """Return token ids.
+def check_rows(field: str, count: int) -> None:
+    """Refuse more rows than one message may have.
+
+    Raises:
+        InvalidRequestError: There are more.
+    """
+    if count > MAX_ROWS:
+        raise InvalidRequestError(f"{field}: must have at most {MAX_ROWS} entries, got {count}")
+
+
+def token_ids(field: str, data: bytes, vocabulary_size: int, most: int) -> tuple[int, ...]:
+    """Return token ids, of which a context holds `most`.
 
     Raises:
         InvalidRequestError: The length is wrong, or an id is not of the vocabulary.
     """
     ids = numbers(field, data)
+    if len(ids) > most:
+        raise InvalidRequestError(f"{field}: must have at most {most} tokens, got {len(ids)}")
     if len(ids) and int(ids.max()) >= vocabulary_size:
         raise InvalidRequestError(_outside(field, vocabulary_size, int(ids.max())))
     return tuple(ids.tolist())
@@ -56,6 +71,7 @@ def commits(name: str, message: reward_pb2.CommitRows) -> CommitRows | None:
     if not (sessions or epochs or message.steps or message.token_ids):
         return None
     count = len(numbers(f"{name}.sessions", sessions))
+    check_rows(f"{name}.sessions", count)
     numbers(f"{name}.epochs", epochs, count)
     steps = numbers(f"{name}.steps", message.steps, count).tolist()
     return CommitRows(
@@ -77,6 +93,7 @@ def candidates(
     arrived = time.perf_counter()
     sessions, epochs, steps = message.sessions, message.epochs, message.steps
     count = len(numbers("candidates.sessions", sessions))
+    check_rows("candidates.sessions", count)
     numbers("candidates.epochs", epochs, count)
     numbers("candidates.steps", steps, count)
     num_candidates = message.num_candidates

@@ -5,14 +5,16 @@ from numpy.typing import NDArray
 
 from pad.v1 import common_pb2, reward_pb2
 from reward_svc.encoder import Encoding
+from reward_svc.forgetting import check_subject
 from reward_svc.messages import FLOAT32, UINT32
 from reward_svc.pad_config import Conditioning
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
-from svc_common.preference_rules import check_count, check_preference
+from svc_common.preference_rules import check_count, check_stated_preference
 
 ROLES = ("system", "user", "assistant")
+MAX_HINT_IDS = 1 << 14  # no preference takes so many; what stands behind them is not looked at
 # What GetServerInfo says: `both` is the two together.
 CONDITIONINGS = {
     Conditioning.PROMPT: (reward_pb2.CONDITIONING_PROMPT,),
@@ -39,12 +41,13 @@ def preference(
         InvalidRequestError: Text or weight is out of range, or the encoding is no such vector.
     """
     text, weight = message.text, message.weight if message.HasField("weight") else 1.0
-    check_preference(field, text, weight)
+    check_stated_preference(field, text, weight)
     if vector_size is not None:
         vector = _vector(f"{field}.encoding", encoding, vector_size) if encoding else None
         return WeightedPreference(text, weight, vector=vector)
     # These ids are a hint that is compared with the prompt's own, so any bytes will do.
-    hint = np.frombuffer(encoding[: len(encoding) // 4 * 4], UINT32)
+    num_ids = min(len(encoding) // UINT32.itemsize, MAX_HINT_IDS)
+    hint = np.frombuffer(encoding, UINT32, num_ids)
     return WeightedPreference(text, weight, tuple(hint.tolist()))
 
 
@@ -86,12 +89,16 @@ def context(
         ModelMismatchError: The reference's model is not loaded here.
     """
     check_count("preferences", len(message.preferences))
+    check_subject("subject", message.subject)
     preferences = tuple(
         preference(f"preferences[{i}]", encoded.preference, encoded.encoding, vector_size)
         for i, encoded in enumerate(message.preferences)
     )
     return RewardContext(
-        _prompt(message, max_turns), preferences, _reference(message, has_reference)
+        _prompt(message, max_turns),
+        preferences,
+        _reference(message, has_reference),
+        message.subject,
     )
 
 

@@ -3,9 +3,23 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypeAlias
 
 import grpc
+
+
+class Scope(StrEnum):
+    """What a caller may do; none includes another."""
+
+    GENERATE = "generate"
+    PROFILES_READ = "profiles.read"
+    PROFILES_WRITE = "profiles.write"
+    SCORE = "score"  # of a reward service: what its generator does
+    ADMIN = "admin"  # what concerns the server and no tenant
+
+
+ALL_SCOPES = frozenset(Scope)
 
 
 @dataclass(frozen=True)
@@ -13,13 +27,21 @@ class Caller:
     """Whoever sent the RPC that is being served.
 
     Attributes:
-        tenant: Whose users, limits and profiles the call is about; without a colon.
+        tenant: Whose users, limits and profiles the call is about; without a colon. Empty for a
+            caller of a method that is open to all and was not asked.
+        name: Of the token or certificate that the caller showed; empty if none was asked for.
+        scopes: What the caller may do.
     """
 
     tenant: str
+    name: str = ""
+    scopes: frozenset[Scope] = frozenset()
 
 
-Identify: TypeAlias = "Callable[[grpc.aio.ServicerContext[Any, Any], str], Caller]"
+NOBODY = Caller("")
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Identify: TypeAlias = Callable[[Context, str], Caller]
 """Returns who sent an RPC of a method (`package.Service/Method`), or raises a ServiceError."""
 
 _CALLER: ContextVar[Caller] = ContextVar("caller")

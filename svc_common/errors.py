@@ -54,6 +54,19 @@ class OverloadedError(ServiceError):
     retry_after_s = RETRY_AFTER_S
 
 
+class StalledReaderError(ServiceError):
+    """The caller does not read what it asked for."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = RETRY_AFTER_S
+
+
+class DeadlineExceededError(ServiceError):
+    """The caller's deadline has passed, or is too near for any answer."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 class RewardUnavailableError(ServiceError):
     """No reward replica answered in time."""
 
@@ -69,7 +82,19 @@ class StoreUnavailableError(ServiceError):
 
 
 class ShuttingDownError(ServiceError):
-    """The service takes no new work because it is stopping."""
+    """The process is stopping; another one may take the same call."""
 
     code = grpc.StatusCode.UNAVAILABLE
-    retry_after_s = RETRY_AFTER_S
+    retry_after_s = 0.5
+
+
+class UnauthenticatedError(ServiceError):
+    """The caller did not show who it is; the text never holds what was shown."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller is known and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED

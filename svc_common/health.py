@@ -13,7 +13,7 @@ Response = health_pb2.HealthCheckResponse
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Answers probes; starts as NOT_SERVING, and says so for good once it is draining.
 
-    The empty name stands for the process, the other names for its services; all turn together.
+    The empty name stands for the process, the other names for its services, which may turn apart.
     The servicer that comes with gRPC keeps watchers for ever, so that a drain would always take
     all the time it is given.
 
@@ -24,12 +24,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     def __init__(self, service_names: Sequence[str]) -> None:
         self.service_names = tuple(service_names)
         self.draining = asyncio.Event()
-        self._is_serving = False
+        self._serving: set[str] = set()  # names
         self._changed = asyncio.Event()
 
-    def set_serving(self, is_serving: bool) -> None:
-        """Say whether work is taken; without effect once the process is draining."""
-        self._is_serving = is_serving and not self.draining.is_set()
+    def set_serving(self, is_serving: bool, *names: str) -> None:
+        """Say whether `names`, else all, take work; without effect once the process is draining."""
+        turned = set(names) or {"", *self.service_names}
+        is_serving = is_serving and not self.draining.is_set()
+        self._serving = self._serving | turned if is_serving else self._serving - turned
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -64,4 +66,4 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     def _status(self, service_name: str) -> int:
         if service_name and service_name not in self.service_names:
             return int(Response.SERVICE_UNKNOWN)
-        return int(Response.SERVING if self._is_serving else Response.NOT_SERVING)
+        return int(Response.SERVING if service_name in self._serving else Response.NOT_SERVING)

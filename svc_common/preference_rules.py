@@ -3,6 +3,7 @@
 import math
 
 from svc_common.errors import InvalidRequestError
+from svc_common.preference_text import check_preference_text
 
 MAX_PREFERENCES = 8
 MAX_TEXT_CHARACTERS = 2000
@@ -36,3 +37,16 @@ def check_preference(field: str, text: str, weight: float) -> None:
         raise InvalidRequestError(
             f"{field}.weight: must be > 0 and <= {MAX_WEIGHT:g}, got {weight}"
         )
+
+
+def check_stated_preference(field: str, text: str, weight: float) -> None:
+    """Refuse what `check_preference` refuses, and a text that could be more than a preference.
+
+    For what a caller sends. What is stored may be older than these rules: it can be read and
+    erased, and its text is checked where it is used.
+
+    Raises:
+        InvalidRequestError: It is such a preference; the error never repeats the text.
+    """
+    check_preference(field, text, weight)
+    check_preference_text(f"{field}.text", text)

@@ -17,9 +17,11 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from svc_common.callers import Identify, set_caller
+from svc_common.callers import NOBODY, Caller, Identify, set_caller
 from svc_common.errors import InvalidRequestError, ServiceError
 from svc_common.metrics import RpcMetrics
+from svc_common.reader_watch import ReaderWatch
+from svc_common.running_calls import RunningCalls
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +55,13 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
     A generator is closed before its RPC is counted as ended.
     """
 
-    def __init__(self, metrics: RpcMetrics, identify: Identify) -> None:
+    def __init__(
+        self, metrics: RpcMetrics, identify: Identify, calls: RunningCalls, max_stall_s: float
+    ) -> None:
         self._metrics = metrics
         self._identify = identify
+        self._calls = calls
+        self._max_stall_s = max_stall_s
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -90,10 +96,13 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
             code = grpc.StatusCode.OK
             started = time.monotonic()
+            caller = NOBODY
             try:
-                set_caller(self._identify(context, method))
-                received = _Requests(request) if is_request_streaming else _checked(request)
-                response = await _respond(servicer, received, context)
+                with self._calls.serving(method):
+                    caller = self._identify(context, method)
+                    set_caller(caller)
+                    received = _Requests(request) if is_request_streaming else _checked(request)
+                    response = await _respond(servicer, received, context, self._max_stall_s)
                 if is_request_streaming:
                     # A hang-up ends the requests first and cancels us one turn of the loop later.
                     await asyncio.sleep(0)
@@ -103,6 +112,9 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:  # from gRPC's own services, such as reflection
                 code = grpc.StatusCode(context.code())
                 raise
+            except grpc.aio.InternalError as error:  # the caller hung up while we sent
+                code = _cancel_code(context)
+                raise asyncio.CancelledError from error
             except asyncio.CancelledError:
                 if not _is_cancelled():
                     code = grpc.StatusCode.INTERNAL
@@ -115,15 +127,19 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             else:
                 return response
             finally:
-                self._end(method, code, time.monotonic() - started)
+                self._end(method, code, time.monotonic() - started, caller)
 
         return run
 
-    def _end(self, method: str, code: grpc.StatusCode, duration_s: float) -> None:
+    def _end(self, method: str, code: grpc.StatusCode, duration_s: float, caller: Caller) -> None:
         self._metrics.observe(method, code.name, duration_s)
-        # Probes come every few seconds for ever.
-        level = logging.DEBUG if method.startswith("grpc.health.") else logging.INFO
+        # Probes come every few seconds for ever; in a flood of refusals, which metrics count by
+        # reason, their lines would cost half of what refusing costs.
+        is_quiet = method.startswith("grpc.health.") or code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        level = logging.DEBUG if is_quiet else logging.INFO
         values = {"method": method, "code": code.name, "duration_s": round(duration_s, 6)}
+        if caller.name:  # shows which tokens are still in use
+            values |= {"tenant": caller.tenant, "token": caller.name}
         logger.log(level, "rpc ended", extra=values)
 
 
@@ -174,7 +190,7 @@ class _Requests:
         return _checked(await anext(self._requests))
 
 
-async def _respond(servicer: _Servicer, request: Any, context: _Context) -> Any:
+async def _respond(servicer: _Servicer, request: Any, context: _Context, max_stall_s: float) -> Any:
     """Carry out a servicer's call; a generator's messages are written here.
 
     Left to gRPC, a cancelled generator would be closed by the garbage collector, some time later.
@@ -182,9 +198,11 @@ async def _respond(servicer: _Servicer, request: Any, context: _Context) -> Any:
     result = servicer(request, context)
     if not isinstance(result, AsyncGenerator):
         return await result
-    async with aclosing(result) as messages:
-        async for message in messages:
-            await context.write(message)
+    watch = ReaderWatch(context.write, max_stall_s)
+    with watch.watching():
+        async with aclosing(result) as messages:
+            async for message in messages:
+                await watch.write(message)
     return None
 
 
@@ -231,7 +249,10 @@ async def _abort(
         pushback = ("grpc-retry-pushback-ms", str(round(retry_after_s * 1000)))
         rich = rpc_status.to_status(status).trailing_metadata
         trailing_metadata = (*trailing_metadata, pushback, *rich)
-    await context.abort(code, message, trailing_metadata)
+    try:
+        await context.abort(code, message, trailing_metadata)
+    except grpc.aio.InternalError as error:  # the caller hung up: gRPC would log it as our bug
+        raise asyncio.CancelledError from error
 
 
 def _cut(message: str) -> str:

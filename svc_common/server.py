@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
-import prometheus_client
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
@@ -16,13 +15,19 @@ from prometheus_client import CollectorRegistry
 from svc_common.callers import Identify, anonymous
 from svc_common.health import Health
 from svc_common.metrics import RpcMetrics
+from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.rpc_boundary import RpcBoundary
+from svc_common.running_calls import HEALTH_SERVICE, RunningCalls
 from svc_common.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING_CALLS = 1 << 16
-HEALTH_SERVICE = "grpc.health.v1.Health"
+ENDING_S = 1.0  # for the status of calls that are ended to reach their callers
+# gRPC resets calls that arrive in the moment it stops, and their callers read CANCELLED. So they
+# are refused for a while before, by a status that asks them to wait for longer than this.
+REFUSAL_S = 0.25
+
 AddServicer = Callable[[grpc.aio.Server], None]
 
 
@@ -34,10 +39,14 @@ class ServerOptions:
         settings_prefix: `GENERATOR_` or `REWARD_`, for messages about the other options.
         listen: `host:port`, with port 0 for any free one.
         metrics_port: Port of the Prometheus endpoint on the same host; 0 for any free one.
-        drain_s: Seconds that running calls get to finish after SIGTERM.
+        drain_s: Seconds that running calls get to finish once new ones are refused.
         max_message_bytes: Largest message that is read.
         credentials: TLS keys; none for plain text.
         identify: Finds out who calls, for each RPC.
+        drain_delay_s: Seconds from SIGTERM, when health turns, until new calls are refused.
+        max_stall_s: Seconds after which a stream ends whose reader takes nothing.
+        health_listen: `host:port` where probes, and nothing else, are answered in plain text;
+            empty for nowhere but with the rest.
     """
 
     settings_prefix: str
@@ -47,6 +56,9 @@ class ServerOptions:
     max_message_bytes: int = 4 * 1024 * 1024
     credentials: grpc.ServerCredentials | None = None
     identify: Identify = anonymous
+    drain_delay_s: float = 0.0
+    max_stall_s: float = 60.0
+    health_listen: str = ""
 
 
 async def serve(
@@ -57,20 +69,30 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT and then let running calls finish; a second signal ends them.
 
+    Health is NOT_SERVING first. New calls are still taken for `drain_delay_s`, as whoever balances
+    needs a moment to see that. Then they are refused as UNAVAILABLE, connections are told to go
+    elsewhere, and running calls get `drain_s`. What runs still is then ended as UNAVAILABLE.
+
     The caller turns `health` to SERVING, before or after. Cancelling this ends all calls at once.
 
     Raises:
         SettingsError: An address cannot be listened on.
     """
-    server = new_server(options, health, registry, add_servicers)
+    calls = RunningCalls()
+    server = new_server(options, health, registry, add_servicers, calls)
     address = bind(server, options)
     with _metrics_endpoint(options, registry) as metrics_port, _signals() as signals:
         await server.start()
         try:
-            logger.info("serving", extra={"address": address, "metrics_port": metrics_port})
-            await signals.first.wait()
-            logger.info("draining", extra={"drain_s": options.drain_s})
-            await drain(server, health, options.drain_s, signals.second)
+            async with _health_endpoint(options, health) as health_address:
+                places = {"metrics_port": metrics_port, "health_address": health_address}
+                logger.info("serving", extra={"address": address, **places})
+                await signals.first.wait()
+                values = {"drain_s": options.drain_s, "num_calls": len(calls)}
+                logger.info("draining", extra=values)
+                health.drain()
+                await _pause(options.drain_delay_s, signals.second)
+                await drain(server, calls, options.drain_s, signals.second)
         finally:
             await server.stop(None)
             logger.info("stopped")
@@ -81,10 +103,22 @@ def new_server(
     health: Health,
     registry: CollectorRegistry,
     add_servicers: Sequence[AddServicer],
+    calls: RunningCalls | None = None,
 ) -> grpc.aio.Server:
-    """Return a server with the RPC boundary, health and reflection; it listens nowhere yet."""
+    """Return a server with the RPC boundary, health and reflection; it listens nowhere yet.
+
+    Args:
+        options: How it listens.
+        health: Its answers to probes.
+        registry: Of the metrics of its RPCs.
+        add_servicers: Add its services.
+        calls: Keeps count of its RPCs, for `drain`.
+    """
+    calls = RunningCalls() if calls is None else calls  # it is falsy while empty
     server = grpc.aio.server(
-        interceptors=[RpcBoundary(RpcMetrics(registry), options.identify)],
+        interceptors=[
+            RpcBoundary(RpcMetrics(registry), options.identify, calls, options.max_stall_s)
+        ],
         options=[
             ("grpc.max_receive_message_length", options.max_message_bytes),
             # Else Linux lets a second process listen on a taken port, and calls go to either.
@@ -127,27 +161,39 @@ def bind(server: grpc.aio.Server, options: ServerOptions) -> str:
 
 
 async def drain(
-    server: grpc.aio.Server, health: Health, drain_s: float, hurry: asyncio.Event
+    server: grpc.aio.Server, calls: RunningCalls, drain_s: float, hurry: asyncio.Event
 ) -> None:
     """Refuse new calls, and return when the running ones ended, by themselves or by force.
 
     Args:
         server: The server to stop.
-        health: Told first, so that balancers and long streams know.
+        calls: What runs on it.
         drain_s: Seconds until calls are ended by force.
         hurry: Ends them earlier.
     """
-    health.drain()
-    stopping = asyncio.ensure_future(server.stop(drain_s))
+    calls.refuse()
+    await _pause(min(REFUSAL_S, drain_s), hurry)
+    stopping = asyncio.ensure_future(server.stop(drain_s + 2 * ENDING_S))
     hurrying = asyncio.ensure_future(hurry.wait())
     try:
-        await asyncio.wait((stopping, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        ends = (stopping, hurrying)
+        await asyncio.wait(ends, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
-            await server.stop(None)
+            rule = "had to end at once" if hurry.is_set() else f"gave its calls {drain_s:g} s"
+            num_ended = calls.end(f"server: {rule} and stopped before the answer was complete")
+            logger.warning("calls ended before they were complete", extra={"num_calls": num_ended})
+            await asyncio.wait((stopping,), timeout=ENDING_S)
+            await server.stop(None)  # callers who do not read
         await stopping
     finally:
         stopping.cancel()
         hurrying.cancel()
+
+
+async def _pause(seconds: float, hurry: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await hurry.wait()
 
 
 @dataclass(frozen=True)
@@ -165,13 +211,15 @@ def _signals() -> Iterator[_Signals]:
         (signals.second if signals.first.is_set() else signals.first).set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         loop.add_signal_handler(number, on_signal)
     try:
         yield signals
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -179,7 +227,7 @@ def _metrics_endpoint(options: ServerOptions, registry: CollectorRegistry) -> It
     """Offer the registry over HTTP, on a thread of its own, and yield the port."""
     host = options.listen.rpartition(":")[0].strip("[]")
     try:
-        endpoint, thread = prometheus_client.start_http_server(options.metrics_port, host, registry)
+        endpoint, thread = start_metrics_endpoint(options.metrics_port, host, registry)
     except OSError as error:
         taken = f"{host}:{options.metrics_port}"
         raise _listen_error(options, "METRICS_PORT", taken) from error
@@ -189,6 +237,28 @@ def _metrics_endpoint(options: ServerOptions, registry: CollectorRegistry) -> It
         endpoint.shutdown()
         endpoint.server_close()
         thread.join()
+
+
+@asynccontextmanager
+async def _health_endpoint(options: ServerOptions, health: Health) -> AsyncIterator[str]:
+    """Answer probes on a port of their own, which ask for neither keys nor tokens.
+
+    Yields the address; empty if there is none.
+    """
+    if not options.health_listen:
+        yield ""
+        return
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=64)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    try:
+        port = server.add_insecure_port(options.health_listen)
+    except RuntimeError as error:
+        raise _listen_error(options, "HEALTH_LISTEN", options.health_listen) from error
+    await server.start()
+    try:
+        yield f"{options.health_listen.rpartition(':')[0]}:{port}"
+    finally:
+        await server.stop(None)
 
 
 def _listen_error(options: ServerOptions, setting: str, address: str) -> SettingsError:

@@ -22,6 +22,7 @@ class RedisServer:
     folder: Path
     port: int
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -32,14 +33,19 @@ class RedisServer:
         return self.processes[-1]
 
     def start(self) -> None:
+        self.launch()
+        self._wait_until_ready()
+
+    def launch(self) -> None:
+        """Start the process and do not wait for it."""
         settings = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no"}
+        settings |= self.settings
         arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         log = (self.folder / "server.log").open("ab")
         with log:
             self.processes.append(
                 subprocess.Popen([self.binary, *arguments], cwd=self.folder, stdout=log, stderr=log)
             )
-        self._wait_until_ready()
 
     def stop(self) -> None:
         self.process.kill()
@@ -82,14 +88,15 @@ def redis_binary() -> str:
 @pytest.fixture(scope="session")
 def new_redis_server(
     redis_binary: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], RedisServer]]:
+) -> Iterator[Callable[..., RedisServer]]:
     """Start servers that are stopped at the end of the session; for tests that break theirs."""
     servers: list[RedisServer] = []
 
-    def new() -> RedisServer:
+    def new(**settings: str) -> RedisServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        server = RedisServer(redis_binary, tmp_path_factory.mktemp("redis"), port)
+        folder = tmp_path_factory.mktemp("redis")
+        server = RedisServer(redis_binary, folder, port, settings=settings)
         server.start()
         servers.append(server)
         return server
@@ -100,7 +107,7 @@ def new_redis_server(
 
 
 @pytest.fixture(scope="session")
-def redis_server(new_redis_server: Callable[[], RedisServer]) -> RedisServer:
+def redis_server(new_redis_server: Callable[..., RedisServer]) -> RedisServer:
     """The server all tests share; use `redis_url` to find it empty."""
     return new_redis_server()
 

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from reward_svc.pad_config import CONFIG_NAME
 from reward_svc.preference_head import PreferenceHead, save_preference_head
-from reward_svc.value_head import BIAS, FILE_NAMES, WEIGHT
+from reward_svc.value_head import BIAS, FILE_NAME, PICKLE_NAME, WEIGHT
 from svc_common.lm.adapters import CONFIG_NAME as ADAPTER_CONFIG
 from svc_common.lm.adapters import WEIGHTS_NAME as ADAPTER_WEIGHTS
 from svc_common.lm.loading import DTYPES
@@ -74,7 +73,7 @@ def _check_target(recipe: Recipe, folder: Path) -> None:
         raise RecipeError(f"export.dir: must be a folder, got the file {folder}")
     if (folder / CONFIG_NAME).is_file():
         return
-    patterns = (*_REPLACED, FILE_NAMES[1], ADAPTER_FOLDER, ENCODER_FOLDER)
+    patterns = (*_REPLACED, PICKLE_NAME, ADAPTER_FOLDER, ENCODER_FOLDER)
     if foreign := sorted(path.name for pattern in patterns for path in folder.glob(pattern)):
         rule = f"must be new, or hold a reward model ({CONFIG_NAME})"
         raise RecipeError(f"export.dir: {rule}, got {folder}, which holds {foreign[0]}")
@@ -93,7 +92,7 @@ def export_model(recipe: Recipe, backbone: Backbone, heads: Heads, folder: Path)
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(recipe, folder)  # first: `check_export` then knows a half-written folder
-    for pattern in (*_REPLACED, FILE_NAMES[1]):
+    for pattern in (*_REPLACED, PICKLE_NAME):
         for old in folder.glob(pattern):
             old.unlink()
     shutil.rmtree(folder / ADAPTER_FOLDER, ignore_errors=True)
@@ -103,7 +102,7 @@ def export_model(recipe: Recipe, backbone: Backbone, heads: Heads, folder: Path)
     for name in exported_heads(recipe):
         head = heads[name]
         if isinstance(head, LinearHead):
-            write_value_head(head.weight().detach(), head.bias.detach(), folder / FILE_NAMES[0])
+            write_value_head(head.weight().detach(), head.bias.detach(), folder / FILE_NAME)
         else:
             _write_vector_head(head, folder / f"{name}_head.safetensors")
     if recipe.stage2.encoder and set(exported_heads(recipe)) & {"vector", "both"}:
@@ -116,15 +115,12 @@ def write_value_head(weight: Tensor, bias: Tensor, path: Path) -> None:
     Args:
         weight: `[D, D]`.
         bias: `[D]`.
-        path: `.safetensors`, or `.bin` as the release also has it.
+        path: `.safetensors`.
     """
     tensors = {
         WEIGHT: weight.float().cpu().contiguous(),
         BIAS: bias.float().cpu().contiguous(),
     }
-    if path.suffix == ".bin":
-        torch.save(tensors, path)
-        return
     save_file(tensors, path)
     path.chmod(0o644)  # safetensors writes for the owner alone
 

@@ -1,5 +1,6 @@
 """The Python client of PAD serving; depends on grpcio and protobuf only."""
 
+from pad_client.access import AccessOptions
 from pad_client.aio import AsyncGeneratorClient, AsyncTokenStream
 from pad_client.client import GeneratorClient, TokenStream
 from pad_client.errors import (
@@ -26,8 +27,10 @@ from pad_client.types import (
     GenerateOptions,
     Message,
     Preference,
+    Priority,
     Profile,
     ReferenceMode,
+    RewardModelUse,
     RewardReplica,
     ServerInfo,
     Strategy,
@@ -38,6 +41,7 @@ from pad_client.types import (
 
 __all__ = [
     "AccessDeniedError",
+    "AccessOptions",
     "AsyncGeneratorClient",
     "AsyncTokenStream",
     "Candidate",
@@ -59,9 +63,11 @@ __all__ = [
     "OverloadedError",
     "PadError",
     "Preference",
+    "Priority",
     "Profile",
     "ReferenceMode",
     "RequestCancelledError",
+    "RewardModelUse",
     "RewardReplica",
     "ServerInfo",
     "Strategy",

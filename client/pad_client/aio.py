@@ -1,8 +1,8 @@
 """The client for asyncio: each method is one call, made by `requests` and read by `responses`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Self, TypeVar, Unpack
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Self, TypeAlias, TypeVar, Unpack
 
 import grpc
 import grpc.aio
@@ -11,7 +11,10 @@ from pad.v1 import generator_pb2, profile_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
 from pad_client import requests, responses
+from pad_client.access import Access, AccessOptions
+from pad_client.addresses import grpc_target
 from pad_client.errors import InternalError, RequestCancelledError, error_from_rpc
+from pad_client.retries import Attempts
 from pad_client.types import (
     Completion,
     GenerateOptions,
@@ -24,6 +27,8 @@ from pad_client.types import (
 
 _RequestT = TypeVar("_RequestT")
 _ResponseT = TypeVar("_ResponseT")
+_Response = generator_pb2.GenerateResponse
+_Call: TypeAlias = "grpc.aio.UnaryStreamCall[generator_pb2.GenerateRequest, _Response]"
 
 
 class AsyncTokenStream:
@@ -34,14 +39,12 @@ class AsyncTokenStream:
     longer referenced.
     """
 
-    def __init__(
-        self,
-        call: grpc.aio.UnaryStreamCall[
-            generator_pb2.GenerateRequest, generator_pb2.GenerateResponse
-        ],
-    ) -> None:
-        self._call = call
+    def __init__(self, start: Callable[[float], _Call], timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
+        self._start = start
+        self._attempts = Attempts(timeout_s)
+        self._call = start(timeout_s)
+        self._has_begun = False
         self._summary: Summary | None = None
         self._is_closed = False
 
@@ -56,25 +59,37 @@ class AsyncTokenStream:
         return self
 
     async def __anext__(self) -> Token:
-        try:
-            while isinstance(response := await self._call.read(), generator_pb2.GenerateResponse):
-                event = responses.read_event(response)
-                if isinstance(event, Token):
-                    return event
-                self._summary = event
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
-        except asyncio.CancelledError:
-            # gRPC raises it too for a call that was cancelled, not only for a cancelled task.
-            task = asyncio.current_task()
-            if not self._is_closed or (task is not None and task.cancelling()):
-                raise
-            raise RequestCancelledError(
-                "the stream was closed", code=grpc.StatusCode.CANCELLED
-            ) from None
+        while True:
+            try:
+                while isinstance(response := await self._call.read(), _Response):
+                    self._has_begun = True
+                    event = responses.read_event(response)
+                    if isinstance(event, Token):
+                        return event
+                    self._summary = event
+                break
+            except grpc.RpcError as error:
+                await self._start_again(error)
+            except asyncio.CancelledError:
+                # gRPC raises it too for a call that was cancelled, not only for a cancelled task.
+                task = asyncio.current_task()
+                if not self._is_closed or (task is not None and task.cancelling()):
+                    raise
+                raise RequestCancelledError(
+                    "the stream was closed", code=grpc.StatusCode.CANCELLED
+                ) from None
         if self._summary is None:
             raise InternalError("the server ended the stream without a summary")
         raise StopAsyncIteration
+
+    async def _start_again(self, error: grpc.RpcError) -> None:
+        """Send the call again if nothing has come of it yet, or raise."""
+        pause_s = None if self._has_begun or self._is_closed else self._attempts.pause_s(error)
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+        if pause_s is None or self._is_closed:
+            raise error_from_rpc(error) from error
+        self._call = self._start(self._attempts.remaining_s)
 
     async def aclose(self) -> None:
         """Cancel the RPC unless it is complete."""
@@ -97,29 +112,38 @@ class AsyncTokenStream:
 class AsyncGeneratorClient:
     """Asks a PAD server for text and keeps its users' profiles; for one event loop.
 
+    A call that came to nothing because its server was gone, or going, is sent again within its
+    timeout, to another server if there are several; an answer that has begun never is.
+
     Args:
-        target: "host:port", or an open aio channel, which then stays the caller's to close.
+        target: "host:port", or several of them, or an open aio channel, which then stays the
+            caller's to close. A DNS name may stand for many servers; several must be IP addresses.
         credentials: for TLS; without them an address is called in the clear.
-        metadata: sent with every call, for example `[("authorization", "Bearer ...")]`.
+        metadata: sent with every call.
         timeout_s: how long a call may take where it does not say itself.
+        access: keys for TLS from files, and an API token.
     """
 
     def __init__(
         self,
-        target: str | grpc.aio.Channel,
+        target: str | Sequence[str] | grpc.aio.Channel,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_s: float = 60.0,
+        **access: Unpack[AccessOptions],
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
-        self._metadata = tuple(metadata)
+        self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.aio.Channel | None = None
-        if isinstance(target, str):
+        if isinstance(target, str | Sequence):
+            name = grpc_target(target)
+            options = self._access.channel_options(requests.CHANNEL_OPTIONS)
+            keys = self._access.credentials
             target = self._owned = (
-                grpc.aio.insecure_channel(target, options=requests.CHANNEL_OPTIONS)
-                if credentials is None
-                else grpc.aio.secure_channel(target, credentials, options=requests.CHANNEL_OPTIONS)
+                grpc.aio.insecure_channel(name, options=options)
+                if keys is None
+                else grpc.aio.secure_channel(name, keys, options=options)
             )
         self._generator = GeneratorServiceStub(target)
         self._profiles = ProfileServiceStub(target)
@@ -128,13 +152,14 @@ class AsyncGeneratorClient:
         self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTokenStream:
         """Start an answer and return the stream of its tokens."""
-        return AsyncTokenStream(
-            self._generator.Generate(
-                requests.build_request(**options),
-                timeout=self._deadline(timeout_s),
-                metadata=self._metadata,
+        request = requests.build_request(**options)
+
+        def start(remaining_s: float) -> _Call:
+            return self._generator.Generate(
+                request, timeout=remaining_s, metadata=self._access.metadata()
             )
-        )
+
+        return AsyncTokenStream(start, self._deadline(timeout_s))
 
     async def complete(
         self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
@@ -165,7 +190,9 @@ class AsyncGeneratorClient:
         request = requests.put_profile_request(
             user_id, preferences, beta=beta, expected_revision=expected_revision
         )
-        response = await self._call(self._profiles.PutProfile, request, timeout_s)
+        response = await self._call(
+            self._profiles.PutProfile, request, timeout_s, is_repeatable=False
+        )
         return responses.read_profile(response.profile)
 
     async def get_profile(self, user_id: str, *, timeout_s: float | None = None) -> Profile:
@@ -183,7 +210,7 @@ class AsyncGeneratorClient:
     ) -> None:
         """Erase the user's profile."""
         request = requests.delete_profile_request(user_id, expected_revision=expected_revision)
-        await self._call(self._profiles.DeleteProfile, request, timeout_s)
+        await self._call(self._profiles.DeleteProfile, request, timeout_s, is_repeatable=False)
 
     async def list_profiles(
         self, *, page_size: int = 100, timeout_s: float | None = None
@@ -218,9 +245,17 @@ class AsyncGeneratorClient:
         method: "grpc.aio.UnaryUnaryMultiCallable[_RequestT, _ResponseT]",
         request: _RequestT,
         timeout_s: float | None,
+        *,
+        is_repeatable: bool = True,
     ) -> _ResponseT:
-        deadline = self._deadline(timeout_s)
-        try:
-            return await method(request, timeout=deadline, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+        attempts = Attempts(self._deadline(timeout_s), is_repeatable=is_repeatable)
+        while True:
+            try:
+                return await method(
+                    request, timeout=attempts.remaining_s, metadata=self._access.metadata()
+                )
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise error_from_rpc(error) from error
+            await asyncio.sleep(pause_s)

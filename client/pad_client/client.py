@@ -1,6 +1,8 @@
 """The client for threads: each method is one call, made by `requests` and read by `responses`."""
 
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar, Unpack
 
 import grpc
@@ -9,7 +11,10 @@ from pad.v1 import generator_pb2, profile_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
 from pad_client import requests, responses
+from pad_client.access import Access, AccessOptions
+from pad_client.addresses import grpc_target
 from pad_client.errors import InternalError, error_from_rpc
+from pad_client.retries import Attempts
 from pad_client.types import (
     Completion,
     GenerateOptions,
@@ -38,8 +43,12 @@ class TokenStream:
     block, and when the stream is no longer referenced (gRPC cancels a call that is collected).
     """
 
-    def __init__(self, call: _Call) -> None:
-        self._call = call
+    def __init__(self, start: Callable[[float], _Call], timeout_s: float) -> None:
+        self._start = start
+        self._attempts = Attempts(timeout_s)
+        self._call = start(timeout_s)
+        self._has_begun = False
+        self._closed = threading.Event()
         self._summary: Summary | None = None
 
     @property
@@ -53,20 +62,33 @@ class TokenStream:
         return self
 
     def __next__(self) -> Token:
-        try:
-            for response in self._call:
-                event = responses.read_event(response)
-                if isinstance(event, Token):
-                    return event
-                self._summary = event
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+        while True:
+            try:
+                for response in self._call:
+                    self._has_begun = True
+                    event = responses.read_event(response)
+                    if isinstance(event, Token):
+                        return event
+                    self._summary = event
+                break
+            except grpc.RpcError as error:
+                self._start_again(error)
         if self._summary is None:
             raise InternalError("the server ended the stream without a summary")
         raise StopIteration
 
+    def _start_again(self, error: grpc.RpcError) -> None:
+        """Send the call again if nothing has come of it yet, or raise."""
+        pause_s = None if self._has_begun else self._attempts.pause_s(error)
+        if pause_s is None or self._closed.wait(pause_s):
+            raise error_from_rpc(error) from error
+        self._call = self._start(self._attempts.remaining_s)
+        if self._closed.is_set():  # by another thread, meanwhile
+            self._call.cancel()
+
     def close(self) -> None:
         """Cancel the RPC unless it is complete."""
+        self._closed.set()
         self._call.cancel()
 
     def __enter__(self) -> Self:
@@ -79,29 +101,38 @@ class TokenStream:
 class GeneratorClient:
     """Asks a PAD server for text and keeps its users' profiles; usable from many threads.
 
+    A call that came to nothing because its server was gone, or going, is sent again within its
+    timeout, to another server if there are several; an answer that has begun never is.
+
     Args:
-        target: "host:port", or an open channel, which then stays the caller's to close.
+        target: "host:port", or several of them, or an open channel, which then stays the caller's
+            to close. A DNS name may stand for many servers; several must be IP addresses.
         credentials: for TLS; without them an address is called in the clear.
-        metadata: sent with every call, for example `[("authorization", "Bearer ...")]`.
+        metadata: sent with every call.
         timeout_s: how long a call may take where it does not say itself.
+        access: keys for TLS from files, and an API token.
     """
 
     def __init__(
         self,
-        target: str | grpc.Channel,
+        target: str | Sequence[str] | grpc.Channel,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_s: float = 60.0,
+        **access: Unpack[AccessOptions],
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
-        self._metadata = tuple(metadata)
+        self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.Channel | None = None
-        if isinstance(target, str):
+        if isinstance(target, str | Sequence):
+            name = grpc_target(target)
+            options = self._access.channel_options(requests.CHANNEL_OPTIONS)
+            keys = self._access.credentials
             target = self._owned = (
-                grpc.insecure_channel(target, options=requests.CHANNEL_OPTIONS)
-                if credentials is None
-                else grpc.secure_channel(target, credentials, options=requests.CHANNEL_OPTIONS)
+                grpc.insecure_channel(name, options=options)
+                if keys is None
+                else grpc.secure_channel(name, keys, options=options)
             )
         self._generator = GeneratorServiceStub(target)
         self._profiles = ProfileServiceStub(target)
@@ -110,13 +141,14 @@ class GeneratorClient:
         self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
     ) -> TokenStream:
         """Start an answer and return the stream of its tokens."""
-        return TokenStream(
-            self._generator.Generate(
-                requests.build_request(**options),
-                timeout=self._deadline(timeout_s),
-                metadata=self._metadata,
+        request = requests.build_request(**options)
+
+        def start(remaining_s: float) -> _Call:
+            return self._generator.Generate(
+                request, timeout=remaining_s, metadata=self._access.metadata()
             )
-        )
+
+        return TokenStream(start, self._deadline(timeout_s))
 
     def complete(
         self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
@@ -146,7 +178,7 @@ class GeneratorClient:
             user_id, preferences, beta=beta, expected_revision=expected_revision
         )
         return responses.read_profile(
-            self._call(self._profiles.PutProfile, request, timeout_s).profile
+            self._call(self._profiles.PutProfile, request, timeout_s, is_repeatable=False).profile
         )
 
     def get_profile(self, user_id: str, *, timeout_s: float | None = None) -> Profile:
@@ -165,7 +197,7 @@ class GeneratorClient:
     ) -> None:
         """Erase the user's profile."""
         request = requests.delete_profile_request(user_id, expected_revision=expected_revision)
-        self._call(self._profiles.DeleteProfile, request, timeout_s)
+        self._call(self._profiles.DeleteProfile, request, timeout_s, is_repeatable=False)
 
     def list_profiles(
         self, *, page_size: int = 100, timeout_s: float | None = None
@@ -199,9 +231,17 @@ class GeneratorClient:
         method: "grpc.UnaryUnaryMultiCallable[_RequestT, _ResponseT]",
         request: _RequestT,
         timeout_s: float | None,
+        *,
+        is_repeatable: bool = True,
     ) -> _ResponseT:
-        deadline = self._deadline(timeout_s)
-        try:
-            return method(request, timeout=deadline, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+        attempts = Attempts(self._deadline(timeout_s), is_repeatable=is_repeatable)
+        while True:
+            try:
+                return method(
+                    request, timeout=attempts.remaining_s, metadata=self._access.metadata()
+                )
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
+                    raise error_from_rpc(error) from error
+            time.sleep(pause_s)

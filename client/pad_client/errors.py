@@ -78,7 +78,7 @@ class ModelMismatchError(PadError):
 class AccessDeniedError(PadError):
     """The call carried no valid token, or its tenant may not do this."""
 
-    hint = "check the token in the client's metadata"
+    hint = "check the token (token_file, PAD_TOKEN_FILE), its scopes and when it expires"
 
 
 class OverloadedError(PadError):
@@ -126,8 +126,8 @@ _ERROR_OF_STATUS: dict[grpc.StatusCode, type[PadError]] = {
     grpc.StatusCode.INTERNAL: InternalError,
 }
 
-_PUSHBACK_KEY = "grpc-retry-pushback-ms"
-_REQUEST_ID_KEY = "x-request-id"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+REQUEST_ID_KEY = "x-request-id"
 
 
 def error_from_rpc(error: grpc.RpcError) -> PadError:
@@ -144,7 +144,7 @@ def error_from_status(
 ) -> PadError:
     """Return the typed error of a status; a status without a row is a plain `PadError`."""
     trailing = dict(trailing_metadata)
-    pushback_ms = _read_pushback(trailing.get(_PUSHBACK_KEY))
+    pushback_ms = read_pushback(trailing.get(PUSHBACK_KEY))
     must_not_retry = pushback_ms is not None and pushback_ms < 0
     kind = _ERROR_OF_STATUS.get(code, PadError)
     if kind is OverloadedError and pushback_ms is None:
@@ -155,11 +155,11 @@ def error_from_status(
         code=code,
         retryable=False if must_not_retry else None,
         retry_after_s=None if pushback_ms is None or must_not_retry else pushback_ms / 1000,
-        request_id=str(trailing.get(_REQUEST_ID_KEY, "")),
+        request_id=str(trailing.get(REQUEST_ID_KEY, "")),
     )
 
 
-def _read_pushback(value: str | bytes | None) -> int | None:
+def read_pushback(value: str | bytes | None) -> int | None:
     """Return the milliseconds the server asks to wait; negative means: do not retry (gRFC A6)."""
     if value is None:
         return None

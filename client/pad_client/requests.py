@@ -1,5 +1,6 @@
 """What callers ask for, turned into the messages of the contract; both clients share it."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,15 +12,27 @@ from pad_client.types import (
     FallbackPolicy,
     Message,
     Preference,
+    Priority,
     ReferenceMode,
     Strategy,
 )
 
+# Of several servers each takes calls in turn, less those that say that they take none: a server
+# that drains is left before it refuses.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
+}
 # A whole answer with all candidates passes gRPC's own limit of 4 MiB; calls go straight to the
-# server, so that a proxy meant for the web does not swallow those to this machine.
+# server, so that a proxy meant for the web does not swallow those to this machine. A server that
+# was restarted is found again soon, also under a new address.
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
 
 
@@ -50,6 +63,7 @@ def build_request(
     num_samples: int | None = None,
     preference_in_base_prompt: bool = False,
     ignore_end_of_turn: bool = False,
+    priority: Priority | str | None = None,
 ) -> generator_pb2.GenerateRequest:
     """Return the request for `GenerateOptions`.
 
@@ -87,6 +101,7 @@ def build_request(
         ("reference", reference, ReferenceMode),
         ("fallback", fallback, FallbackPolicy),
         ("detail", detail, Detail),
+        ("priority", priority, Priority),
     ):
         if choice is not None:
             wire_enum = request.DESCRIPTOR.fields_by_name[name].enum_type

@@ -11,6 +11,7 @@ from pad_client.types import (
     FinishReason,
     Preference,
     Profile,
+    RewardModelUse,
     RewardReplica,
     ServerInfo,
     Strategy,
@@ -76,6 +77,10 @@ def read_summary(summary: generator_pb2.Summary) -> Summary:
             total_s=timings.total_s,
         ),
         sample_rewards=tuple(summary.sample_rewards),
+        reward_models=tuple(
+            RewardModelUse(each.version, each.first_index, each.num_guided_tokens)
+            for each in summary.reward_models
+        ),
     )
 
 
@@ -118,7 +123,13 @@ def read_server_info(info: generator_pb2.GetServerInfoResponse) -> ServerInfo:
         num_slots=info.num_slots,
         software_version=info.software_version,
         reward_replicas=tuple(
-            RewardReplica(each.address, each.is_available, each.num_free_slots, each.model_version)
+            RewardReplica(
+                each.address,
+                each.is_available,
+                each.num_free_slots,
+                each.model_version,
+                each.is_suspended,
+            )
             for each in info.reward_replicas
         ),
     )

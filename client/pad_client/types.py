@@ -38,6 +38,13 @@ class Detail(StrEnum):
     CANDIDATES = "candidates"
 
 
+class Priority(StrEnum):
+    """Which requests begin first while some wait."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
 class FinishReason(StrEnum):
     """Why an answer ended."""
 
@@ -89,6 +96,7 @@ class GenerateOptions(TypedDict, total=False):
     num_samples: int | None
     preference_in_base_prompt: bool
     ignore_end_of_turn: bool
+    priority: Priority | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,15 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardModelUse:
+    """A reward model that guided tokens of an answer, from `first_index` on."""
+
+    version: str
+    first_index: int
+    num_guided_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """How an answer came about.
 
@@ -153,6 +170,7 @@ class Summary:
     reward_model_version: str
     timings: Timings
     sample_rewards: tuple[float, ...] = ()
+    reward_models: tuple[RewardModelUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +201,7 @@ class RewardReplica:
     is_available: bool
     num_free_slots: int
     model_version: str
+    is_suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

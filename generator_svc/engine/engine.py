@@ -14,13 +14,14 @@ import time
 
 from generator_svc.decoding.candidates import CandidateRow, Candidates
 from generator_svc.engine.chooser import Chooser, Chosen, Proposal
+from generator_svc.engine.deadlines import Deadlines
 from generator_svc.engine.observer import EngineObserver
 from generator_svc.engine.run_ahead import RunAhead
-from generator_svc.engine.scheduler import Batch, Scheduler
+from generator_svc.engine.scheduler import Batch, Place, Scheduler
 from generator_svc.engine.scorer import RewardScorer, RewardSession, SessionState
 from generator_svc.engine.sequence import FinishReason, Sequence
 from generator_svc.engine.step_model import StepModel
-from svc_common.errors import RewardUnavailableError, ShuttingDownError
+from svc_common.errors import DeadlineExceededError, RewardUnavailableError, ShuttingDownError
 from svc_common.lm.model_thread import ModelThread
 
 REWARDS_RETRY_S = 2.0  # an unguided answer asks for rewards again no more often
@@ -44,23 +45,38 @@ class Engine:
         self._scorer = scorer
         self._observer = observer
         self._wake = asyncio.Event()
+        self._deadlines = Deadlines(self._leave_queue)
         self._chooser = Chooser(scorer, observer)
         self._run_ahead = run_ahead
+        self._num_steps = 0
         # Tokens that were chosen and not yet handed to their readers.
         self._accepted: list[tuple[Chosen, FinishReason | None]] = []
 
-    def submit(self, sequence: Sequence) -> None:
+    @property
+    def scheduler(self) -> Scheduler:
+        """Where room in the queue is kept, before a sequence is submitted."""
+        return self._scheduler
+
+    def submit(self, sequence: Sequence, place: Place | None = None) -> None:
         """Queue a sequence; its tokens come from `sequence.tokens()`.
 
         Raises:
-            OverloadedError: the queue is full.
+            RefusedError: no place is kept for it, and the queue is full.
         """
-        self._scheduler.add(sequence)
+        self._scheduler.add(sequence, place)
+        self._deadlines.watch(sequence)
         self._wake.set()
 
     def cancel(self, sequence: Sequence) -> None:
         """Mark a sequence nobody reads any more; its slot is free after the running step."""
         sequence.is_cancelled = True
+        sequence.left_in_step = self._num_steps
+        self._leave_queue(sequence)
+
+    def _leave_queue(self, sequence: Sequence) -> None:
+        """End a cancelled or expired sequence at once if it waits, else after the running step."""
+        if self._scheduler.is_waiting(sequence):
+            self._end_unwanted(sequence)
         self._wake.set()
 
     async def run(self) -> None:
@@ -80,6 +96,7 @@ class Engine:
     async def _step(self) -> None:
         """Advance both models, propose, score, choose, emit; or wait while nothing can be done."""
         self._wake.clear()
+        self._num_steps += 1
         self._sweep()
         self._admit()
         batch = self._scheduler.next_batch()
@@ -99,10 +116,10 @@ class Engine:
             await self._wake.wait()
 
     def _sweep(self) -> None:
-        """End what was cancelled, and answers that can get no rewards and want none else."""
-        for sequence in self._scheduler.everyone:
-            if sequence.is_cancelled:
-                self._end(sequence)
+        """End what nobody waits for, and answers that can get no rewards and want none else."""
+        for sequence in self._scheduler.active:  # what waits leaves by itself
+            if sequence.is_cancelled or sequence.is_expired:
+                self._end_unwanted(sequence)
             elif sequence.has_lost_rewards and not sequence.can_fall_back:
                 assert sequence.session is not None
                 lost = RewardUnavailableError("reward service: no replica answered in time")
@@ -116,9 +133,12 @@ class Engine:
     def _open_session(self, sequence: Sequence) -> None:
         """Let a replica read the prefix, while we read the prompt ourselves."""
         assert sequence.params.reward_context is not None
+        lost = sequence.session
         sequence.session = RewardSession(
             sequence.params.reward_context, sequence.token_ids, self._wake.set, sequence
         )
+        if lost is not None:  # it goes on with the reward model it began with, if it can
+            sequence.session.model_version = lost.model_version
         self._scorer.open(sequence.session)
 
     async def _forward(self, batch: Batch) -> None:
@@ -139,10 +159,11 @@ class Engine:
         for read in batch.reads:
             if read.is_first:
                 read.sequence.timings.queue_s = started - read.sequence.arrived_at
-                self._observer.started(read.sequence.timings.queue_s)
+                self._observer.started(read.sequence)
             read.sequence.timings.prefill_s += seconds
         if batch.reads:
             self._observer.phase("generator_prefill", seconds)
+        self._scheduler.rate.note_step(seconds)
         if batch.decodes:
             self._run_ahead.note_forward(seconds)
             self._observer.phase("generator_forward", seconds)
@@ -238,6 +259,8 @@ class Engine:
             kept = sum(o.choices.columns[o.row] == o.choices.base_columns[o.row] for o in guided)
             self._run_ahead.note_step(wait_s, kept, len(guided))
         for one in chosen:
+            if one.is_guided:
+                one.sequence.note_reward_model()
             reason = one.sequence.append(one.token_id, self._model.context_length)
             self._accepted.append((one, reason))
             if reason is not None:
@@ -257,9 +280,17 @@ class Engine:
             self._observer.token(token, sequence, since)
         self._observer.phase("emit", time.perf_counter() - started)
 
+    def _end_unwanted(self, sequence: Sequence) -> None:
+        """Take out a sequence that nobody reads any more, or not in time."""
+        late = DeadlineExceededError("deadline: passed before the answer was complete")
+        self._end(sequence, None if sequence.is_cancelled else late)
+
     def _end(self, sequence: Sequence, error: Exception | None = None) -> None:
         """Take a sequence out; tell its reader why if it did not end by itself."""
+        if sequence.is_cancelled:
+            self._observer.left(sequence.phase, self._num_steps - sequence.left_in_step)
         self._scheduler.remove(sequence)
+        self._deadlines.forget(sequence)
         if sequence.session is not None:
             self._scorer.close(sequence.session)
         if error is not None:

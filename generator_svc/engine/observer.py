@@ -20,8 +20,11 @@ class EngineObserver(Protocol):
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         """The engine's load after a step."""
 
-    def started(self, queue_s: float) -> None:
-        """A sequence left the queue after `queue_s`."""
+    def started(self, sequence: Sequence) -> None:
+        """A sequence left the queue; its `timings` say after how long."""
+
+    def left(self, phase: str, num_steps: int) -> None:
+        """A sequence whose reader left ended that many steps later; `phase`: see `Sequence`."""
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         """A token was chosen; `since_last_s` is None for an answer's first."""

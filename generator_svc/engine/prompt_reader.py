@@ -8,6 +8,7 @@ from torch import Tensor
 
 from generator_svc.engine.scheduler import Batch, PromptRead
 from generator_svc.engine.sequence import Sequence
+from svc_common.lm.partitions import partition_of
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.prefix_tree import common_length
@@ -97,22 +98,23 @@ class PromptReader:
         return finished
 
     def _open(self, sequence: Sequence) -> None:
-        """Take a row and copy into it what another row or the cache holds of the prompt.
+        """Take a row and copy into it what another row or the cache holds of the tenant's prompt.
 
         All but the prompt's last token, whose hidden state is needed.
         """
         row = self._runner.open(self._group)
-        wanted = sequence.prompt_ids[:-1]
+        wanted, partition = sequence.prompt_ids[:-1], partition_of(sequence.subject)
         shared = [
             (min(common_length(wanted, other.prompt_ids), other.num_prefilled), source)
             for source, other in self._live.items()
+            if partition_of(other.subject) == partition
         ]
         length, source = max(shared, key=lambda pair: pair[0], default=(0, row))
-        if length > self._prefixes.count(row.group, wanted):
+        if length > self._prefixes.count(row.group, wanted, sequence.subject):
             self._runner.copy(source, row, length)
             self._observer.prompt_tokens("row", length)
         else:
-            length = self._prefixes.fill(self._runner, row, wanted)
+            length = self._prefixes.fill(self._runner, row, wanted, sequence.subject)
             self._observer.prompt_tokens("cache", length)
         self._pace.spend(length // COPIES_PER_TOKEN)
         sequence.row, sequence.num_prefilled = row, length
@@ -132,5 +134,5 @@ class PromptReader:
 
     def _keep(self, sequence: Sequence) -> None:
         assert sequence.row is not None
-        self._prefixes.keep(self._runner, sequence.row, sequence.prompt_ids)
+        self._prefixes.keep(self._runner, sequence.row, sequence.prompt_ids, owner=sequence.subject)
         self._observer.prefix_cache(self._prefixes.num_tokens, self._prefixes.num_bytes)

@@ -37,6 +37,7 @@ class RewardContext:
     preferences: tuple[EncodedPreference, ...]
     reference: Reference
     is_base_prompt: bool = False
+    subject: bytes = b""  # whose answers: an opaque name, by which caches can be cleared
 
     @property
     def total_weight(self) -> float:
@@ -75,7 +76,7 @@ class RewardSession:
     state: SessionState = SessionState.OPENING
     num_committed: int = 0  # answer tokens that its replica has
     error: Exception | None = None
-    model_version: str = ""
+    model_version: str = ""  # of the rewards it got last, else of the replica that opened it
     max_answer_tokens: int | None = None  # then the reward model's context is full
     is_scoring: bool = False  # its rewards were asked for and are late; `on_change` says when not
 
@@ -150,12 +151,17 @@ class RewardQueries(Protocol):
             RewardUnavailableError: no answer came in time.
         """
 
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
-        """Return (model version, encoding) of a preference.
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float
+    ) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference; `subject` is as in RewardContext.
 
         Raises:
             RewardUnavailableError: no answer came in time.
         """
+
+    async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        """Have dropped what is kept of these users' requests; say whether all of it was."""
 
 
 class Replica(Protocol):
@@ -172,6 +178,9 @@ class Replica(Protocol):
 
     @property
     def model_version(self) -> str: ...
+
+    @property
+    def is_suspended(self) -> bool: ...
 
 
 class Replicas(Protocol):

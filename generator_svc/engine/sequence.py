@@ -1,6 +1,7 @@
 """One answer in the making: what was asked, what is written so far, and who reads it."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from torch import Tensor
 from generator_svc.decoding.candidates import CandidateRow
 from generator_svc.decoding.choice import Choices, RowParams
 from generator_svc.decoding.strategies import Reference
+from generator_svc.engine.fair_line import Priority
 from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
 from svc_common.errors import OverloadedError, RewardUnavailableError
 from svc_common.lm.slots import Row
@@ -85,6 +87,15 @@ class ChosenToken:
 
 
 @dataclass
+class RewardModelUse:
+    """A reward model that guided an answer; see RewardModelUse in generator.proto."""
+
+    version: str
+    first_index: int
+    num_guided_tokens: int = 0
+
+
+@dataclass
 class Timings:
     """Seconds of one answer by phase; see Timings in generator.proto."""
 
@@ -99,13 +110,20 @@ class Timings:
 
 @dataclass(eq=False)
 class Sequence:
-    """An answer in the engine. Only the engine loop changes it; a reader may `cancel`."""
+    """An answer in the engine. Only the engine loop changes it; a reader may `cancel`.
+
+    `deadline` is the caller's, by `time.monotonic`.
+    """
 
     request_id: str
     prompt_ids: list[int]
     params: GenerationParams
     text: TextStream
     end_of_turn_ids: frozenset[int]
+    tenant: str = "default"
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float = math.inf
+    subject: bytes = b""  # whose; what is kept of its prompt is kept for that user
     token_ids: list[int] = field(default_factory=list)
     num_prefilled: int = 0  # prompt tokens that were run
     row: Row | None = None
@@ -113,8 +131,11 @@ class Sequence:
     candidates: CandidateRow | None = None  # set while a token is to be chosen
     session: RewardSession | None = None
     is_cancelled: bool = False
+    left_in_step: int = 0  # the engine's step in which its reader left
     timings: Timings = field(default_factory=Timings)
+    reward_models: list[RewardModelUse] = field(default_factory=list)
     arrived_at: float = field(default_factory=time.perf_counter)
+    started_at: float = 0.0  # when it got a slot
     rewards_retry_at: float = 0.0  # earliest time to open a lost reward session again
     last_token_at: float = 0.0
     _text: str = ""  # of the token that was appended and is not emitted yet
@@ -124,6 +145,31 @@ class Sequence:
     def step(self) -> int:
         """Position of the next token in the answer."""
         return len(self.token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens it claims: its prompt's and the most that may be written."""
+        return len(self.prompt_ids) + self.params.max_tokens
+
+    @property
+    def num_used_tokens(self) -> int:
+        """Tokens it took so far."""
+        return len(self.prompt_ids) * (self.num_prefilled > 0) + len(self.token_ids)
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its caller's deadline has passed."""
+        return time.monotonic() >= self.deadline
+
+    @property
+    def phase(self) -> str:
+        """What it waits for: a slot, its prompt to be read, a reward session, or tokens."""
+        if self.row is None:
+            return "slot"
+        if self.num_prefilled < len(self.prompt_ids):
+            return "prompt"
+        is_opening = self.session is not None and self.session.state is SessionState.OPENING
+        return "rewards" if is_opening else "tokens"
 
     @property
     def needs_forward(self) -> bool:
@@ -157,6 +203,14 @@ class Sequence:
             step=self.step,
             base_weight=context.total_weight if lacks_base and context is not None else 0.0,
         )
+
+    def note_reward_model(self) -> None:
+        """Note which reward model guides the token that is appended next."""
+        assert self.session is not None
+        version = self.session.model_version
+        if not self.reward_models or self.reward_models[-1].version != version:
+            self.reward_models.append(RewardModelUse(version, self.step))
+        self.reward_models[-1].num_guided_tokens += 1
 
     def would_end(self, token_id: int, context_length: int) -> bool:
         """Whether the answer would end with this token, stop strings apart."""

@@ -1,5 +1,10 @@
 """Calls to the reward service beside the steps: whole answers and encodings."""
 
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+
 from generator_svc.engine.scorer import RewardContext
 from generator_svc.reward_client.errors import unary_errors
 from generator_svc.reward_client.fleet import Fleet
@@ -35,21 +40,35 @@ class RewardCalls:
             tokenizer_fingerprint=self._fingerprint,
         )
         with unary_errors():
-            response = await replica.stub.ScoreSequences(request, timeout=timeout_s)
+            response = await replica.stub.ScoreSequences(
+                request, timeout=timeout_s, metadata=replica.metadata
+            )
         return replica.model_version, list(response.rewards)
 
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
-        """Return (model version, encoding) of a preference.
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float
+    ) -> tuple[str, bytes]:
+        """Return (model version, encoding) of a preference; `subject` is as in RewardContext.
 
         Raises:
             RewardUnavailableError: no replica answered in time.
         """
-        request = reward_pb2.EncodePreferenceRequest()
+        request = reward_pb2.EncodePreferenceRequest(subject=subject)
         request.preference.text = text
         replica = await self._any_replica(timeout_s)
         with unary_errors():
-            response = await replica.stub.EncodePreference(request, timeout=timeout_s)
+            response = await replica.stub.EncodePreference(
+                request, timeout=timeout_s, metadata=replica.metadata
+            )
         return response.model_version, response.encoding
+
+    async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        """Have all known replicas drop what they keep of these users; say whether all did."""
+        request = reward_pb2.ForgetRequest(subjects=subjects)
+        replicas = self._fleet.replicas
+        asked = [replica for replica in replicas if replica.is_available]
+        told = await asyncio.gather(*(_forget(replica, request, timeout_s) for replica in asked))
+        return len(asked) == len(replicas) and all(told)
 
     async def _any_replica(self, timeout_s: float) -> Replica:
         await self._fleet.wait_available(timeout_s)
@@ -57,3 +76,11 @@ class RewardCalls:
         if replica is None:
             raise self._fleet.unavailable()
         return replica
+
+
+async def _forget(replica: Replica, request: reward_pb2.ForgetRequest, timeout_s: float) -> bool:
+    try:
+        await replica.stub.Forget(request, timeout=timeout_s, metadata=replica.metadata)
+    except grpc.aio.AioRpcError:
+        return False
+    return True

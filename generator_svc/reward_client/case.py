@@ -24,7 +24,8 @@ class Case:
     placed: float = 0.0  # when its replica was asked to open it
     retry_at: float = 0.0  # earliest next placement
     was_full: bool = False  # a replica had no room
-    answer: tuple[int, Tensor] | None = None  # (step, rewards) that came and were not taken yet
+    # (step, rewards, version of their model) that came and were not taken yet
+    answer: tuple[int, Tensor, str] | None = None
 
     @property
     def step(self) -> int:
@@ -35,7 +36,7 @@ class Case:
         """Return the rewards for its step, once, or None if there are none."""
         if self.answer is None or self.answer[0] != self.step:
             return None
-        (_, rewards), self.answer = self.answer, None
+        (_, rewards, self.session.model_version), self.answer = self.answer, None
         return rewards
 
     def leave(self) -> None:

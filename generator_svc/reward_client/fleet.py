@@ -5,9 +5,12 @@ import contextlib
 import random
 import time
 
+from generator_svc.reward_client.connector import Connector
 from generator_svc.reward_client.discovery import resolve
-from generator_svc.reward_client.replica import Replica, ReplicaEvents
+from generator_svc.reward_client.events import ReplicaEvents
+from generator_svc.reward_client.replica import Replica
 from svc_common.errors import ModelMismatchError, RewardUnavailableError, ServiceError
+from svc_common.fault_points import FaultPoints
 
 
 class Fleet:
@@ -21,6 +24,8 @@ class Fleet:
             row of its own; empty: every reference does.
         resolve_interval_s: between two look-ups.
         patience_s: after this long without any replica, waiting for one is of no use.
+        faults: of the process; none where nothing is to be broken.
+        connector: opens the channels.
     """
 
     def __init__(
@@ -32,6 +37,8 @@ class Fleet:
         base_fingerprint: str = "",
         resolve_interval_s: float,
         patience_s: float,
+        connector: Connector | None = None,
+        faults: FaultPoints | None = None,
     ) -> None:
         self._targets = targets
         self._fingerprint = tokenizer_fingerprint
@@ -39,6 +46,8 @@ class Fleet:
         self._base_fingerprint = base_fingerprint
         self._resolve_interval_s = resolve_interval_s
         self._patience_s = patience_s
+        self._faults = faults
+        self._connector = connector
         self._replicas: dict[str, Replica] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._random = random.Random()
@@ -51,7 +60,12 @@ class Fleet:
 
     @property
     def is_available(self) -> bool:
-        return any(replica.is_available for replica in self._replicas.values())
+        return self.num_available > 0
+
+    @property
+    def num_available(self) -> int:
+        """Replicas on which a session could be opened now."""
+        return sum(replica.is_available for replica in self._replicas.values())
 
     @property
     def is_long_gone(self) -> bool:
@@ -74,7 +88,9 @@ class Fleet:
                         address,
                         self._fingerprint,
                         self._events,
+                        connector=self._connector,
                         base_fingerprint=self._base_fingerprint,
+                        faults=self._faults,
                     )
                     self._replicas[address] = replica
                     self._tasks[address] = group.create_task(replica.run())
@@ -90,7 +106,8 @@ class Fleet:
                 del self._replicas[address]
 
     def note_ready(self) -> None:
-        """Wake those who wait for a replica."""
+        """Wake those who wait for a replica: one is there."""
+        self._last_available = time.monotonic()
         self._changed.set()
 
     def note_lost(self) -> None:
@@ -108,9 +125,16 @@ class Fleet:
                     await self._changed.wait()
         return self.is_available
 
-    def choose(self, avoid: set[str]) -> Replica | None:
-        """Return the freer of two random replicas (power of two choices), None if there is none."""
+    def choose(self, avoid: set[str], model_version: str = "") -> Replica | None:
+        """Return the freer of two random replicas (power of two choices), None if there is none.
+
+        Args:
+            avoid: addresses that are not to be chosen.
+            model_version: of the replica's model; empty: any.
+        """
         able = [r for r in self.replicas if r.is_available and r.address not in avoid]
+        if model_version:
+            able = [replica for replica in able if replica.model_version == model_version]
         pair = self._random.sample(able, min(2, len(able)))
         return max(pair, key=lambda replica: replica.num_free_slots, default=None)
 

@@ -6,12 +6,13 @@ again with the tokens written so far, and the answer goes on with the same candi
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import Protocol
 
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
+from generator_svc.reward_client.breaker import Circuit
 from generator_svc.reward_client.case import Case
+from generator_svc.reward_client.connector import Connector
 from generator_svc.reward_client.fleet import Fleet
+from generator_svc.reward_client.limits import PoolLimits, PoolObserver
 from generator_svc.reward_client.placement import Placement
 from generator_svc.reward_client.questions import Questions
 from generator_svc.reward_client.replica import Replica
@@ -23,6 +24,7 @@ from svc_common.errors import (
     RewardUnavailableError,
     ServiceError,
 )
+from svc_common.fault_points import FaultPoints
 
 FULL_RETRY_S = 0.5  # between two tries to find room
 FULL_PATIENCE = 4  # times the opening limit that a session waits for room
@@ -33,27 +35,8 @@ _FATAL = {
 }
 
 
-@dataclass(frozen=True)
-class PoolLimits:
-    """Times the pool keeps to, in seconds."""
-
-    step_timeout_s: float  # a replica that owes rewards longer than this is given up
-    open_timeout_s: float  # a session without a place longer than this fails
-    resolve_interval_s: float  # how often names are looked up
-
-
-class PoolObserver(Protocol):
-    """What the pool tells about itself."""
-
-    def failover(self) -> None:
-        """A session lost its replica and moves to another."""
-
-    def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
-        """A replica answered a batch."""
-
-
 class RewardPool:
-    """Implements `engine.scorer.RewardScorer` and `reward_client.replica.ReplicaEvents`."""
+    """Implements `engine.scorer.RewardScorer` and `reward_client.events.ReplicaEvents`."""
 
     def __init__(
         self,
@@ -62,13 +45,15 @@ class RewardPool:
         limits: PoolLimits,
         observer: PoolObserver,
         *,
+        connector: Connector | None = None,
         base_fingerprint: str = "",
+        faults: FaultPoints | None = None,
     ) -> None:
         """Make a pool; see `Fleet` for what the fingerprints decide."""
         self._limits = limits
         self._observer = observer
         self._cases: dict[RewardSession, Case] = {}
-        self._questions = Questions(limits.step_timeout_s, self._move)
+        self._questions = Questions(self._step_limit_s, self._move)
         self.fleet = Fleet(
             targets,
             tokenizer_fingerprint,
@@ -76,6 +61,8 @@ class RewardPool:
             base_fingerprint=base_fingerprint,
             resolve_interval_s=limits.resolve_interval_s,
             patience_s=limits.open_timeout_s,
+            connector=connector,
+            faults=faults,
         )
 
     @property
@@ -128,7 +115,7 @@ class RewardPool:
         if case is not None:
             case.leave()
 
-    # -- reward_client.replica.ReplicaEvents ----------------------------------------------------
+    # -- reward_client.events.ReplicaEvents -----------------------------------------------------
 
     def replica_ready(self, _replica: Replica) -> None:
         self.fleet.note_ready()
@@ -143,15 +130,25 @@ class RewardPool:
 
     def replica_draining(self, replica: Replica, placements: list[Placement]) -> None:
         """Move its sessions if there is somewhere to go; else they end where they are."""
-        if self.fleet.choose({replica.address}) is not None:
+        if self.fleet.choose({replica.address}, replica.model_version) is not None:
             self._move_all(placements, is_failure=False)
+
+    def circuit_changed(self, replica: Replica, circuit: Circuit) -> None:
+        self._observer.circuit_changed(circuit.value)
+        if circuit is Circuit.CLOSED:
+            self.replica_ready(replica)
+        else:
+            self.fleet.note_lost()
 
     def session_opened(
         self, replica: Replica, placement: Placement, opened: reward_pb2.SessionOpened
     ) -> None:
         session = placement.session
         session.max_answer_tokens = opened.max_answer_tokens
-        session.model_version = replica.model_version
+        if not session.model_version:
+            session.model_version = replica.model_version
+        elif session.model_version != replica.model_version:
+            self._observer.reward_model_changed()
         self._set_state(session, SessionState.OPEN)
 
     def session_failed(
@@ -176,7 +173,7 @@ class RewardPool:
 
     def _place(self, case: Case) -> None:
         """Open a session on a replica with room, or leave it until there is one."""
-        replica = self.fleet.choose(case.avoid)
+        replica = self._choose(case, case.avoid)
         if replica is None:
             return
         if case.num_failures >= MAX_FAILURES:
@@ -187,6 +184,27 @@ class RewardPool:
         case.placed = time.monotonic()
         case.replica = replica
         case.placement = replica.open(case.session, case.epoch)
+
+    def _choose(self, case: Case, avoid: set[str]) -> Replica | None:
+        """Return a replica for a session.
+
+        Rewards of two models do not mix: an answer goes on with the model it began with. Only
+        where that has been away for the time a step may take, it goes on with another; the summary
+        says so.
+        """
+        version = case.session.model_version
+        replica = self.fleet.choose(avoid, version)
+        if replica is None and version:
+            waited_s = time.monotonic() - case.started
+            if waited_s >= self._limits.step_timeout_s:
+                return self.fleet.choose(avoid)
+        return replica
+
+    def _step_limit_s(self, replica: Replica) -> float:
+        """Return how long a replica may owe rewards: less where another could give them."""
+        full_s = self._limits.step_timeout_s
+        has_other = self.fleet.num_available > replica.is_available
+        return replica.patience.limit_s(full_s) if has_other else full_s
 
     def _move_all(self, placements: list[Placement], *, is_failure: bool = True) -> None:
         for placement in placements:
@@ -215,7 +233,7 @@ class RewardPool:
         now, limit_s = time.monotonic(), self._limits.open_timeout_s
         case.was_full = True
         case.avoid.add(replica.address)
-        if self.fleet.choose(case.avoid) is None:
+        if self._choose(case, case.avoid) is None:
             case.retry_at = now + FULL_RETRY_S
         case.deadline = min(now + limit_s, case.started + FULL_PATIENCE * limit_s)
 
@@ -236,6 +254,8 @@ class RewardPool:
         while True:
             await asyncio.sleep(min(0.1, self._limits.open_timeout_s / 4))
             now = time.monotonic()
+            if self.is_available:  # a breaker may let a probe through again
+                self.fleet.note_ready()
             for case in list(self._cases.values()):
                 if case.session.state is SessionState.OPENING:
                     self._watch_opening(case, now)
@@ -253,6 +273,7 @@ class RewardPool:
                 self._place(case)
         elif now - case.placed > self._limits.open_timeout_s / 3:
             others = case.avoid | {case.replica.address}
-            if self.fleet.choose(others) is not None:  # it hangs, or is slow: try another
+            if self._choose(case, others) is not None:  # it hangs, or is slow: try another
+                case.replica.note_hanging(since=case.placed)
                 case.avoid = others
                 self._move(case)

@@ -77,12 +77,14 @@ class Questions:
     """The questions under way. Rewards that come late are kept until they are asked for again.
 
     Args:
-        step_timeout_s: a replica that owes rewards longer than this is given up.
+        timeout_s: how long a replica may owe rewards before it is given up.
         on_lost: told of a session that its replica did not score.
     """
 
-    def __init__(self, step_timeout_s: float, on_lost: Callable[[Case], None]) -> None:
-        self._step_timeout_s = step_timeout_s
+    def __init__(
+        self, timeout_s: Callable[[Replica], float], on_lost: Callable[[Case], None]
+    ) -> None:
+        self._timeout_s = timeout_s
         self._on_lost = on_lost
 
     async def ask(self, rows: ScoreRows, cases: list[Case | None]) -> ScoredRows:
@@ -101,7 +103,7 @@ class Questions:
                 asked.placements,
                 _candidates(rows, asked.rows),
                 partial(self._receive, turn, replica),
-                self._step_timeout_s,
+                self._timeout_s(replica),
             )
         timer = loop.call_later(STRAGGLER_S, turn.finish)
         try:
@@ -151,8 +153,10 @@ class Questions:
             if has_rewards:
                 case.num_failures = 0
                 if was_late:
-                    case.answer = (step, rewards[i, : asked.counts[i]])
+                    kept = rewards[i, : asked.counts[i]]
+                    case.answer = (step, kept, replica.model_version)
                 else:
+                    session.model_version = replica.model_version
                     turn.scored.has_rewards[row] = True
             elif case.placement is placement and session.state is SessionState.OPEN:
                 self._on_lost(case)

@@ -1,19 +1,20 @@
-"""One reward replica: its channel, its one stream, and the sessions that live on it."""
+"""One reward replica: the sessions that live on it, and what it owes them."""
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
 from itertools import count
-from typing import Protocol
 
-import grpc
 import torch
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardSession
+from generator_svc.reward_client.breaker import Breaker, Circuit
+from generator_svc.reward_client.connection import Connection
+from generator_svc.reward_client.connector import Connector, Metadata
+from generator_svc.reward_client.events import ReplicaEvents
+from generator_svc.reward_client.owed import OnAnswer, Question, judge
+from generator_svc.reward_client.patience import Patience
 from generator_svc.reward_client.placement import Placement, take_guesses, take_missing
 from generator_svc.reward_client.wire import (
     CandidateBlock,
@@ -24,68 +25,21 @@ from generator_svc.reward_client.wire import (
     unpack_rewards,
 )
 from pad.v1 import reward_pb2, reward_pb2_grpc
+from svc_common.fault_points import FaultPoints
 
 logger = logging.getLogger(__name__)
 
-OnAnswer = Callable[[Tensor, list[bool]], None]
-"""Told the rewards `[B, K]` of a question's rows, and which of them came."""
-RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
-INFO_TIMEOUT_S = 2.0
 MAX_NUMBER = 1 << 32  # session numbers are uint32
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
-
-
-@dataclass(frozen=True)
-class Question:
-    """Candidates whose rewards a replica owes."""
-
-    asked: reward_pb2.CandidateRows
-    counts: list[int]
-    on_answer: OnAnswer
-    timer: asyncio.TimerHandle
-
-    def answer(self, rewards: Tensor, came: list[bool]) -> None:
-        """Tell who asked."""
-        self.timer.cancel()
-        self.on_answer(rewards, came)
-
-
-class ReplicaEvents(Protocol):
-    """What a replica tells the pool."""
-
-    def replica_ready(self, replica: "Replica") -> None:
-        """Sessions can be opened on it."""
-
-    def replica_lost(self, replica: "Replica", placements: list[Placement]) -> None:
-        """Its stream ended; these sessions have no place any more."""
-
-    def replica_draining(self, replica: "Replica", placements: list[Placement]) -> None:
-        """It will stop once these sessions have left."""
-
-    def session_opened(
-        self, replica: "Replica", placement: Placement, opened: reward_pb2.SessionOpened
-    ) -> None:
-        """A session can be scored."""
-
-    def session_failed(
-        self, replica: "Replica", placement: Placement, error: reward_pb2.RowError
-    ) -> None:
-        """A session has lost its place on this replica."""
-
-    def batch_timed(self, timings: reward_pb2.StepTimings) -> None:
-        """How long the replica took for a batch."""
 
 
 class Replica:
-    """Keeps one stream to a replica alive and carries the messages of all sessions on it."""
+    """Carries the messages of all sessions on a replica; implements `ConnectionEvents`.
+
+    Attributes:
+        breaker: counts what it did wrong.
+        patience: knows how long it usually takes.
+        heard_at: when it last sent something, by `time.monotonic`.
+    """
 
     def __init__(
         self,
@@ -93,13 +47,21 @@ class Replica:
         tokenizer_fingerprint: str,
         events: ReplicaEvents,
         *,
+        connector: Connector | None = None,
         base_fingerprint: str = "",
+        faults: FaultPoints | None = None,
     ) -> None:
         self.address = address
-        self.is_available = False
         self.model_version = ""
         self.num_free_slots = 0
         self.refusal = ""  # why the replica can never serve this generator
+        self.breaker = Breaker(self._circuit_changed)
+        self.patience = Patience()
+        self.heard_at = 0.0
+        self.connection = Connection(
+            address, self, connector or Connector(), faults or FaultPoints()
+        )
+        self._takes_sessions = False
         self._shares_rows = False  # all preferences of a session take one row
         self._shares_reference = False  # its reference is our base model
         self._fingerprint = tokenizer_fingerprint
@@ -107,34 +69,32 @@ class Replica:
         self._events = events
         self._placements: dict[int, Placement] = {}
         self._pending: dict[int, Question] = {}
-        self._outgoing: asyncio.Queue[reward_pb2.ScoreRequest] = asyncio.Queue()
         self._numbers = count(1)  # of sessions
         self._batch_ids = count(1)
-        self._stub: reward_pb2_grpc.RewardServiceAsyncStub | None = None
-        self._abort: asyncio.Event = asyncio.Event()
+
+    @property
+    def is_available(self) -> bool:
+        """Whether a session can be opened on it now."""
+        return self._takes_sessions and self.breaker.allows
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it is left alone because it failed several times."""
+        return self.breaker.circuit is not Circuit.CLOSED
+
+    @property
+    def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
+        """For unary calls; only while the replica is available."""
+        return self.connection.stub
+
+    @property
+    def metadata(self) -> Metadata:
+        """What every call to the replica must carry."""
+        return self.connection.metadata
 
     async def run(self) -> None:
-        """Connect, serve, and connect again, until cancelled."""
-        pause = RECONNECT_S[0]
-        while True:
-            async with grpc.aio.insecure_channel(self.address, CHANNEL_OPTIONS) as channel:
-                try:
-                    await self._connect(channel)
-                    pause = RECONNECT_S[0]
-                    await self._serve(channel)
-                # InvalidStateError: a write to a stream that ended meanwhile.
-                except (grpc.aio.AioRpcError, ValueError, asyncio.InvalidStateError) as error:
-                    reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
-                    logger.info(
-                        "reward replica lost"
-                        if self.is_available
-                        else "reward replica not reached",
-                        extra={"address": self.address, "reason": str(reason)[:200]},
-                    )
-                finally:
-                    self._lose_all()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, RECONNECT_S[1])
+        """Stay connected until cancelled."""
+        await self.connection.run()
 
     def open(self, session: RewardSession, epoch: int) -> Placement:
         """Send a session's prefix; `session_opened` or `session_failed` follows.
@@ -167,13 +127,14 @@ class Replica:
         self.num_free_slots -= (1 if self._shares_rows else num_preferences) + (
             has_reference and not is_ours
         )
-        self._outgoing.put_nowait(message)
+        self.breaker.note_placed()
+        self.connection.send(message)
         return placement
 
     def close(self, placement: Placement) -> None:
         """Give a session's place back."""
         if self._placements.pop(placement.number, None) is not None:
-            self._outgoing.put_nowait(reward_pb2.ScoreRequest(closes=[placement.number]))
+            self.connection.send(reward_pb2.ScoreRequest(closes=[placement.number]))
 
     def _forget(self, placement: Placement) -> None:
         """Forget a session that failed; one that had been open may hold its rows there still."""
@@ -189,7 +150,7 @@ class Replica:
         """
         rows = take_missing(placements)
         if rows:
-            self._outgoing.put_nowait(reward_pb2.ScoreRequest(commits=pack_commits(rows)))
+            self.connection.send(reward_pb2.ScoreRequest(commits=pack_commits(rows)))
 
     def ask(
         self,
@@ -215,32 +176,30 @@ class Replica:
             guessed = take_guesses(placements, candidates.guesses)
             request.tentative_commits.CopyFrom(pack_commits(guessed))
         timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
-        question = Question(request.candidates, candidates.counts, on_answer, timer)
+        now = time.monotonic()
+        question = Question(request.candidates, candidates.counts, on_answer, timer, now)
         self._pending[request.batch_id] = question
-        self._outgoing.put_nowait(request)
+        self.connection.send(request)
+
+    def note_hanging(self, since: float) -> None:
+        """Count it against the replica, once, that it sent nothing at all since then."""
+        if self.heard_at < since and self.breaker.last_failure < since:
+            self.breaker.note_failure()
 
     def _give_up(self) -> None:
         logger.warning("reward step timed out", extra={"address": self.address})
-        self._abort.set()
-        self._lose_all()
+        self.breaker.note_failure()
+        self.connection.give_up()
+        self.disconnected()
 
-    @property
-    def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
-        """For unary calls; only while the replica is available."""
-        assert self._stub is not None, "replica was never connected"
-        return self._stub
+    # -- connection.ConnectionEvents --------------------------------------------------------------
 
-    async def _connect(self, channel: grpc.aio.Channel) -> None:
-        """Learn what the replica serves.
+    def connected(self, info: reward_pb2.RewardServiceGetServerInfoResponse) -> None:
+        """Note what the replica serves.
 
         Raises:
             ValueError: its tokenizer is another than the generator's.
         """
-        stub = reward_pb2_grpc.RewardServiceStub(channel)
-        self._stub = stub
-        info = await stub.GetServerInfo(
-            reward_pb2.RewardServiceGetServerInfoRequest(), timeout=INFO_TIMEOUT_S
-        )
         self.model_version = info.model_version
         self.num_free_slots = info.load.num_free_slots
         self._shares_rows = list(info.conditionings) == [reward_pb2.CONDITIONING_VECTOR]
@@ -255,55 +214,21 @@ class Replica:
             )
             raise ValueError(self.refusal)
 
-    async def _serve(self, channel: grpc.aio.Channel) -> None:
-        """Carry messages both ways until the stream, the replica's health or a step fails."""
-        assert self._stub is not None
-        self._outgoing = asyncio.Queue()
-        self._abort = asyncio.Event()
-        stream = self._stub.Score()
-        tasks = [
-            asyncio.create_task(self._write(stream)),
-            asyncio.create_task(self._read(stream)),
-            asyncio.create_task(self._watch(channel)),
-            asyncio.create_task(self._abort.wait()),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            stream.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def health_changed(self, *, is_serving: bool) -> None:
+        if is_serving:
+            self._takes_sessions = True
+            self._events.replica_ready(self)
+        elif self._takes_sessions:  # it drains: what runs may end, nothing new is opened
+            self._takes_sessions = False
+            self._events.replica_draining(self, list(self._placements.values()))
 
-    async def _write(self, stream: "Stream") -> None:
-        while True:
-            await stream.write(await self._outgoing.get())
-
-    async def _read(self, stream: "Stream") -> None:
-        async for response in stream:
-            self._receive(response)
-        raise ValueError("stream was closed by the replica")
-
-    async def _watch(self, channel: grpc.aio.Channel) -> None:
-        """Follow the replica's health."""
-        stub = health_pb2_grpc.HealthStub(channel)
-        async for response in stub.Watch(health_pb2.HealthCheckRequest(service="")):
-            if response.status == health_pb2.HealthCheckResponse.SERVING:
-                self.is_available = True
-                self._events.replica_ready(self)
-            elif self.is_available:  # it drains: what runs may end, nothing new is opened
-                self.is_available = False
-                self._events.replica_draining(self, list(self._placements.values()))
-        await self._abort.wait()  # the stream's own end decides
-
-    def _receive(self, response: reward_pb2.ScoreResponse) -> None:
+    def receive(self, response: reward_pb2.ScoreResponse) -> None:
         """Take one message apart.
 
         Raises:
             ValueError: it does not fit the protocol.
         """
+        self.heard_at = time.monotonic()
         if response.HasField("load"):
             self.num_free_slots = response.load.num_free_slots
         for opened in response.opened:
@@ -311,28 +236,41 @@ class Replica:
             if placement is not None and placement.epoch == opened.epoch:
                 placement.is_open = True
                 self._events.session_opened(self, placement, opened)
+        question = self._pending.get(response.batch_id)
+        rewards = None
+        if question is not None:
+            try:
+                rewards = unpack_rewards(question.asked, response.rewards, question.counts)
+            except ValueError:
+                self.breaker.note_failure()
+                raise
+        if rewards is not None:
+            judge(response, rewards[1], self.breaker)
         for error in response.row_errors:
             placement = self._placements.get(error.session)
             if placement is not None and placement.epoch == error.epoch:
                 self._forget(placement)
                 self._events.session_failed(self, placement, error)
-        question = self._pending.get(response.batch_id)
-        if question is not None:
-            rewards, came = unpack_rewards(question.asked, response.rewards, question.counts)
+        if question is not None and rewards is not None:
             del self._pending[response.batch_id]
             self._events.batch_timed(response.timings)
-            question.answer(rewards, came)
+            self.patience.note(self.heard_at - question.asked_at)
+            question.answer(*rewards)
 
-    def _lose_all(self) -> None:
+    def disconnected(self) -> None:
         """Tell everyone who waits for this replica that nothing will come."""
-        was_available, self.is_available = self.is_available, False
+        was_there, self._takes_sessions = self._takes_sessions, False
         placements, self._placements = list(self._placements.values()), {}
         questions, self._pending = list(self._pending.values()), {}
         for question in questions:
             counts = question.counts
             question.answer(torch.zeros(len(counts), max(counts)), [False] * len(counts))
-        if was_available or placements:
+        if was_there or placements:
             self._events.replica_lost(self, placements)
 
-
-Stream = grpc.aio.StreamStreamCall[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
+    def _circuit_changed(self, circuit: Circuit) -> None:
+        logger.warning(
+            "reward replica suspended" if circuit is Circuit.OPEN else "reward replica well again",
+            extra={"address": self.address},
+        )
+        self._events.circuit_changed(self, circuit)

@@ -41,7 +41,7 @@ def pack_context(
         model_version: the replica's.
         reference: what the replica is to measure against; see `Replica.open`.
     """
-    message = reward_pb2.RewardContext(reference=REFERENCES[reference])
+    message = reward_pb2.RewardContext(reference=REFERENCES[reference], subject=context.subject)
     if isinstance(context.prompt, str):
         message.prompt = context.prompt
     else:

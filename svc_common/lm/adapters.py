@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-CONFIG_NAME = "adapter_config.json"
+from svc_common.lm.folder_checks import ADAPTER_CONFIG, check_folder
+
+CONFIG_NAME = ADAPTER_CONFIG
 WEIGHTS_NAME = "adapter_model.safetensors"
 
 
@@ -116,10 +118,7 @@ def find_adapter(folder: Path) -> Adapter | None:
     path = folder / CONFIG_NAME
     if not path.is_file():
         return None
-    if (folder / "config.json").is_file():
-        # transformers would add the adapter to the folder's weights, but only where peft is there.
-        rule = "must hold a model (config.json) or an adapter"
-        raise ValueError(f"{rule} ({CONFIG_NAME}), holds both")
+    check_folder(folder)
     if not (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"must hold {WEIGHTS_NAME} beside {CONFIG_NAME}, has none")
     try:

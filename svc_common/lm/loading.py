@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from svc_common.lm.adapters import Adapter, LowRank, find_adapter
+from svc_common.lm.folder_checks import check_folder
 from svc_common.lm.head import Head, ValueHead
 from svc_common.lm.networks import Network, make_network
 from svc_common.lm.tokenizer import Tokenizer, load_tokenizer
@@ -115,6 +116,7 @@ def load_model(
     if not any(weights_dir.glob("*.safetensors")):
         raise ModelFolderError(f"{where}: must hold weights as *.safetensors, has none")
     try:
+        check_folder(weights_dir)
         model = _load_weights(weights_dir, DTYPES[dtype])
         if adapter is not None:
             model = adapter.merge(model)
@@ -175,12 +177,13 @@ class _IncompleteError(Exception):
 
 
 def _load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
         local_files_only=True,
+        trust_remote_code=False,
         use_safetensors=True,
         attn_implementation="sdpa",
         output_loading_info=True,

@@ -5,15 +5,19 @@ model of 30 M weights on one CPU core), so while there is room every prompt is k
 only what was asked for before may push others out: a prompt nobody repeats pushes out nothing.
 """
 
+import math
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
+from svc_common.lm.partitions import owner_of, partition_of
 from svc_common.lm.prefix_tree import PrefixTree, TokenIds, num_bytes
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
 
 BLOCK = 16  # tokens; what is shorter is run sooner than looked after
 MAX_SEEN_BLOCKS = 1 << 16
+BARRED_S = 600.0  # requests of a user that were under way while it was erased end in that time
 
 
 class PrefixCache:
@@ -23,10 +27,22 @@ class PrefixCache:
         max_bytes: bound of all keys and values; 0 keeps none.
         hash_block: of (hash of all before, token ids). Should two blocks share a hash, one is kept
             too early: what is found is compared by its token ids.
+        max_age_s: what is older is dropped by `drop_old`.
+        clock: tells the time in seconds.
     """
 
-    def __init__(self, max_bytes: int, hash_block: Callable[[Hashable], int] = hash) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        hash_block: Callable[[Hashable], int] = hash,
+        *,
+        max_age_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.max_bytes = max_bytes
+        self.max_age_s = max_age_s
+        self._clock = clock
+        self._barred: dict[bytes, float] = {}  # owners who were forgotten, until when; in order
         self._hash_block = hash_block
         self._tree = PrefixTree()
         self._seen: OrderedDict[int, None] = OrderedDict()  # hashes of blocks, oldest first
@@ -40,19 +56,32 @@ class PrefixCache:
     def num_bytes(self) -> int:
         return self._tree.num_bytes
 
-    def count(self, group: int, token_ids: Sequence[int]) -> int:
+    def count(self, group: int, token_ids: Sequence[int], owner: bytes = b"") -> int:
         """Return how many tokens are kept of the beginning of `token_ids`; they count as used."""
-        return sum(piece.length for piece in self._tree.find(group, tuple(token_ids)))
+        root = (group, partition_of(owner))
+        return sum(piece.length for piece in self._tree.find(root, tuple(token_ids)))
 
-    def fill(self, runner: SlotRunner, row: Row, token_ids: Sequence[int]) -> int:
-        """Write what is kept of the beginning of `token_ids` to an empty row; return how many."""
+    def fill(
+        self, runner: SlotRunner, row: Row, token_ids: Sequence[int], owner: bytes = b""
+    ) -> int:
+        """Write what is kept of the beginning of `token_ids` to an empty row; return how many.
+
+        Found is what was kept for the same tenant as `owner`'s; see `partitions`.
+        """
         assert row.length == 0, "row is not empty"
-        for piece in self._tree.find(row.group, tuple(token_ids)):
+        root = (row.group, partition_of(owner))
+        for piece in self._tree.find(root, tuple(token_ids)):
             runner.write(row, piece.contents, piece.length)
         return row.length
 
     def keep(
-        self, runner: SlotRunner, row: Row, token_ids: Sequence[int], *, is_shared: bool = False
+        self,
+        runner: SlotRunner,
+        row: Row,
+        token_ids: Sequence[int],
+        *,
+        is_shared: bool = False,
+        owner: bytes = b"",
     ) -> None:
         """Keep the beginning of a row that holds `token_ids`, if it is worth it.
 
@@ -61,30 +90,51 @@ class PrefixCache:
             row: its first tokens are `token_ids`.
             token_ids: a prompt.
             is_shared: they are known to be asked for again: keep them all, whatever must go.
+            owner: of whom `forget` may be told; nothing is kept for one who was just forgotten.
         """
-        if not self.max_bytes:
+        root = (row.group, partition_of(owner))
+        if not self.max_bytes or self._barred.get(owner, 0.0) > self._clock():
             return
         if not self._token_bytes:
             self._token_bytes = num_bytes(runner.read(row, 1))
         wanted = tuple(token_ids[: self.max_bytes // self._token_bytes])
-        num_seen = len(wanted) if is_shared else self._note(row.group, wanted)
-        num_known = self.count(row.group, wanted)
+        num_seen = len(wanted) if is_shared else self._note(root, wanted)
+        num_known = self.count(row.group, wanted, owner)
         room = self.max_bytes - self.num_bytes
         if (len(wanted) - num_known) * self._token_bytes > room:
             wanted = wanted[:num_seen]
-        if len(wanted) - num_known < (1 if is_shared else BLOCK):
-            return
-        contents = runner.read(row, len(wanted), start=num_known)
-        self._tree.add(row.group, wanted, contents)
+        if len(wanted) - num_known >= (1 if is_shared else BLOCK):
+            contents = runner.read(row, len(wanted), start=num_known)
+            self._tree.add(root, wanted, contents, self._clock())
+        self._tree.claim(root, wanted, owner_of(owner))
         while self.num_bytes > self.max_bytes:
             self._tree.drop_oldest()
 
-    def _note(self, group: int, token_ids: TokenIds) -> int:
+    def forget(self, owners: Iterable[bytes]) -> None:
+        """Drop what was kept for these owners alone, and keep nothing for them for a while."""
+        now = self._clock()
+        for owner in owners:
+            self._tree.forget(owner)
+            self._barred.pop(owner, None)
+            self._barred[owner] = now + BARRED_S
+
+    def drop_old(self) -> None:
+        """Drop what is too old; a beginning goes when all that begin with it are."""
+        now = self._clock()
+        self._tree.drop_made_before(now - self.max_age_s)
+        while self._barred and (oldest := next(iter(self._barred.items())))[1] <= now:
+            del self._barred[oldest[0]]
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._tree.clear()
+
+    def _note(self, root: Hashable, token_ids: TokenIds) -> int:
         """Remember the blocks of a prompt; return how long the beginning is that was seen before.
 
         A block's hash covers all tokens before it.
         """
-        chained, num_seen = self._hash_block(group), 0
+        chained, num_seen = self._hash_block(root), 0
         for start in range(0, len(token_ids) - BLOCK + 1, BLOCK):
             chained = self._hash_block((chained, token_ids[start : start + BLOCK]))
             if chained in self._seen:

@@ -1,10 +1,11 @@
 """Keys and values of token sequences, common beginnings kept once: a radix tree of token ids."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from svc_common.lm.forward import Contents
+from svc_common.lm.ownership import Ownership
 
 TokenIds = tuple[int, ...]
 _STRIDE = 64  # tokens compared at once
@@ -17,6 +18,7 @@ class _Node:
     token_ids: TokenIds
     contents: Contents
     parent: "_Node | None" = None
+    made_at: float = 0.0
     children: dict[int, "_Node"] = field(default_factory=dict)
 
 
@@ -32,29 +34,33 @@ class PrefixTree:
     """Finds by the token ids themselves, so that what is found is right whoever added it."""
 
     def __init__(self) -> None:
-        self._roots: dict[int, _Node] = {}
+        self._roots: dict[Hashable, _Node] = {}
         # Oldest use first, and children always before their parents: the first is a leaf.
         self._nodes: OrderedDict[_Node, None] = OrderedDict()
+        self._ownership: Ownership[_Node] = Ownership()
         self.num_tokens = 0
         self.num_bytes = 0
 
-    def find(self, group: int, token_ids: TokenIds) -> list[Piece]:
+    def find(self, group: Hashable, token_ids: TokenIds) -> list[Piece]:
         """Return what is kept of the beginning of `token_ids`, in order; it counts as used now.
 
         Args:
-            group: rows of different groups run different weights.
+            group: what must be equal beside the tokens: the weights that ran them, the tenant.
         """
         path = self._walk(group, token_ids)
         self._touch([node for node, _ in path])
         return [Piece(node.contents, length) for node, length in path]
 
-    def add(self, group: int, token_ids: TokenIds, contents: Contents) -> None:
+    def add(
+        self, group: Hashable, token_ids: TokenIds, contents: Contents, made_at: float = 0.0
+    ) -> None:
         """Add tokens of which only a beginning is kept.
 
         Args:
             group: as for `find`.
             token_ids: all of them.
             contents: of those behind what `find` covers.
+            made_at: when that was, for `drop_made_before`.
         """
         path = self._walk(group, token_ids)
         above = [node for node, _ in path]
@@ -63,26 +69,62 @@ class PrefixTree:
         if path and path[-1][1] < len(path[-1][0].token_ids):
             above[-1] = self._split(*path[-1])
         parent = above[-1] if above else self._root(group)
-        node = _Node(token_ids[num_known:], contents, parent)
+        node = _Node(token_ids[num_known:], contents, parent, made_at)
         parent.children[node.token_ids[0]] = node
         self._nodes[node] = None
         self.num_tokens += len(node.token_ids)
         self.num_bytes += num_bytes(contents)
         self._touch([*above, node])
 
+    def claim(self, group: Hashable, token_ids: TokenIds, owner: bytes) -> None:
+        """Note who uses the beginning of `token_ids`; see `Ownership`."""
+        path = self._walk(group, token_ids)
+        nodes = [node for node, _ in path]
+        if path and path[-1][1] < len(path[-1][0].token_ids):
+            nodes[-1] = self._split(*path[-1])
+        for node in nodes:
+            self._ownership.claim(node, owner)
+        self._touch(nodes)
+
+    def forget(self, owner: bytes) -> None:
+        """Drop what only `owner` uses."""
+        for node in self._ownership.forget(owner):
+            if node in self._nodes:  # else it went with another one
+                self._drop_branch(node)
+
+    def drop_made_before(self, time: float) -> None:
+        """Drop what was made earlier, unless something later begins with it."""
+        for node in list(self._nodes):  # children before their parents
+            if node.made_at < time and not node.children:
+                self._drop(node)
+
     def drop_oldest(self) -> None:
         """Forget the leaf whose last use is longest ago."""
-        node, _ = self._nodes.popitem(last=False)
+        self._drop(next(iter(self._nodes)))
+
+    def clear(self) -> None:
+        """Drop everything."""
+        while self._nodes:
+            self.drop_oldest()
+
+    def _drop_branch(self, node: _Node) -> None:
+        for child in list(node.children.values()):
+            self._drop_branch(child)
+        self._drop(node)
+
+    def _drop(self, node: _Node) -> None:
         assert not node.children, "parents are used whenever a child is"
         assert node.parent is not None
+        del self._nodes[node]
         del node.parent.children[node.token_ids[0]]
+        self._ownership.discard(node)
         self.num_tokens -= len(node.token_ids)
         self.num_bytes -= num_bytes(node.contents)
 
-    def _root(self, group: int) -> _Node:
+    def _root(self, group: Hashable) -> _Node:
         return self._roots.setdefault(group, _Node((), ()))
 
-    def _walk(self, group: int, token_ids: TokenIds) -> list[tuple[_Node, int]]:
+    def _walk(self, group: Hashable, token_ids: TokenIds) -> list[tuple[_Node, int]]:
         """Return the nodes that hold a beginning of `token_ids`, and how many tokens of each."""
         path: list[tuple[_Node, int]] = []
         node, start = self._root(group), 0
@@ -107,12 +149,14 @@ class PrefixTree:
         assert parent is not None
         # Copies, as views would keep the whole alive when one of the two is dropped.
         front = tuple(part[..., :length, :].clone() for part in node.contents)
-        upper = _Node(node.token_ids[:length], front, parent, {node.token_ids[length]: node})
+        below = {node.token_ids[length]: node}
+        upper = _Node(node.token_ids[:length], front, parent, node.made_at, below)
         parent.children[upper.token_ids[0]] = upper
         node.contents = tuple(part[..., length:, :].clone() for part in node.contents)
         node.token_ids = node.token_ids[length:]
         node.parent = upper
         self._nodes[upper] = None
+        self._ownership.copy(node, upper)
         return upper
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from svc_common.errors import InvalidRequestError, ModelMismatchError
+from svc_common.lm.chat_template import render_chat
+from svc_common.lm.control_tokens import control_tokens
 from svc_common.preference_prompt import ChatMessage, Prompt
 
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
@@ -20,8 +23,7 @@ class Tokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self.end_of_turn_ids = end_of_turn_ids
-        self._control_tokens = tuple(tokenizer.all_special_tokens)
-        self._control_ids = frozenset(tokenizer.all_special_ids)
+        self._control_tokens = control_tokens(tokenizer)
         self._token_texts: dict[int, str] = {}  # at most the vocabulary
 
     @cached_property
@@ -49,7 +51,10 @@ class Tokenizer:
         if isinstance(prompt, str):
             ids = self._ids(prompt, add_special_tokens=True)
         else:
+            for i, message in enumerate(prompt):
+                self._check_names(f"chat.messages[{i}].content", message.content)
             ids = self._ids(self._render_chat(prompt), add_special_tokens=False)
+            self._check_turns(prompt, ids)
         if not ids:
             raise InvalidRequestError("prompt: must hold at least one token, got 0")
         return ids
@@ -60,9 +65,30 @@ class Tokenizer:
         Raises:
             InvalidRequestError: a control token of the model stands in `text`.
         """
-        found = next((token for token in self._control_tokens if token in text), None)
+        self._check_names(field, text)
+        ids = self._ids(text, add_special_tokens=False)
+        found = next((self._control_tokens[i] for i in ids if i in self._control_tokens), None)
+        if found is not None:  # by a tokenizer that changes text before it looks for tokens
+            raise InvalidRequestError(f"{field}: must not hold what is read as {found!r}")
+
+    def _check_names(self, field: str, text: str) -> None:
+        found = next((token for token in self._control_tokens.values() if token in text), None)
         if found is not None:
             raise InvalidRequestError(f"{field}: must not hold the control token {found!r}")
+
+    def _check_turns(self, messages: tuple[ChatMessage, ...], token_ids: list[int]) -> None:
+        """Refuse a conversation that reads as other turns than those of its messages."""
+        plain = tuple(replace(m, content="x") if m.content.strip() else m for m in messages)
+        expected = self._ids(self._render_chat(plain), add_special_tokens=False)
+        marks, wanted = (self._marks(ids) for ids in (token_ids, expected))
+        if marks != wanted:
+            raise InvalidRequestError(
+                "chat.messages: must hold no text that is read as control tokens,"
+                f" got {len(marks)} where the template writes {len(wanted)}"
+            )
+
+    def _marks(self, token_ids: list[int]) -> list[int]:
+        return [token_id for token_id in token_ids if token_id in self._control_tokens]
 
     @cached_property
     def _longest_token(self) -> int:
@@ -96,22 +122,17 @@ class Tokenizer:
         return text
 
     def _token_text(self, token_id: int) -> str:
-        if token_id in self._control_ids:
+        if token_id in self._control_tokens:
             return str(self._tokenizer.convert_ids_to_tokens(token_id))
         return self.decode([token_id])
 
     def _render_chat(self, messages: tuple[ChatMessage, ...]) -> str:
         if not self._tokenizer.chat_template:
             raise ModelMismatchError("chat: the loaded model has no chat template; send a prompt")
-        for i, message in enumerate(messages):
-            self.check_text(f"chat.messages[{i}].content", message.content)
         try:
-            rendered = self._tokenizer.apply_chat_template(
-                [vars(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
+            return render_chat(self._tokenizer, [vars(message) for message in messages])
         except TemplateError as error:  # for example roles in an order the model does not know
             raise InvalidRequestError(f"chat: the model's template refuses it: {error}") from error
-        return str(rendered)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids
@@ -133,8 +154,12 @@ def load_tokenizer(model_dir: Path, weights_dir: Path | None = None) -> Tokenize
     weights_dir = weights_dir or model_dir
     config = None  # that of `model_dir`, if it has one
     if weights_dir != model_dir:
-        config = AutoConfig.from_pretrained(weights_dir, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, config=config)
+        config = AutoConfig.from_pretrained(
+            weights_dir, local_files_only=True, trust_remote_code=False
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_dir, local_files_only=True, trust_remote_code=False, config=config
+    )
     ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
     if (weights_dir / "generation_config.json").is_file():
         eos = GenerationConfig.from_pretrained(weights_dir, local_files_only=True).eos_token_id

@@ -23,6 +23,6 @@ def test_the_mean_between_two_readings_is_of_what_came_between() -> None:
 
 def test_histograms_without_phase_go_by_their_name() -> None:
     registry = CollectorRegistry()
-    GeneratorMetrics(registry).started(0.25)
+    GeneratorMetrics(registry).batch(4)
     totals = parse_totals(generate_latest(registry).decode())
-    assert totals["pad_queue_time_seconds"] == (0.25, 1.0)
+    assert totals["pad_step_batch_rows"] == (4.0, 1.0)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.options import Options, Scale
 from benchmarks.report import Report
-from benchmarks.suites import alternatives, flat, long, models, paced, scaling
+from benchmarks.suites import alternatives, flat, long, models, overload, paced, scaling
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,6 +86,18 @@ def test_long_follows_one_answer_to_its_end(options: Options) -> None:
     report = long.run(options)
     check(report)
     assert {result.cell.prompt for result in report.results} == {10, 20, 30, 40}
+
+
+def test_overload_writes_what_it_lets_in_and_refuses_the_rest(options: Options) -> None:
+    report = overload.run(options)
+    check(report)
+    assert len(report.bars) == 7
+    by_name = {result.contender: result for result in report.results}
+    assert min(by_name["overload"].values("num_written")) > 0
+    assert min(by_name["at once"].values("num_refused")) > 0
+    beside = by_name["B beside A's flood"]
+    assert min(beside.values("num_written")) > 0
+    assert max(beside.values("num_refused")) == 0
 
 
 def test_memory_is_what_the_configuration_says(cache: Path, tmp_path: Path) -> None:

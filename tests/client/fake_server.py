@@ -40,6 +40,8 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
 
     failure: Failure | None = None
     failure_after: int = 0
+    max_failures: int = 1_000_000  # calls that fail, before the rest succeeds
+    num_failures: int = 0
     hang_after: int | None = None
     has_summary: bool = True
     replica_addresses: tuple[str, ...] = ("127.0.0.1:50052",)
@@ -47,6 +49,7 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
     metadata: list[dict[str, str]] = field(default_factory=list)
     time_remaining_s: list[float] = field(default_factory=list)
     profiles: dict[str, profile_pb2.Profile] = field(default_factory=dict)
+    called: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def Generate(
@@ -158,19 +161,19 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
 
     def _note(self, request: generator_pb2.GenerateRequest, context: _Context) -> None:
         self.requests.append(request)
+        self.called.set()
         self.metadata.append(
             {key: str(value) for key, value in context.invocation_metadata() or ()}
         )
         self.time_remaining_s.append(context.time_remaining())
 
     async def _fail(self, context: _Context) -> None:
-        if self.failure is not None:
-            trailing = (
-                (("grpc-retry-pushback-ms", self.failure.pushback_ms),)
-                if self.failure.pushback_ms is not None
-                else ()
-            )
-            await context.abort(self.failure.code, self.failure.details, trailing)
+        if self.failure is not None and self.num_failures < self.max_failures:
+            self.num_failures += 1
+            trailing = [("x-request-id", "r-1")]  # by which a real server's answer is known
+            if self.failure.pushback_ms is not None:
+                trailing.append(("grpc-retry-pushback-ms", self.failure.pushback_ms))
+            await context.abort(self.failure.code, self.failure.details, tuple(trailing))
 
     @staticmethod
     def _is_guided(request: generator_pb2.GenerateRequest) -> bool:

@@ -12,6 +12,7 @@ from pad_client import (
     GenerateOptions,
     InvalidRequestError,
     Message,
+    Priority,
     ReferenceMode,
     Strategy,
 )
@@ -80,6 +81,7 @@ def test_options_are_the_fields_of_the_contract() -> None:
         (Strategy, generator_pb2.Strategy),
         (FallbackPolicy, generator_pb2.FallbackPolicy),
         (Detail, generator_pb2.Detail),
+        (Priority, generator_pb2.Priority),
         (FinishReason, generator_pb2.FinishReason),
         (ReferenceMode, common_pb2.ReferenceMode),
     ],

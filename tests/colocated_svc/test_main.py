@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from colocated_svc.loading import load_both
 from colocated_svc.settings import load_both_settings
@@ -56,10 +58,21 @@ def running(module: str, variables: dict[str, str]) -> Iterator[Service]:
         drain = threading.Thread(target=process.stderr.read)
         drain.start()
         try:
-            yield Service(process, json.loads(line)["address"])
+            address = json.loads(line)["address"]
+            _wait_until_warm(address)
+            yield Service(process, address)
         finally:
             process.kill()
             drain.join()
+
+
+def _wait_until_warm(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        statuses = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        for response in statuses:
+            if response.status == health_pb2.HealthCheckResponse.SERVING:
+                break
+        statuses.cancel()
 
 
 def only(variables: dict[str, str], prefix: str) -> dict[str, str]:

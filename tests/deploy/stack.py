@@ -11,10 +11,12 @@ from reward_svc.settings import RewardSettings
 
 ROOT = Path(__file__).parents[2]
 MAIN, GPU = "docker-compose.yml", "deploy/compose.gpu.yml"
+SECRETS = "deploy/compose.secrets.yml"
 SETTINGS = {
     "generator": ("GENERATOR_", GeneratorSettings),
     "reward": ("REWARD_", RewardSettings),
 }
+_COMMANDS = ("command", "entrypoint", "test")  # lists that replace those of the file below
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<default>:?-[^}]*)?\}")
 
 
@@ -43,7 +45,10 @@ def _default(match):
 
 def _merge(under, over):
     if isinstance(under, dict) and isinstance(over, dict):
-        return under | {key: _merge(under.get(key), value) for key, value in over.items()}
+        return under | {
+            key: value if key in _COMMANDS else _merge(under.get(key), value)
+            for key, value in over.items()
+        }
     if isinstance(under, list) and isinstance(over, list):
         return under + over
     return over

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from tests.deploy.stack import (
     GPU,
     MAIN,
     ROOT,
+    SECRETS,
     SETTINGS,
     default_metrics_port,
     default_port,
@@ -21,7 +23,12 @@ from tests.deploy.stack import (
     variables,
 )
 
-FILES = {"main": [MAIN], "gpu": [MAIN, GPU]}
+FILES = {
+    "main": [MAIN],
+    "gpu": [MAIN, GPU],
+    "secrets": [MAIN, SECRETS],
+    "all": [MAIN, GPU, SECRETS],
+}
 
 
 @pytest.fixture(params=FILES)
@@ -39,7 +46,7 @@ def settings_of(services, name):
     return load_settings(cls, prefix, services[name]["environment"])
 
 
-@pytest.mark.parametrize("names", [[MAIN], [GPU], [MAIN, GPU]], ids=["main", "gpu alone", "merged"])
+@pytest.mark.parametrize("names", [[GPU], [SECRETS], *FILES.values()])
 def test_files_follow_the_compose_specification(names, tmp_path):
     path = tmp_path / "compose.yml"
     path.write_text(yaml.safe_dump(load_compose(*names)))
@@ -106,7 +113,7 @@ def test_environment_holds_settings_of_the_service_and_nothing_else(services):
 def test_variables_of_the_operator_are_no_settings():
     """One exported as REWARD_MODEL stopped services started by hand: no such setting."""
     prefixes = tuple(prefix for prefix, _ in SETTINGS.values())
-    for name in (MAIN, GPU):
+    for name in (MAIN, GPU, SECRETS):
         assert not [variable for variable in variables(name) if variable.startswith(prefixes)]
 
 
@@ -146,10 +153,12 @@ def test_reward_service_can_be_scaled(services):
     assert not {"container_name", "ports", "hostname"} & set(services["reward"])
 
 
-def test_reward_service_and_store_are_reached_from_the_backend_alone(compose):
-    assert compose["networks"]["backend"]["internal"] is True
-    for name in ("reward", "redis"):
-        assert compose["services"][name]["networks"] == ["backend"]
+def test_reward_service_and_store_are_reached_from_their_networks_alone(compose):
+    for name, network in (("reward", "backend"), ("redis", "store")):
+        assert compose["services"][name]["networks"] == [network]
+        assert compose["networks"][network] == {"internal": True}
+    members = [name for name, its in compose["services"].items() if "store" in its["networks"]]
+    assert sorted(members) == ["generator", "redis"]  # nobody else reads profiles
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -172,10 +181,39 @@ def test_containers_can_change_nothing_but_their_volumes(services):
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["init"] is True, name
-        assert service["tmpfs"] == ["/tmp"], name
+        assert service["tmpfs"] == ["/tmp:size=256m,mode=1777,nosuid,nodev"], name
+        assert 0 < service["pids_limit"] <= 1024, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert "privileged" not in service, name
+        for door in (
+            "privileged",
+            "cap_add",
+            "devices",
+            "pid",
+            "ipc",
+            "network_mode",
+            "userns_mode",
+        ):
+            assert door not in service, name
+        assert not [source for source, _ in mounts(service) if "docker.sock" in source], name
+
+
+def test_what_containers_mount_from_this_machine_is_read_only(services):
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            is_path = volume.startswith((".", "/"))
+            assert volume.endswith(":ro") == is_path, (name, volume)
+
+
+def test_no_secret_stands_in_an_environment_or_a_command(services):
+    """Any process of the container reads them, and `docker inspect` shows them."""
+    for name, service in services.items():
+        for variable, value in service.get("environment", {}).items():
+            words = ("PASSWORD", "SECRET", "TOKEN", "KEY", "CREDENTIAL")
+            is_secret = any(word in variable for word in words) and not variable.endswith("_FILE")
+            assert not is_secret, (name, variable)
+            assert not re.search(r"://[^/@]*:[^/@]*@", str(value)), (name, variable)
+        assert not re.search("requirepass|masterauth|--user", str(service.get("command"))), name
 
 
 def test_foreign_images_are_pinned_and_run_without_root(services):
@@ -203,3 +241,21 @@ def test_without_the_override_no_gpu_is_asked_for():
     services = load_compose(MAIN)["services"]
     assert not [name for name, service in services.items() if "deploy" in service]
     assert {settings_of(services, name).device for name in SETTINGS} == {"cpu"}
+
+
+def test_with_secrets_redis_knows_users_and_the_generator_is_one():
+    plain, services = (load_compose(*FILES[name])["services"] for name in ("main", "secrets"))
+    settings = settings_of(services, "generator")
+    assert settings.redis_password_file == "/run/secrets/redis_password"
+    command = services["redis"]["command"]
+    assert command == [*plain["redis"]["command"], "--aclfile", "/run/secrets/redis_users"]
+    assert services["generator"]["secrets"] == ["redis_password"]
+    assert services["redis"]["secrets"] == ["redis_users"]
+    assert "secrets" not in services["reward"]
+
+
+def test_secrets_are_files_outside_of_the_repository_and_of_images():
+    for secret in load_compose(MAIN, SECRETS)["secrets"].values():
+        assert set(secret) == {"file"}
+        assert secret["file"].startswith("./secrets/")
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()

@@ -59,6 +59,26 @@ def test_image_runs_without_root_under_a_fixed_number(image):
     assert int(group) > 999
 
 
+def test_no_secret_is_baked_into_an_image(dockerfile):
+    for name, words in instructions(dockerfile):
+        if name in ("ENV", "ARG"):
+            assert not re.search("(?i)password|secret|token|credential|_key", words), words
+        assert name != "ADD"  # it fetches and unpacks; COPY does not
+    assert not [source for source in copied(dockerfile) if source in (".", "./")]
+
+
+def test_images_are_pinned_to_a_version(dockerfile):
+    """By version: a digest would need the registry at hand when a version is raised."""
+    (image,) = {
+        words.partition("=")[2]
+        for name, words in instructions(dockerfile)
+        if words.startswith("PYTHON_IMAGE=")
+    }
+    assert re.fullmatch(r"python:3\.\d+(\.\d+)?-slim-\w+", image)
+    froms = [words.split()[0] for name, words in instructions(dockerfile) if name == "FROM"]
+    assert set(froms) == {"${PYTHON_IMAGE}"}
+
+
 def test_ports_are_those_of_the_settings(service, image):
     ports = [default_port(service), default_metrics_port(service)]
     assert [int(port) for port in image["EXPOSE"].split()] == ports

@@ -184,3 +184,8 @@ def test_the_dashboard_lies_where_grafana_is_told_to_look(services):
     assert source["uid"] == make_dashboard.DATASOURCE["uid"]
     assert source["url"] == "http://prometheus:9090"
     assert set(services["grafana"]["networks"]) & set(services["prometheus"]["networks"])
+
+
+def test_every_alert_has_a_run_book():
+    text = (ROOT / "docs/operate.md").read_text()
+    assert re.findall(r"^### (\w+)$", text, re.M) == [rule["alert"] for rule in alerts()]

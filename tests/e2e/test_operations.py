@@ -89,10 +89,12 @@ def test_both_services_measure_each_step(stack: EmbeddedStack, client: Generator
     for name in (
         "pad_time_to_first_token_seconds",
         "pad_inter_token_latency_seconds",
-        "pad_queue_time_seconds",
         "pad_step_batch_rows",
     ):
         assert value(generator, f"{name}_count") >= 1
+    assert value(generator, 'pad_queue_time_seconds_count{priority="interactive"}') >= 1
+    assert value(generator, 'pad_queue_depth{unit="tokens"}') == 0
+    assert value(generator, 'pad_refused_total{reason="queue_requests"}') == 0
     ok = 'pad_rpc_total{code="OK",method="pad.v1.GeneratorService/Complete"}'
     assert value(generator, ok) >= 1
     assert "measured" not in generator  # no user in a label

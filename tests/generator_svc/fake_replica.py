@@ -27,6 +27,7 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
         self.fingerprint = FINGERPRINT
         self.reference_fingerprint = ""
         self.references: list[int] = []  # of the sessions it was asked to open
+        self.model_version = "v1"
         self.refuses_opens: int | None = None  # a RowErrorReason
         self.ignores_opens = False
         self.is_silent = False  # owes rewards for ever
@@ -36,12 +37,13 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
         self.committed: dict[int, list[int]] = {}
         self.log: list[str] = []
         self.num_streams = 0
+        self.port = 0  # where it is served
         self.hang_up = asyncio.Event()
 
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
         return reward_pb2.RewardServiceGetServerInfoResponse(
             model_id="fake",
-            model_version="v1",
+            model_version=self.model_version,
             tokenizer_fingerprint=self.fingerprint,
             reference_fingerprint=self.reference_fingerprint,
             load=reward_pb2.Load(num_free_slots=8),
@@ -145,6 +147,7 @@ async def running_replica(replica: FakeReplica, port: int = 0) -> AsyncIterator[
     reward_pb2_grpc.add_RewardServiceServicer_to_server(replica, server)
     health_pb2_grpc.add_HealthServicer_to_server(replica.health, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    replica.port = bound
     await server.start()
     try:
         yield bound

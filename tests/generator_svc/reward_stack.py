@@ -15,7 +15,8 @@ from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.sequence import ChosenToken, GenerationParams
 from generator_svc.engine.sequence import Sequence as Answer
 from generator_svc.engine.step_model import StepModel
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from generator_svc.reward_client.replica import Replica as RewardReplica
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from reward_svc.encoder import PreferenceEncoder
@@ -44,7 +45,7 @@ LIMITS = PoolLimits(step_timeout_s=20.0, open_timeout_s=20.0, resolve_interval_s
 async def serving(replica: Replica) -> AsyncIterator[str]:
     """Serve a reward replica over gRPC; yield its address."""
     encoder = PreferenceEncoder(replica.cache, replica.batcher)
-    servicer = RewardServicer(replica.cache, replica.batcher, encoder, "1.2.3")
+    servicer = RewardServicer(replica.cache, replica.batcher, encoder, replica.forgetting, "1.2.3")
     add = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
     health = Health(["pad.v1.RewardService"])
     health.set_serving(True)
@@ -74,6 +75,12 @@ class PoolObserver:
 
     def failover(self) -> None:
         self.num_failovers += 1
+
+    def circuit_changed(self, state: str) -> None:
+        pass
+
+    def reward_model_changed(self) -> None:
+        pass
 
     def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
         pass
@@ -172,10 +179,10 @@ async def _serving_all(models: Sequence[PersRM]) -> AsyncIterator[tuple[list[Rep
 def _note_what_is_sent(stack: Stack) -> None:
     """Copy each message on its way to the replicas that are connected."""
     for link in stack.pool.fleet.replicas:
-        put = link._outgoing.put_nowait
+        send = link.connection.send
 
-        def noting(message: reward_pb2.ScoreRequest, put: object = put) -> None:
+        def noting(message: reward_pb2.ScoreRequest, send: object = send) -> None:
             stack.sent.append(message)
-            put(message)  # type: ignore[operator]
+            send(message)  # type: ignore[operator]
 
-        link._outgoing.put_nowait = noting  # type: ignore[method-assign]
+        link.connection.send = noting  # type: ignore[method-assign]

@@ -18,7 +18,8 @@ from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.scorer import RewardSession, ScoreRows, SessionState
 from generator_svc.engine.sequence import FinishReason, GenerationParams
 from generator_svc.engine.step_model import StepModel
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from reward_svc.messages import Message
 from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.stream import Stream
@@ -265,14 +266,14 @@ async def test_a_guess_that_came_with_a_late_question_is_taken_back_or_kept_righ
         await until(lambda: session.state is SessionState.OPEN)
         candidates = Candidates(torch.tensor([[7, 99, 30]]), torch.zeros(1, 3))
         (replica,) = stack.pool.fleet.replicas
-        receive: Any = replica._receive
+        receive: Any = replica.receive
         kept: list[Any] = []
-        replica._receive = kept.append  # type: ignore[method-assign, assignment]
+        replica.receive = kept.append  # type: ignore[method-assign, assignment]
         rows = ScoreRows([session], candidates, [3], [42])
         assert (await stack.pool.score(rows)).has_rewards == [False]
         assert session.is_scoring
         await until(lambda: bool(kept))
-        replica._receive = receive  # type: ignore[method-assign]
+        replica.receive = receive  # type: ignore[method-assign]
         for response in kept:
             receive(response)
         late = await stack.pool.score(rows)

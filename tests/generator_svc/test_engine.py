@@ -53,10 +53,11 @@ NEVER = RunAhead(is_allowed=False)
 
 
 class QuietObserver:
-    """Notes nothing but how guesses fared."""
+    """Notes nothing but how guesses fared, and how long answers outlived their readers."""
 
     def __init__(self) -> None:
         self.num_kept = self.num_redone = 0
+        self.left_behind: list[tuple[str, int]] = []
 
     def phase(self, name: str, seconds: float) -> None:
         pass
@@ -71,8 +72,11 @@ class QuietObserver:
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         pass
 
-    def started(self, queue_s: float) -> None:
+    def started(self, sequence: Sequence) -> None:
         pass
+
+    def left(self, phase: str, num_steps: int) -> None:
+        self.left_behind.append((phase, num_steps))
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         pass
@@ -309,6 +313,7 @@ async def test_a_cancelled_answer_frees_its_row_and_its_session() -> None:
         harness.engine.cancel(sequence)
         await harness.write("y")  # a step later
         await harness.write("z")
+        assert harness.observer.left_behind == [("tokens", 1)]
         assert not harness.scorer.committed
         assert harness.runner.num_free >= 1
         tokens = await asyncio.gather(*(harness.write(str(i)) for i in range(4)))

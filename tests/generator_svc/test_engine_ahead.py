@@ -75,6 +75,7 @@ async def test_an_answer_cancelled_while_running_ahead_frees_its_row_and_hurts_n
         await asyncio.gather(*again)
         assert not harness.scorer.committed
         assert leaving.row is None
+        assert harness.observer.left_behind == [("tokens", 1)]
 
 
 @pytest.mark.parametrize("turns", range(4))

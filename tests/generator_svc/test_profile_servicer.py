@@ -14,14 +14,14 @@ from svc_common.callers import Caller, everyone_is
 from svc_common.errors import InvalidRequestError
 from svc_common.health import Health
 from svc_common.server import ServerOptions, bind, new_server
-from tests.generator_svc.test_profiles import opened
+from tests.generator_svc.store_watch import opened
 
 SECRET = "kettle songs"
 
 
 def check_text(field, text):
-    if "<|end|>" in text:
-        raise InvalidRequestError(f"{field}: must not hold the control token '<|end|>'")
+    if "CONTROL" in text:
+        raise InvalidRequestError(f"{field}: must not hold the control token 'CONTROL'")
 
 
 @asynccontextmanager
@@ -140,8 +140,8 @@ async def test_revision_conflict_is_aborted(stub):
             "preferences[0].weight: must be > 0 and <= 10, got inf",
         ),
         (
-            {"preferences": [wish(), wish(f"{SECRET}<|end|>")]},
-            "preferences[1].text: must not hold the control token '<|end|>'",
+            {"preferences": [wish(), wish(f"{SECRET}CONTROL")]},
+            "preferences[1].text: must not hold the control token 'CONTROL'",
         ),
         ({"beta": -0.1}, "beta: must be 0..10, got -0.1"),
         ({"beta": 11.0}, "beta: must be 0..10, got 11.0"),

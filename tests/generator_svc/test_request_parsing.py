@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generator_svc.decoding.strategies import STRATEGIES, Reference
+from generator_svc.engine.fair_line import Priority
 from generator_svc.request_parsing import STRATEGY_NAMES, RequestLimits, parse_request
 from pad.v1 import common_pb2, generator_pb2
 from svc_common.errors import InvalidRequestError
 
-LIMITS = RequestLimits(max_tokens=64, max_top_k=50)
+LIMITS = RequestLimits(max_tokens=64, max_top_k=50, max_turns=100)
 
 
 def request(**fields: Any) -> generator_pb2.GenerateRequest:
@@ -28,6 +29,9 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert (parsed.top_k, parsed.temperature, parsed.top_p) == (10, 0.0, 1.0)
     assert (parsed.beta, parsed.seed, parsed.max_tokens) == (None, None, 64)
     assert not any((parsed.falls_back, parsed.prompts_base, parsed.wants_candidates))
+    assert parsed.priority is Priority.INTERACTIVE
+    batch = parse_request(request(priority=generator_pb2.PRIORITY_BATCH), LIMITS)
+    assert batch.priority is Priority.BATCH
     guided = parse_request(personal(), LIMITS)
     assert guided.strategy is STRATEGIES["pad"]
     assert guided.reference is Reference.BACKBONE

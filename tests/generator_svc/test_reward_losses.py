@@ -15,8 +15,8 @@ async def test_a_late_answer_is_kept_for_its_own_candidates_alone() -> None:
     async with running_pool(FakeReplica()) as harness:
         sessions = [await harness.open(1, 2), await harness.open(3)]
         replica = harness.pool.fleet.replicas[0]
-        receive, kept = replica._receive, []
-        replica._receive = kept.append  # type: ignore[method-assign, assignment]
+        receive, kept = replica.receive, []
+        replica.receive = kept.append  # type: ignore[method-assign, assignment]
         ids, logprobs = torch.arange(10).view(2, 5), torch.zeros(2, 5)
         await harness.pool.score(ScoreRows(sessions, Candidates(ids, logprobs), [3, 5]))
         receive(*kept)

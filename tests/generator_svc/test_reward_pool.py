@@ -20,8 +20,9 @@ from generator_svc.engine.scorer import (
     SessionState,
 )
 from generator_svc.reward_client.calls import RewardCalls
-from generator_svc.reward_client.pool import PoolLimits, RewardPool
-from generator_svc.reward_client.replica import Replica
+from generator_svc.reward_client.connection import Connection
+from generator_svc.reward_client.limits import PoolLimits
+from generator_svc.reward_client.pool import RewardPool
 from pad.v1 import reward_pb2
 from svc_common.errors import (
     InvalidRequestError,
@@ -43,10 +44,18 @@ LOGPROBS = torch.tensor([-0.5, -1.5, -2.5])
 @dataclass
 class Listener:
     failovers: int = 0
+    circuits: list[str] = field(default_factory=list)
+    num_model_changes: int = 0
     batches: list[float] = field(default_factory=list)
 
     def failover(self) -> None:
         self.failovers += 1
+
+    def circuit_changed(self, state: str) -> None:
+        self.circuits.append(state)
+
+    def reward_model_changed(self) -> None:
+        self.num_model_changes += 1
 
     def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
         self.batches.append(forward_s)
@@ -241,7 +250,7 @@ async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found
         # Nobody waits again for what has been away that long.
         assert harness.session().state is SessionState.FAILED
         with pytest.raises(RewardUnavailableError):
-            await harness.calls.encode_preference("x", 100)
+            await harness.calls.encode_preference("x", b"", 100)
     replica = FakeReplica()
     async with running_replica(replica) as port:
         pass  # now a port that is free, most likely
@@ -249,7 +258,7 @@ async def test_without_replicas_sessions_fail_in_time_and_a_new_replica_is_found
         session = harness.session()
         async with running_replica(replica, port):
             await harness.until(lambda: session.state is SessionState.OPEN)
-            assert await harness.calls.encode_preference("x", 1.0) == ("v1", b"enc")
+            assert await harness.calls.encode_preference("x", b"", 1.0) == ("v1", b"enc")
 
 
 async def test_statuses_of_unary_calls_become_our_errors() -> None:
@@ -279,8 +288,8 @@ async def test_rewards_that_came_late_are_kept_until_they_are_asked_for() -> Non
     async with running_pool(FakeReplica()) as harness:
         session = await harness.open(1, 2)
         replica = harness.pool.fleet.replicas[0]
-        receive, kept = replica._receive, []
-        replica._receive = kept.append  # type: ignore[method-assign, assignment]
+        receive, kept = replica.receive, []
+        replica.receive = kept.append  # type: ignore[method-assign, assignment]
         assert await harness.score(session) == [None]
         assert session.is_scoring
         receive(*kept)
@@ -310,14 +319,14 @@ async def test_a_replica_comes_back_after_a_write_to_a_stream_that_had_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once the error that gRPC raises then killed the replica's task for good."""
-    write, errors = Replica._write, [asyncio.InvalidStateError("RPC already finished.")]
+    write, errors = Connection._write, [asyncio.InvalidStateError("RPC already finished.")]
 
-    async def failing_once(replica: Replica, stream: Any) -> None:
+    async def failing_once(connection: Connection, stream: Any) -> None:
         if errors:
             raise errors.pop()
-        await write(replica, stream)
+        await write(connection, stream)
 
-    monkeypatch.setattr(Replica, "_write", failing_once)
+    monkeypatch.setattr(Connection, "_write", failing_once)
     async with running_pool(FakeReplica()) as harness:
         assert await harness.reward(await harness.open()) == 0
         assert not errors

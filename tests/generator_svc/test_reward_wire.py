@@ -12,9 +12,11 @@ def test_an_encoding_goes_only_to_replicas_of_the_model_that_made_it() -> None:
         EncodedPreference("Be kind.", 0.5),
     )
     context = RewardContext("hi", preferences, Reference.BASE)
-    assert [p.encoding for p in pack_context(context, "v1").preferences] == [b"\0" * 8, b""]
-    assert [p.encoding for p in pack_context(context, "v2").preferences] == [b"", b""]
-    assert [p.preference.text for p in pack_context(context, "v2").preferences] == [
+    old = pack_context(context, "v1", Reference.BASE).preferences
+    new = pack_context(context, "v2", Reference.BASE).preferences
+    assert [p.encoding for p in old] == [b"\0" * 8, b""]
+    assert [p.encoding for p in new] == [b"", b""]
+    assert [p.preference.text for p in new] == [
         "Be brief.",
         "Be kind.",
     ]

@@ -58,8 +58,8 @@ async def test_late_rewards_are_whole_too() -> None:
     async with running_pool(replica, base_fingerprint="same") as harness:
         session = await harness.open(8, 9, context=PLAIN)
         (link,) = harness.pool.fleet.replicas
-        receive, kept = link._receive, []
-        link._receive = kept.append  # type: ignore[method-assign, assignment]
+        receive, kept = link.receive, []
+        link.receive = kept.append  # type: ignore[method-assign, assignment]
         assert await harness.score(session) == [None]
         receive(*kept)
         await harness.until(lambda: not session.is_scoring)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from reward_svc.batcher import Batcher
+from reward_svc.forgetting import Forgetting
 from reward_svc.messages import (
     Answer,
     CandidateRows,
@@ -164,6 +165,7 @@ class Replica:
     cache: SessionCache
     batcher: Batcher
     registry: CollectorRegistry
+    forgetting: Forgetting
 
     def generator(self) -> Generator:
         return Generator(self.batcher, self.model)
@@ -209,7 +211,7 @@ async def running_replica(
     loop_task = asyncio.create_task(batcher.run())
     try:
         async with asyncio.timeout(60):
-            yield Replica(model, cache, batcher, registry)
+            yield Replica(model, cache, batcher, registry, Forgetting(cache, thread, metrics))
     finally:
         loop_task.cancel()
         results = await asyncio.gather(loop_task, return_exceptions=True)

@@ -49,7 +49,9 @@ class Service:
 async def running_service(model: PersRM) -> AsyncIterator[Service]:
     async with running_replica(model) as replica:
         encoder = PreferenceEncoder(replica.cache, replica.batcher)
-        servicer = RewardServicer(replica.cache, replica.batcher, encoder, "1.2.3")
+        servicer = RewardServicer(
+            replica.cache, replica.batcher, encoder, replica.forgetting, "1.2.3"
+        )
         add = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
         health = Health(["pad.v1.RewardService"])
         server = new_server(OPTIONS, health, replica.registry, [add])

@@ -31,20 +31,16 @@ def load_from(settings: RewardSettings, folder: Path, **changes: str) -> PersRM:
     return load_pers_rm(dataclasses.replace(settings, model_dir=folder, **changes))
 
 
-def save_head(folder: Path, tensors: dict[str, Tensor], kind: str) -> None:
-    if kind == "safetensors":
-        save_file(tensors, folder / "value_head.safetensors")
-    else:
-        torch.save(tensors, folder / "value_head.bin")
+def save_head(folder: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, folder / "value_head.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize("reference", list(Reference))
 async def test_a_value_head_folder_gives_what_the_authors_formula_gives(
-    settings: RewardSettings, folder: Path, oracle: Oracle, kind: str, reference: Reference
+    settings: RewardSettings, folder: Path, oracle: Oracle, reference: Reference
 ) -> None:
     """logits = lm_head(W_v h + b_v), of theta alone."""
-    save_head(folder, value_head_tensors(), kind)
+    save_head(folder, value_head_tensors())
     model = load_from(settings, folder, value_head="auto")
     with_head = dataclasses.replace(oracle, value_head=value_head_tensors())
     what = context(("Be brief.", 1.0), ("Rhyme.", 0.5), reference=reference)
@@ -75,7 +71,7 @@ def test_a_folder_can_say_itself_that_it_is_a_stage_1_model(
     with pytest.raises(ModelFolderError, match="must hold value_head"):
         load_from(settings, folder, value_head="required")
     plain = load_from(settings, folder, value_head="auto")
-    save_head(folder, value_head_tensors(), "safetensors")
+    save_head(folder, value_head_tensors())
     auto, headed = (
         load_from(settings, folder, value_head=policy) for policy in ("auto", "required")
     )
@@ -109,23 +105,16 @@ def test_a_head_of_another_shape_is_an_error_that_names_file_tensor_and_shapes(
     settings: RewardSettings, folder: Path, tensors: dict[str, Tensor], message: str
 ) -> None:
     base = {} if "other" in tensors else value_head_tensors()
-    save_head(folder, base | tensors, "safetensors")
+    save_head(folder, base | tensors)
     with pytest.raises(ModelFolderError, match=f"value_head.safetensors: {message}"):
         load_from(settings, folder, value_head="required")
 
 
-@pytest.mark.parametrize("name", ["value_head.safetensors", "value_head.bin"])
 def test_a_head_file_that_cannot_be_read_is_an_error(
-    settings: RewardSettings, folder: Path, name: str
+    settings: RewardSettings, folder: Path
 ) -> None:
-    (folder / name).write_bytes(b"no tensors at all")
-    with pytest.raises(ModelFolderError, match=f"{name}: cannot be read"):
-        load_from(settings, folder, value_head="required")
-
-
-def test_a_head_of_code_is_not_run(settings: RewardSettings, folder: Path) -> None:
-    torch.save({"v_head.summary.weight": Path("/")}, folder / "value_head.bin")
-    with pytest.raises(ModelFolderError, match=r"value_head.bin: cannot be read"):
+    (folder / "value_head.safetensors").write_bytes(b"no tensors at all")
+    with pytest.raises(ModelFolderError, match=r"value_head.safetensors: cannot be read"):
         load_from(settings, folder, value_head="required")
 
 
@@ -133,7 +122,7 @@ def test_the_version_changes_with_the_head(settings: RewardSettings, folder: Pat
     versions = {load_from(settings, folder, value_head="stage1").version}
     for scale in (1.0, 2.0):
         head = {name: scale * tensor for name, tensor in value_head_tensors().items()}
-        save_head(folder, head, "bin")
+        save_head(folder, head)
         versions.add(load_from(settings, folder, value_head="auto").version)
     assert len(versions) == 3
 

@@ -107,7 +107,7 @@ async def test_streams_cancelled_at_any_moment_leave_no_row_behind(model: PersRM
         (context(("Be brief.", 0.0)), "preferences[0].weight: must be > 0 and <= 10"),
         (context(("Be brief.", 10.5)), "preferences[0].weight: must be > 0 and <= 10"),
         (context(("Be brief.", float("nan"))), "preferences[0].weight: must be > 0"),
-        (context(("Hi <|end|>", 1.0)), "preferences[0].text: must not hold the control token"),
+        (context(("Hi <|end|>", 1.0)), "preferences[0].text: must not hold a control token"),
         (
             context(("Be brief.", 1.0), prompt=(ChatMessage("assistant", "Hi"),)),
             "chat.messages: need one with role user, got none",

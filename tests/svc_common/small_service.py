@@ -36,6 +36,7 @@ class Running:
     channel: grpc.aio.Channel
     health: Health
     registry: CollectorRegistry
+    address: str
 
     def call(self, arity: str) -> Any:
         new = {
@@ -54,14 +55,16 @@ class Running:
 
 
 @asynccontextmanager
-async def running(**handlers: Callable[..., Any]) -> AsyncIterator[Running]:
+async def running(
+    options: ServerOptions = OPTIONS, **handlers: Callable[..., Any]
+) -> AsyncIterator[Running]:
     registry = CollectorRegistry()
     health = Health([NAME])
-    server = new_server(OPTIONS, health, registry, [partial(add_handlers, handlers)])
-    address = bind(server, OPTIONS)
+    server = new_server(options, health, registry, [partial(add_handlers, handlers)])
+    address = bind(server, options)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(address) as channel:
-            yield Running(server, channel, health, registry)
+            yield Running(server, channel, health, registry, address)
     finally:
         await server.stop(2)

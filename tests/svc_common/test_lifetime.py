@@ -1,10 +1,14 @@
 """A service ends when it has drained, and with an error when a part of it breaks."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from svc_common.lifetime import until_first
+from svc_common.lifetime import exits_on_signals, until_first
 
 
 async def test_helpers_are_cancelled_when_the_service_ends() -> None:
@@ -48,3 +52,31 @@ async def test_a_broken_helper_ends_the_service_with_its_error() -> None:
     with pytest.raises(RuntimeError, match="engine broke"):
         await until_first(service(), broken())
     assert ended.is_set()
+
+
+LOADING = """
+import time
+from svc_common.lifetime import exits_on_signals
+with exits_on_signals():
+    print("loading", flush=True)
+    while True:
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_model_is_loaded_ends_the_process_well(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", LOADING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"loading\n"
+        process.send_signal(number)
+        assert process.wait(20) == 0
+
+
+def test_the_handlers_of_before_are_put_back() -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    with exits_on_signals():
+        assert [signal.getsignal(number) for number in numbers] != before
+    assert [signal.getsignal(number) for number in numbers] == before

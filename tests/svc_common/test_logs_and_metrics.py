@@ -2,9 +2,12 @@ import io
 import json
 import logging
 
+import jinja2
 import pytest
+import redis
 from prometheus_client import generate_latest
 
+from svc_common.errors import InvalidRequestError
 from svc_common.logs import configure_logging
 from svc_common.metrics import (
     BATCH_BUCKETS,
@@ -29,12 +32,17 @@ def log_stream():
 
 
 def test_line_has_event_and_values(log_stream):
-    logging.getLogger("a.b").info("step done", extra={"num_rows": 3, "event": "other"})
-    logging.getLogger("a.b").debug("not shown")
+    logging.getLogger("svc_common.b").info("step done", extra={"num_rows": 3, "event": "other"})
+    logging.getLogger("svc_common.b").debug("not shown")
     (line,) = log_stream.getvalue().splitlines()
     fields = json.loads(line)
     assert fields.pop("time").endswith("+00:00")
-    assert fields == {"level": "info", "logger": "a.b", "event": "step done", "num_rows": 3}
+    assert fields == {
+        "level": "info",
+        "logger": "svc_common.b",
+        "event": "step done",
+        "num_rows": 3,
+    }
 
 
 def test_traceback_stays_on_one_line(log_stream):
@@ -44,6 +52,62 @@ def test_traceback_stays_on_one_line(log_stream):
         logging.getLogger("a").exception("failed")
     (line,) = log_stream.getvalue().splitlines()
     assert "KeyError" in json.loads(line)["traceback"]
+
+
+def logged(log_stream, error):
+    def fail():
+        raise error
+
+    try:
+        fail()
+    except Exception:
+        logging.getLogger("a").exception("failed")
+    (line,) = log_stream.getvalue().splitlines()
+    return json.loads(line)["traceback"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("canary"),
+        KeyError("canary"),
+        UnicodeEncodeError("ascii", "canary", 0, 1, "canary"),
+        json.JSONDecodeError("canary", "canary", 0),
+        redis.exceptions.ResponseError("unknown command, with args beginning with: 'canary'"),
+        jinja2.TemplateError("canary"),
+        InvalidRequestError("user_id: must be shorter, got 'canary'"),
+        ExceptionGroup("canary", [ValueError("canary"), KeyError("canary")]),
+    ],
+)
+def test_the_text_of_an_error_that_may_quote_a_caller_is_not_logged(log_stream, error):
+    error.__cause__ = ValueError("canary of the cause")
+    shown = logged(log_stream, error)
+    assert "canary" not in shown
+    assert type(error).__qualname__ in shown
+    assert "ValueError" in shown
+    assert "in logged" in shown  # where it happened
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError(28, "No space left")])
+def test_the_text_of_an_error_of_the_machine_is_logged(log_stream, error):
+    assert str(error) in logged(log_stream, error)
+
+
+def test_a_failed_task_is_named_without_its_error(log_stream):
+    """asyncio logs `exception=ProfileNotFoundError("... got 'ann'")`."""
+    logging.getLogger("asyncio").error("Task exception was never retrieved\nfuture: canary")
+    (line,) = log_stream.getvalue().splitlines()
+    assert json.loads(line)["event"] == "Task exception was never retrieved"
+
+
+def test_libraries_are_heard_only_where_something_is_amiss(log_stream):
+    logging.getLogger().setLevel("DEBUG")
+    logging.getLogger("some.library").debug("canary")
+    logging.getLogger("some.library").info("canary")
+    logging.getLogger("some.library").warning("amiss")
+    logging.getLogger("generator_svc.engine").debug("own")
+    events = [json.loads(line)["event"] for line in log_stream.getvalue().splitlines()]
+    assert events == ["amiss", "own"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pad_client.cli.answers import legend, marked_text, summary_line
 from pad_client.cli.chat import build_messages
+from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
     PREFERENCE_FLAGS,
@@ -36,6 +37,7 @@ from pad_client.types import (
 
 
 def generate(
+    context: typer.Context,
     text: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
     user: Annotated[str, typer.Option("--user", "-u", help="Whose profile guides.")] = "",
     preference: Annotated[
@@ -104,7 +106,7 @@ def generate(
         raise typer.BadParameter(
             "needs --user or --preference, and a strategy other than base", param_hint="--compare"
         )
-    with GeneratorClient(server, timeout_s=timeout) as client:
+    with connect(context, server, timeout) as client:
         if compare:
             _compare(client, options, as_json=as_json)
         elif as_json:

@@ -6,6 +6,7 @@ import json
 import typer
 from rich.table import Table
 
+from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
     JsonOption,
@@ -13,17 +14,17 @@ from pad_client.cli.console import (
     TimeoutOption,
     new_console,
 )
-from pad_client.client import GeneratorClient
 
 
 def info(
+    context: typer.Context,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 10.0,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Describe the server: its model, limits and reward replicas."""
     with (
-        GeneratorClient(server, timeout_s=timeout) as client,
+        connect(context, server, timeout) as client,
         new_console(stderr=True).status(f"Asking {server}"),
     ):
         found = client.server_info()
@@ -38,6 +39,6 @@ def info(
     console.print(table)
     replicas = Table("reward replica", "available", "free slots", "model version")
     for each in found.reward_replicas:
-        state = "yes" if each.is_available else "NO"
+        state = "yes" if each.is_available else "suspended" if each.is_suspended else "NO"
         replicas.add_row(each.address, state, str(each.num_free_slots), each.model_version)
     console.print(replicas)

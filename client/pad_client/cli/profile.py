@@ -8,6 +8,7 @@ import typer
 from rich.status import Status
 from rich.table import Table
 
+from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
     PREFERENCE_FLAGS,
@@ -19,7 +20,6 @@ from pad_client.cli.console import (
     new_console,
     parse_preferences,
 )
-from pad_client.client import GeneratorClient
 from pad_client.types import Profile
 
 profile_app = typer.Typer(help="Put, get, list and delete user profiles.", no_args_is_help=True)
@@ -35,6 +35,7 @@ RevisionOption = Annotated[
 
 @profile_app.command("put")
 def put(
+    context: typer.Context,
     user: UserArgument,
     preference: Annotated[
         list[str] | None,
@@ -50,45 +51,48 @@ def put(
     wishes = parse_preferences(preference)
     if not wishes:
         raise typer.BadParameter("at least one is needed", param_hint="--preference")
-    with GeneratorClient(server, timeout_s=timeout) as client, _status("Writing the profile"):
+    with connect(context, server, timeout) as client, _status("Writing the profile"):
         profile = client.put_profile(user, wishes, beta=beta, expected_revision=expected_revision)
     _print_profiles([profile], as_json=as_json)
 
 
 @profile_app.command("get")
 def get(
+    context: typer.Context,
     user: UserArgument,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 10.0,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Show a profile."""
-    with GeneratorClient(server, timeout_s=timeout) as client, _status("Reading the profile"):
+    with connect(context, server, timeout) as client, _status("Reading the profile"):
         profile = client.get_profile(user)
     _print_profiles([profile], as_json=as_json)
 
 
 @profile_app.command("list")
 def list_all(
+    context: typer.Context,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 10.0,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Show all profiles."""
-    with GeneratorClient(server, timeout_s=timeout) as client, _status("Reading the profiles"):
+    with connect(context, server, timeout) as client, _status("Reading the profiles"):
         profiles = list(client.list_profiles())
     _print_profiles(profiles, as_json=as_json)
 
 
 @profile_app.command("delete")
 def delete(
+    context: typer.Context,
     user: UserArgument,
     expected_revision: RevisionOption = None,
     timeout: TimeoutOption = 10.0,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Erase a profile."""
-    with GeneratorClient(server, timeout_s=timeout) as client, _status("Erasing the profile"):
+    with connect(context, server, timeout) as client, _status("Erasing the profile"):
         client.delete_profile(user, expected_revision=expected_revision)
     typer.echo(f"The profile of {user} is erased.")
 

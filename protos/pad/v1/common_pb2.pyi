@@ -106,7 +106,7 @@ class Chat(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
-        """The turns, oldest first; at least one, and at least one with role "user"."""
+        """The turns, oldest first; 1..1024, at least one with role "user"."""
 
     def __init__(
         self,

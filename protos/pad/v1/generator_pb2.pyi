@@ -132,6 +132,34 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
 """max_tokens were written, or the context was full."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """PRIORITY_INTERACTIVE."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BATCH: _Priority.ValueType  # 2
+    """Begins after the others, though every eighth start is one of these while some wait; they may
+    fill half of the queue.
+    """
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Which requests begin first while some wait."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""PRIORITY_INTERACTIVE."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BATCH: Priority.ValueType  # 2
+"""Begins after the others, though every eighth start is one of these while some wait; they may
+fill half of the queue.
+"""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class GenerateRequest(_message.Message):
     """Asks for text. Absent fields take the default stated beside them."""
@@ -156,6 +184,7 @@ class GenerateRequest(_message.Message):
     NUM_SAMPLES_FIELD_NUMBER: _builtins.int
     PREFERENCE_IN_BASE_PROMPT_FIELD_NUMBER: _builtins.int
     IGNORE_END_OF_TURN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Raw text to continue; not empty."""
     user_id: _builtins.str
@@ -186,6 +215,8 @@ class GenerateRequest(_message.Message):
     """Also state the preferences in the base model's prompt, as the authors' scripts do."""
     ignore_end_of_turn: _builtins.bool
     """Go on after the model ended its turn, until max_tokens (for benchmarks)."""
+    priority: Global___Priority.ValueType
+    """Which requests begin first while some wait; changes no token."""
     @_builtins.property
     def chat(self) -> _common_pb2.Chat:
         """A conversation to answer."""
@@ -219,10 +250,11 @@ class GenerateRequest(_message.Message):
         num_samples: _builtins.int | None = ...,
         preference_in_base_prompt: _builtins.bool = ...,
         ignore_end_of_turn: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_tokens", b"_max_tokens", "_num_samples", b"_num_samples", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "beta", b"beta", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "num_samples", b"num_samples", "prompt", b"prompt", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_tokens", b"_max_tokens", "_num_samples", b"_num_samples", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "beta", b"beta", "chat", b"chat", "detail", b"detail", "fallback", b"fallback", "ignore_end_of_turn", b"ignore_end_of_turn", "input", b"input", "max_tokens", b"max_tokens", "num_samples", b"num_samples", "preference_in_base_prompt", b"preference_in_base_prompt", "preferences", b"preferences", "prompt", b"prompt", "reference", b"reference", "seed", b"seed", "stop", b"stop", "strategy", b"strategy", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_tokens", b"_max_tokens", "_num_samples", b"_num_samples", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "beta", b"beta", "chat", b"chat", "detail", b"detail", "fallback", b"fallback", "ignore_end_of_turn", b"ignore_end_of_turn", "input", b"input", "max_tokens", b"max_tokens", "num_samples", b"num_samples", "preference_in_base_prompt", b"preference_in_base_prompt", "preferences", b"preferences", "priority", b"priority", "prompt", b"prompt", "reference", b"reference", "seed", b"seed", "stop", b"stop", "strategy", b"strategy", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
     _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
@@ -423,6 +455,7 @@ class Summary(_message.Message):
     REWARD_MODEL_VERSION_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     SAMPLE_REWARDS_FIELD_NUMBER: _builtins.int
+    REWARD_MODELS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in logs."""
     finish_reason: Global___FinishReason.ValueType
@@ -446,7 +479,7 @@ class Summary(_message.Message):
     profile_revision: _builtins.int
     """Revision of the profile that was used; 0 if none."""
     reward_model_version: _builtins.str
-    """Version of the reward model that guided; empty if none."""
+    """Version of the reward model that guided, the last one if there were several; empty if none."""
     @_builtins.property
     def timings(self) -> Global___Timings:
         """Times by phase."""
@@ -454,6 +487,12 @@ class Summary(_message.Message):
     @_builtins.property
     def sample_rewards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """For STRATEGY_BEST_OF_N: the reward of each sample, the chosen one among them."""
+
+    @_builtins.property
+    def reward_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardModelUse]:
+        """The reward models that guided the tokens, in order. There is more than one only where the
+        first was gone from all replicas while the answer was written.
+        """
 
     def __init__(
         self,
@@ -472,14 +511,45 @@ class Summary(_message.Message):
         reward_model_version: _builtins.str = ...,
         timings: Global___Timings | None = ...,
         sample_rewards: _abc.Iterable[_builtins.float] | None = ...,
+        reward_models: _abc.Iterable[Global___RewardModelUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta", b"beta", "finish_reason", b"finish_reason", "num_changed_tokens", b"num_changed_tokens", "num_fallback_tokens", b"num_fallback_tokens", "num_guided_tokens", b"num_guided_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_tokens", b"num_tokens", "profile_revision", b"profile_revision", "request_id", b"request_id", "reward_model_version", b"reward_model_version", "sample_rewards", b"sample_rewards", "seed", b"seed", "strategy", b"strategy", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta", b"beta", "finish_reason", b"finish_reason", "num_changed_tokens", b"num_changed_tokens", "num_fallback_tokens", b"num_fallback_tokens", "num_guided_tokens", b"num_guided_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_tokens", b"num_tokens", "profile_revision", b"profile_revision", "request_id", b"request_id", "reward_model_version", b"reward_model_version", "reward_models", b"reward_models", "sample_rewards", b"sample_rewards", "seed", b"seed", "strategy", b"strategy", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Summary: _TypeAlias = Summary  # noqa: Y015
+
+@_typing.final
+class RewardModelUse(_message.Message):
+    """A reward model that guided tokens of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    NUM_GUIDED_TOKENS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Its version."""
+    first_index: _builtins.int
+    """Index of the first token it guided."""
+    num_guided_tokens: _builtins.int
+    """Tokens it guided, up to the first_index of the next."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        first_index: _builtins.int = ...,
+        num_guided_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "num_guided_tokens", b"num_guided_tokens", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewardModelUse: _TypeAlias = RewardModelUse  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
@@ -598,6 +668,7 @@ class RewardReplica(_message.Message):
     IS_AVAILABLE_FIELD_NUMBER: _builtins.int
     NUM_FREE_SLOTS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    IS_SUSPENDED_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Host and port."""
     is_available: _builtins.bool
@@ -606,6 +677,8 @@ class RewardReplica(_message.Message):
     """Free KV-cache rows, as it last reported."""
     model_version: _builtins.str
     """Version of its model."""
+    is_suspended: _builtins.bool
+    """Whether it is left alone for a while, as it owed rewards too long or sent garbage several times."""
     def __init__(
         self,
         *,
@@ -613,10 +686,11 @@ class RewardReplica(_message.Message):
         is_available: _builtins.bool = ...,
         num_free_slots: _builtins.int = ...,
         model_version: _builtins.str = ...,
+        is_suspended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "is_available", b"is_available", "model_version", b"model_version", "num_free_slots", b"num_free_slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "is_available", b"is_available", "is_suspended", b"is_suspended", "model_version", b"model_version", "num_free_slots", b"num_free_slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

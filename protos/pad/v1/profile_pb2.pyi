@@ -256,21 +256,29 @@ class ListProfilesResponse(_message.Message):
 
     PROFILES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DAMAGED_USER_IDS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Where the next page starts; empty after the last one."""
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Profile]:
         """The profiles, by user id."""
 
+    @_builtins.property
+    def damaged_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Users of this page whose stored profile cannot be read (GetProfile says DATA_LOSS): put or
+        delete it without expected_revision. They count as profiles of the page.
+        """
+
     def __init__(
         self,
         *,
         profiles: _abc.Iterable[Global___Profile] | None = ...,
         next_page_token: _builtins.str = ...,
+        damaged_user_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "profiles", b"profiles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged_user_ids", b"damaged_user_ids", "next_page_token", b"next_page_token", "profiles", b"profiles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

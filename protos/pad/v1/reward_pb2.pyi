@@ -124,10 +124,17 @@ class RewardContext(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     PREFERENCES_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Raw text."""
     reference: _common_pb2.ReferenceMode.ValueType
     """What rewards are measured against. REFERENCE_MODE_BASE: the caller subtracts its own part."""
+    subject: _builtins.bytes
+    """Whose request it is: an opaque name, the same for all requests of a user, by which Forget finds
+    what was kept of it; at most 32 bytes. Empty: nobody's; what is kept then goes by age alone.
+    Of 32 bytes the first 16 name the tenant: what is kept is found for no other. The last 16 are
+    zeros in requests without a user.
+    """
     @_builtins.property
     def chat(self) -> _common_pb2.Chat:
         """A conversation."""
@@ -143,10 +150,11 @@ class RewardContext(_message.Message):
         chat: _common_pb2.Chat | None = ...,
         preferences: _abc.Iterable[Global___EncodedPreference] | None = ...,
         reference: _common_pb2.ReferenceMode.ValueType = ...,
+        subject: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "preferences", b"preferences", "prompt", b"prompt", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "preferences", b"preferences", "prompt", b"prompt", "reference", b"reference", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -621,6 +629,9 @@ class EncodePreferenceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PREFERENCE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    subject: _builtins.bytes
+    """Whose preference it is; see RewardContext.subject."""
     @_builtins.property
     def preference(self) -> _common_pb2.Preference:
         """The preference; its weight does not matter."""
@@ -629,10 +640,11 @@ class EncodePreferenceRequest(_message.Message):
         self,
         *,
         preference: _common_pb2.Preference | None = ...,
+        subject: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preference", b"preference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["preference", b"preference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preference", b"preference", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,6 +682,54 @@ class EncodePreferenceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EncodePreferenceResponse: _TypeAlias = EncodePreferenceResponse  # noqa: Y015
+
+@_typing.final
+class ForgetRequest(_message.Message):
+    """Names users who were erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """As RewardContext.subject named them; 1..10000, none empty."""
+
+    def __init__(
+        self,
+        *,
+        subjects: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetRequest: _TypeAlias = ForgetRequest  # noqa: Y015
+
+@_typing.final
+class ForgetResponse(_message.Message):
+    """Says that nothing is left that was kept for these users alone. For ten minutes nothing new is
+    kept for them either, as answers of theirs may still be under way.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
+    num_prefix_tokens: _builtins.int
+    """Tokens whose keys and values were dropped."""
+    def __init__(
+        self,
+        *,
+        num_prefix_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_prefix_tokens", b"num_prefix_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetResponse: _TypeAlias = ForgetResponse  # noqa: Y015
 
 @_typing.final
 class RewardServiceGetServerInfoRequest(_message.Message):

@@ -30,7 +30,7 @@ class RewardServiceStub:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message.
+    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
     """
 
     def __init__(self, channel):
@@ -54,6 +54,11 @@ class RewardServiceStub:
                 request_serializer=pad_dot_v1_dot_reward__pb2.EncodePreferenceRequest.SerializeToString,
                 response_deserializer=pad_dot_v1_dot_reward__pb2.EncodePreferenceResponse.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/pad.v1.RewardService/Forget',
+                request_serializer=pad_dot_v1_dot_reward__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=pad_dot_v1_dot_reward__pb2.ForgetResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/pad.v1.RewardService/GetServerInfo',
                 request_serializer=pad_dot_v1_dot_reward__pb2.RewardServiceGetServerInfoRequest.SerializeToString,
@@ -66,7 +71,7 @@ class RewardServiceServicer:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message.
+    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
     """
 
     def Score(self, request_iterator, context):
@@ -85,6 +90,14 @@ class RewardServiceServicer:
 
     def EncodePreference(self, request, context):
         """Computes once what the model needs to know of a preference, to be cached by the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forget(self, request, context):
+        """Drops what this replica keeps of users who were erased: prefixes of prompts, and vectors of
+        preferences. Call it on every replica; one that is not reached drops them by age.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +128,11 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     request_deserializer=pad_dot_v1_dot_reward__pb2.EncodePreferenceRequest.FromString,
                     response_serializer=pad_dot_v1_dot_reward__pb2.EncodePreferenceResponse.SerializeToString,
             ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=pad_dot_v1_dot_reward__pb2.ForgetRequest.FromString,
+                    response_serializer=pad_dot_v1_dot_reward__pb2.ForgetResponse.SerializeToString,
+            ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
                     request_deserializer=pad_dot_v1_dot_reward__pb2.RewardServiceGetServerInfoRequest.FromString,
@@ -133,7 +151,7 @@ class RewardService:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message.
+    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
     """
 
     @staticmethod
@@ -207,6 +225,33 @@ class RewardService:
             '/pad.v1.RewardService/EncodePreference',
             pad_dot_v1_dot_reward__pb2.EncodePreferenceRequest.SerializeToString,
             pad_dot_v1_dot_reward__pb2.EncodePreferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pad.v1.RewardService/Forget',
+            pad_dot_v1_dot_reward__pb2.ForgetRequest.SerializeToString,
+            pad_dot_v1_dot_reward__pb2.ForgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,7 +31,7 @@ class RewardServiceStub:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message.
+    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
     """
 
     @_typing.overload
@@ -44,6 +44,10 @@ class RewardServiceStub:
     """Scores whole answers to one prompt."""
     EncodePreference: _grpc.UnaryUnaryMultiCallable[_reward_pb2.EncodePreferenceRequest, _reward_pb2.EncodePreferenceResponse]
     """Computes once what the model needs to know of a preference, to be cached by the caller."""
+    Forget: _grpc.UnaryUnaryMultiCallable[_reward_pb2.ForgetRequest, _reward_pb2.ForgetResponse]
+    """Drops what this replica keeps of users who were erased: prefixes of prompts, and vectors of
+    preferences. Call it on every replica; one that is not reached drops them by age.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_reward_pb2.RewardServiceGetServerInfoRequest, _reward_pb2.RewardServiceGetServerInfoResponse]
     """Describes the loaded model and its capacity."""
 
@@ -53,7 +57,7 @@ class RewardServiceAsyncStub(RewardServiceStub):
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message.
+    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -63,6 +67,10 @@ class RewardServiceAsyncStub(RewardServiceStub):
     """Scores whole answers to one prompt."""
     EncodePreference: _aio.UnaryUnaryMultiCallable[_reward_pb2.EncodePreferenceRequest, _reward_pb2.EncodePreferenceResponse]  # type: ignore[assignment]
     """Computes once what the model needs to know of a preference, to be cached by the caller."""
+    Forget: _aio.UnaryUnaryMultiCallable[_reward_pb2.ForgetRequest, _reward_pb2.ForgetResponse]  # type: ignore[assignment]
+    """Drops what this replica keeps of users who were erased: prefixes of prompts, and vectors of
+    preferences. Call it on every replica; one that is not reached drops them by age.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_reward_pb2.RewardServiceGetServerInfoRequest, _reward_pb2.RewardServiceGetServerInfoResponse]  # type: ignore[assignment]
     """Describes the loaded model and its capacity."""
 
@@ -71,7 +79,7 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message.
+    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
     """
 
     @_abc_1.abstractmethod
@@ -97,6 +105,16 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reward_pb2.EncodePreferenceResponse, _abc.Awaitable[_reward_pb2.EncodePreferenceResponse]]:
         """Computes once what the model needs to know of a preference, to be cached by the caller."""
+
+    @_abc_1.abstractmethod
+    def Forget(
+        self,
+        request: _reward_pb2.ForgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reward_pb2.ForgetResponse, _abc.Awaitable[_reward_pb2.ForgetResponse]]:
+        """Drops what this replica keeps of users who were erased: prefixes of prompts, and vectors of
+        preferences. Call it on every replica; one that is not reached drops them by age.
+        """
 
     @_abc_1.abstractmethod
     def GetServerInfo(

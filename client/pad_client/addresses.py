@@ -1,0 +1,42 @@
+"""Which servers a client calls: an address, a name that stands for many, or several addresses."""
+
+import ipaddress
+from collections.abc import Sequence
+
+from pad_client.errors import InvalidRequestError
+
+
+def grpc_target(target: str | Sequence[str]) -> str:
+    """Return what gRPC calls the servers of `target`.
+
+    Args:
+        target: "host:port", where a DNS name may stand for many servers, or any other target of
+            gRPC's; or several addresses, as a list or with commas between them.
+
+    Raises:
+        InvalidRequestError: it is none, or several that are not all IP addresses of one version.
+    """
+    several = target.split(",") if isinstance(target, str) else list(target)
+    several = [address.strip() for address in several]
+    if not several:
+        raise InvalidRequestError("target: must name a server, got none")
+    if len(several) == 1:
+        return several[0]
+    if ":" in several[0] and several[0].partition(":")[0] in ("ipv4", "ipv6"):
+        return ",".join(several)  # gRPC's own way to say it
+    versions = {_version(address) for address in several}
+    if len(versions) != 1:
+        raise InvalidRequestError(f"target: must be of one IP version, got {', '.join(several)}")
+    return f"ipv{versions.pop()}:{','.join(several)}"
+
+
+def _version(address: str) -> int:
+    host, _, port = address.rpartition(":")
+    try:
+        int(port)
+        return ipaddress.ip_address(host.strip("[]")).version
+    except ValueError:
+        raise InvalidRequestError(
+            "target: several must be IP addresses with ports (or give one DNS name that stands for"
+            f" them all), got {address!r}"
+        ) from None

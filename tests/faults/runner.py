@@ -1,0 +1,96 @@
+"""Runs scenarios on one stack, one after the other, and says what was broken."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from pad.v1 import common_pb2, profile_pb2
+from pad.v1.profile_pb2_grpc import ProfileServiceStub
+from tests.faults.breaking import break_it
+from tests.faults.checker import Checker
+from tests.faults.history import History, Progress, observe
+from tests.faults.recompute import Recompute
+from tests.faults.scenario import PROFILES, Scenario, make_scenario
+from tests.faults.stack import FaultStack, NotHealedError
+
+ENVIRONMENT = {
+    "GENERATOR_REWARD_STEP_TIMEOUT_S": "2.0",
+    "GENERATOR_REWARD_OPEN_TIMEOUT_S": "6.0",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scenario; `broken` is empty if all promises held."""
+
+    scenario: Scenario
+    broken: list[str]
+    histories: list[History] = field(repr=False)
+    seconds: float
+
+    @property
+    def longest_pause_s(self) -> float:
+        return max((history.longest_pause_s for history in self.histories), default=0.0)
+
+    def report(self) -> str:
+        """Return what broke it, what was broken, and how to see it again."""
+        faults = "\n".join(f"  {fault}" for fault in self.scenario.faults)
+        broken = "\n".join(f"  {sentence}" for sentence in self.broken)
+        again = f"python -m tests.faults --seed {self.scenario.seed}"
+        return f"seed {self.scenario.seed}\n{faults}\nbroken:\n{broken}\nagain: {again}"
+
+
+class Runner:
+    """Runs scenarios on a stack that it finds and leaves whole."""
+
+    def __init__(self, stack: FaultStack, recompute: Recompute) -> None:
+        self._stack = stack
+        self.checker = Checker(recompute, stack.versions)
+
+    async def prepare(self) -> None:
+        """Store the users' profiles, and start what replaces the first that is killed."""
+        stub = ProfileServiceStub(self._stack.channel)
+        for user_id, wishes in PROFILES.items():
+            preferences = [common_pb2.Preference(text=text, weight=w) for text, w in wishes]
+            request = profile_pb2.PutProfileRequest(user_id=user_id, preferences=preferences)
+            await stub.PutProfile(request, timeout=5.0)
+        for version in ("a", "b"):
+            self._stack.prepare(version)
+
+    async def run(self, seed: int) -> Outcome:
+        """Write the answers of a seed without faults, then with them, and compare."""
+        scenario = make_scenario(seed)
+        started = time.monotonic()
+        twins = await self._observe_all(scenario, Progress())
+        broken = self.checker.broken_twins(twins)
+        progress = Progress()
+        num_tokens = sum(len(twin.tokens) for twin in twins)
+        breaking = [
+            asyncio.create_task(self._break(fault_at * num_tokens, i, scenario, progress))
+            for i, fault_at in enumerate(fault.at for fault in scenario.faults)
+        ]
+        try:
+            histories = await self._observe_all(scenario, progress)
+            progress.num_tokens = num_tokens  # what was to break later breaks now
+            progress.changed.set()
+        finally:
+            results = await asyncio.gather(*breaking, return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
+        broken += self.checker.broken(scenario, histories, twins)
+        try:
+            await self._stack.heal()
+        except NotHealedError as fault:
+            broken.append(str(fault))
+        return Outcome(scenario, broken, histories, time.monotonic() - started)
+
+    async def _observe_all(self, scenario: Scenario, progress: Progress) -> list[History]:
+        stub = self._stack.stub
+        return await asyncio.gather(*(observe(stub, ask, progress) for ask in scenario.asks))
+
+    async def _break(
+        self, num_tokens: float, index: int, scenario: Scenario, progress: Progress
+    ) -> None:
+        await progress.reach(num_tokens)
+        await break_it(self._stack, scenario.faults[index])
