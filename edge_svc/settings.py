@@ -13,7 +13,9 @@ PROFILE_RULES = ("error", "base")
 class EdgeSettings:
     """Everything an operator can set; see docs/openai.md for the table made from this."""
 
-    generator: str = setting(help="the generator: host:port or unix:path")
+    generator: tuple[str, ...] = setting(
+        help="generators: host:port (a name may stand for many) or unix:path; several must be IPs"
+    )
     listen: str = setting("0.0.0.0:8000", help="address of the HTTP server; port 0 for any")
     metrics_port: int = setting(9103, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     generator_ca_file: str = setting(
@@ -23,6 +25,14 @@ class EdgeSettings:
         "", help="own certificate chain for the generator, PEM, where it asks for one"
     )
     generator_key_file: str = setting("", help="its private key, PEM, without a password")
+    generator_server_name: str = setting(
+        "", help="in the generator's certificate, if not the host of its address"
+    )
+    passes_plaintext_tokens: bool = setting(
+        False,
+        help="pass callers' tokens on to another machine without TLS, to be read on the way;"
+        " else they are left out there, and a generator that asks for them refuses",
+    )
     tls_cert_file: str = setting("", help="certificate chain of the HTTP server, PEM; empty: HTTP")
     tls_key_file: str = setting("", help="its private key, PEM, without a password")
     request_timeout_s: float = setting(

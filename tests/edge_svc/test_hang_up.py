@@ -97,7 +97,7 @@ class BrokenGenerator:
 
 
 async def test_a_fault_of_our_own_is_an_error_without_its_cause() -> None:
-    settings = EdgeSettings(generator="nowhere")
+    settings = EdgeSettings(generator=("nowhere:1",))
     metrics = EdgeMetrics(CollectorRegistry())
     edge = Edge(settings, cast(Generator, BrokenGenerator()), metrics)
     sent: list[Any] = []

@@ -16,7 +16,7 @@ from typing import Any
 import openai
 import pytest
 
-from edge_svc.generator import open_channel
+from edge_svc.generator import open_channel, passes_tokens
 from edge_svc.server import server_config
 from edge_svc.settings import EdgeSettings
 from pad_client.embedded import EmbeddedStack
@@ -197,20 +197,33 @@ def test_a_wrong_setting_stops_the_start_with_its_name_rule_and_value(
     ("settings", "text"),
     [
         ({"generator_ca_file": "/nowhere"}, "EDGE_GENERATOR_CA_FILE: .*, got /nowhere"),
-        ({"generator_cert_file": __file__}, "EDGE_GENERATOR_CERT_FILE, _KEY_FILE: both or none"),
-        (
-            {"generator_cert_file": __file__, "generator_key_file": __file__},
-            "EDGE_GENERATOR_CA_FILE: must be set",
-        ),
+        ({"generator_cert_file": __file__}, "EDGE_GENERATOR_CA_FILE: must be set"),
         ({"tls_cert_file": __file__}, "EDGE_TLS_CERT_FILE, _KEY_FILE: both or none"),
         ({"tls_cert_file": __file__, "tls_key_file": "/nowhere"}, "PEM form, got .*/nowhere"),
     ],
     ids=str,
 )
 async def test_keys_that_cannot_be_used_are_named(settings: dict[str, str], text: str) -> None:
-    wrong = EdgeSettings(generator="127.0.0.1:1", **settings)  # type: ignore[arg-type]
+    wrong = EdgeSettings(generator=("127.0.0.1:1",), **settings)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=text):
         (server_config(wrong, None), open_channel(wrong))
+
+
+@pytest.mark.parametrize(
+    ("settings", "are_passed"),
+    [
+        ({"generator": ("127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/pad.sock")}, True),
+        ({"generator": ("127.0.0.1:1", "10.0.0.1:1")}, False),
+        ({"generator": ("generator:1",)}, False),
+        ({"generator": ("generator:1",), "generator_ca_file": "ca.pem"}, True),
+        ({"generator": ("generator:1",), "passes_plaintext_tokens": True}, True),
+    ],
+    ids=str,
+)
+def test_tokens_travel_in_the_clear_only_where_that_is_wanted(
+    settings: dict[str, Any], are_passed: bool
+) -> None:
+    assert passes_tokens(EdgeSettings(**settings)) is are_passed
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
