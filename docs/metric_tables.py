@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
+from edge_svc.metrics import EdgeMetrics
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.store_metrics import StoreMetrics
 from reward_svc.metrics import RewardMetrics
@@ -27,6 +28,13 @@ def metric_tables() -> dict[str, str]:
     common = new_registry("generator", "0")
     tables["metrics:process"] = _table(common)
     return tables
+
+
+def edge_metric_table() -> str:
+    """Return the Markdown table of the HTTP edge, which has a page of its own."""
+    registry = CollectorRegistry()
+    EdgeMetrics(registry)
+    return _table(registry)
 
 
 def _table(registry: CollectorRegistry) -> str:

@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md, docs/metrics.md and the model card.
+"""Write the generated parts of README.md, docs/metrics.md, docs/openai.md and the model card.
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
 metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
@@ -9,7 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from docs.metric_tables import metric_tables
+from docs.metric_tables import edge_metric_table, metric_tables
+from edge_svc.settings import PREFIX as EDGE_PREFIX
+from edge_svc.settings import EdgeSettings
 from evaluation import markdown
 from generator_svc.settings import PREFIX as GENERATOR_PREFIX
 from generator_svc.settings import GeneratorSettings
@@ -19,6 +21,7 @@ from svc_common.settings import settings_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+EDGE = ROOT / "docs/openai.md"
 METRICS = ROOT / "docs/metrics.md"
 CARD = ROOT / "models/demo-persrm/README.md"
 EVALUATION = ROOT / "docs/evaluation/evaluation.json"
@@ -38,6 +41,14 @@ def readme_parts() -> dict[str, str]:
         "quality": markdown.contender_table(summary),
         "bar": markdown.bar_table(summary),
         "claims": markdown.claims_table(summary),
+    }
+
+
+def edge_parts() -> dict[str, str]:
+    """Return the generated parts of the HTTP edge's page."""
+    return {
+        "settings:edge": settings_table(EdgeSettings, EDGE_PREFIX),
+        "metrics:edge": edge_metric_table(),
     }
 
 
@@ -90,7 +101,12 @@ def main() -> int:
 
 def documents() -> list[tuple[Path, dict[str, str]]]:
     """Return the files that have generated parts, with these parts."""
-    return [(README, readme_parts()), (METRICS, metric_tables()), (CARD, card_parts())]
+    return [
+        (README, readme_parts()),
+        (METRICS, metric_tables()),
+        (EDGE, edge_parts()),
+        (CARD, card_parts()),
+    ]
 
 
 if __name__ == "__main__":

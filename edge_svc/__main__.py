@@ -7,7 +7,7 @@ import os
 import sys
 
 from edge_svc.app import Edge, new_app
-from edge_svc.generator import Generator, open_channel
+from edge_svc.generator import Generator, open_channel, passes_tokens
 from edge_svc.metrics import EdgeMetrics
 from edge_svc.server import serve
 from edge_svc.settings import PREFIX, EdgeSettings
@@ -35,7 +35,10 @@ async def run(settings: EdgeSettings) -> None:
     registry = new_registry("edge", importlib.metadata.version("pad-serving"))
     metrics = EdgeMetrics(registry)
     async with open_channel(settings) as channel:
-        edge = Edge(settings, Generator(channel), metrics)
+        may_pass = passes_tokens(settings)
+        if not may_pass:
+            logger.warning("callers' tokens are not passed on: no TLS to the generator")
+        edge = Edge(settings, Generator(channel, passes_tokens=may_pass), metrics)
         await serve(settings, new_app(settings, edge, metrics), registry, edge)
 
 

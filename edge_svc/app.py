@@ -104,7 +104,8 @@ class Edge:
         except BaseException:
             await source.aclose()
             raise
-        return EventStream(writer.stream(_chain(first, events)), source)
+        chunks = writer.stream(_chain(first, events))
+        return EventStream(chunks, source, self._settings.send_timeout_s)
 
     async def _timed(
         self, events: AsyncGenerator[Event, None], route: str

@@ -33,6 +33,12 @@ _OF_STATUS: dict[grpc.StatusCode, tuple[int, str, str]] = {
 }
 _INTERNAL = (500, _SERVER, "internal_error")
 _WAIT_AND_RETRY = (429, 503)
+# What is said where the generator itself said nothing.
+_OWN_WORDS = {
+    500: "internal error",
+    503: "the generator does not answer",
+    504: "the answer took longer than its timeout",
+}
 
 # Fields of the generator's contract by their names here, where those differ.
 _FIELDS = {
@@ -125,8 +131,8 @@ def from_pad(error: PadError) -> ApiError:
     message, param = error.message, None
     if status in (400, 404):
         message, param = _renamed(message)
-    if status == 503 and not error.request_id:  # gRPC's own words, with addresses of ours
-        message = "the generator does not answer"
+    if not error.request_id:  # gRPC's own words, with addresses of ours
+        message = _OWN_WORDS.get(status, message)
     retry_after_s = error.retry_after_s
     if retry_after_s is None and status in _WAIT_AND_RETRY and error.retryable:
         retry_after_s = RETRY_AFTER_S

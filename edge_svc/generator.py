@@ -1,17 +1,19 @@
 """The generator behind the edge: one channel, a caller's own metadata, and what is served."""
 
+import ipaddress
 import re
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
 
 from edge_svc.settings import PREFIX, EdgeSettings
-from pad_client import AsyncGeneratorClient, ServerInfo
+from pad_client import AsyncGeneratorClient, InvalidRequestError, ServerInfo
+from pad_client.addresses import grpc_target
 from pad_client.requests import CHANNEL_OPTIONS
 from svc_common.settings import SettingsError
+from svc_common.tls import TlsFiles, client_credentials
 
 _HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 # HealthCheckResponse with its one field, status (number 1), at SERVING (1): spelt out, so that the
@@ -49,8 +51,9 @@ def read_authorization(header: str | None) -> str:
 class Generator:
     """Calls the generator in the name of each caller."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, passes_tokens: bool) -> None:
         self._channel = channel
+        self._passes_tokens = passes_tokens
         self._check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             _HEALTH_METHOD
         )
@@ -59,7 +62,11 @@ class Generator:
 
     def client_for(self, caller: Caller) -> AsyncGeneratorClient:
         """Return a client that calls in the caller's name; the channel is shared."""
-        return AsyncGeneratorClient(self._channel, metadata=caller.metadata)
+        told = caller if self._passes_tokens else replace(caller, authorization="")
+        # Decided above whether a token may go: a channel does not say where it leads.
+        return AsyncGeneratorClient(
+            self._channel, metadata=told.metadata, allow_plaintext_token=True
+        )
 
     async def info_for(self, caller: Caller) -> ServerInfo:
         """Return what is served, asked in the caller's name.
@@ -89,34 +96,41 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
     """Return a channel to the generator, with TLS where the settings name keys.
 
     Raises:
-        SettingsError: A file is missing, or cannot be read.
+        SettingsError: A file is missing or cannot be used, or the address is none.
     """
-    options: list[tuple[str, int | str]] = [
-        *CHANNEL_OPTIONS,
-        # A generator that is back after a restart is called at once, not after minutes.
-        ("grpc.max_reconnect_backoff_ms", 1000),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-    ]
-    keys = {
-        name: _read(f"generator_{name}", getattr(settings, f"generator_{name}"))
-        for name in ("ca_file", "cert_file", "key_file")
-    }
-    if (keys["cert_file"] is None) != (keys["key_file"] is None):
-        raise SettingsError(f"{PREFIX}GENERATOR_CERT_FILE, _KEY_FILE: both or none must be set")
-    if keys["ca_file"] is None:
-        if keys["cert_file"] is not None:
-            raise SettingsError(f"{PREFIX}GENERATOR_CA_FILE: must be set with a certificate")
-        return grpc.aio.insecure_channel(settings.generator, options=options)
-    credentials = grpc.ssl_channel_credentials(keys["ca_file"], keys["key_file"], keys["cert_file"])
-    return grpc.aio.secure_channel(settings.generator, credentials, options=options)
-
-
-def _read(name: str, path: str) -> bytes | None:
-    if not path:
-        return None
+    options: list[tuple[str, int | str]] = list(CHANNEL_OPTIONS)
+    files = TlsFiles(
+        f"{PREFIX}GENERATOR_",
+        cert=settings.generator_cert_file,
+        key=settings.generator_key_file,
+        ca=settings.generator_ca_file,
+    )
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        rule = f"must be a readable file, got {path}: {error.strerror}"
-        raise SettingsError(f"{PREFIX}{name.upper()}: {rule}") from error
+        target = grpc_target(settings.generator)
+    except InvalidRequestError as error:
+        raise SettingsError(f"{PREFIX}GENERATOR: {error}") from error
+    new_credentials = client_credentials(files)
+    if new_credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    if settings.generator_server_name:
+        options.append(("grpc.ssl_target_name_override", settings.generator_server_name))
+    return grpc.aio.secure_channel(target, new_credentials(), options=options)
+
+
+def passes_tokens(settings: EdgeSettings) -> bool:
+    """Return whether callers' tokens may travel to the generator."""
+    is_encrypted = bool(settings.generator_ca_file)
+    is_local = all(_is_loopback(address) for address in settings.generator)
+    return is_encrypted or is_local or settings.passes_plaintext_tokens
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return (
+            address.startswith("unix:")
+            or host == "localhost"
+            or ipaddress.ip_address(host).is_loopback
+        )
+    except ValueError:
+        return False  # a name, wherever it leads

@@ -45,7 +45,7 @@ async def serve(
     listener = _bind(settings.listen)
     host, port = listener.getsockname()[:2]
     with listener, _metrics_endpoint(settings, registry) as metrics_port:
-        server = _Server(_config(settings, app))
+        server = _Server(server_config(settings, app))
         with _signals(server, edge, settings.drain_s):
             extra = {"address": f"{host}:{port}", "metrics_port": metrics_port}
             logger.info("serving", extra=extra)
@@ -53,7 +53,12 @@ async def serve(
             logger.info("stopped")
 
 
-def _config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
+def server_config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
+    """Return how uvicorn serves the application.
+
+    Raises:
+        SettingsError: A TLS file cannot be used.
+    """
     config = uvicorn.Config(
         app,
         loop="none",

@@ -13,7 +13,9 @@ PROFILE_RULES = ("error", "base")
 class EdgeSettings:
     """Everything an operator can set; see docs/openai.md for the table made from this."""
 
-    generator: str = setting(help="the generator: host:port or unix:path")
+    generator: tuple[str, ...] = setting(
+        help="generators: host:port (a name may stand for many) or unix:path; several must be IPs"
+    )
     listen: str = setting("0.0.0.0:8000", help="address of the HTTP server; port 0 for any")
     metrics_port: int = setting(9103, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     generator_ca_file: str = setting(
@@ -23,6 +25,14 @@ class EdgeSettings:
         "", help="own certificate chain for the generator, PEM, where it asks for one"
     )
     generator_key_file: str = setting("", help="its private key, PEM, without a password")
+    generator_server_name: str = setting(
+        "", help="in the generator's certificate, if not the host of its address"
+    )
+    passes_plaintext_tokens: bool = setting(
+        False,
+        help="pass callers' tokens on to another machine without TLS, to be read on the way;"
+        " else they are left out there, and a generator that asks for them refuses",
+    )
     tls_cert_file: str = setting("", help="certificate chain of the HTTP server, PEM; empty: HTTP")
     tls_key_file: str = setting("", help="its private key, PEM, without a password")
     request_timeout_s: float = setting(
@@ -30,6 +40,9 @@ class EdgeSettings:
     )
     body_timeout_s: float = setting(
         10.0, min=0.1, max=600, help="a request's body must arrive within this"
+    )
+    send_timeout_s: float = setting(
+        30.0, min=0.1, max=3600, help="a caller that reads nothing of a stream for this is given up"
     )
     keep_alive_s: int = setting(30, min=1, max=3600, help="an idle connection is closed after this")
     max_body_bytes: int = setting(1 << 20, min=1024, max=64 << 20, help="largest body that is read")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,9 +101,15 @@ async def test_demo_runs_a_whole_stack_and_says_what_it_stopped(fake_services: P
     assert "Nothing is left running." in result.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_serves_until_it_is_interrupted(fake_services: Path, number: int) -> None:
-    arguments = ["up", "--models", str(fake_services), "--port", "0"]
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(signal.SIGINT, []), (signal.SIGTERM, ["--edge", "--edge-port", "0"])],
+    ids=["int", "term-edge"],
+)
+def test_up_serves_until_it_is_interrupted(
+    fake_services: Path, number: int, options: list[str]
+) -> None:
+    arguments = ["up", "--models", str(fake_services), "--port", "0", *options]
     process = subprocess.Popen(
         [sys.executable, "-c", "from pad_client.cli import main; main()", *arguments],
         stdout=subprocess.PIPE,
@@ -120,6 +127,11 @@ def test_up_serves_until_it_is_interrupted(fake_services: Path, number: int) -> 
         row = next(line for line in lines if "generator" in line)
         with GeneratorClient(row.split("│")[2].strip()) as client:
             assert client.server_info().model_id == "demo-base"
+        edges = [line.split("base_url=")[1].split("/v1")[0] for line in lines if "/v1" in line]
+        assert len(edges) == ("--edge" in options)
+        for url in edges:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=30) as response:
+                assert response.status == 200
         process.send_signal(number)
         rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import openai
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -19,6 +20,7 @@ from reward_svc.access import METHOD_SCOPES as REWARD_SCOPES
 from svc_common import healthcheck
 from svc_common.access import COMMON_SCOPES
 from tests.e2e.secured import EVERYDAY, KEY_OPTIONS, Secured, code_of
+from tests.edge_svc.edges import running_edge
 from tests.tls_keys import Authority, Pair
 
 CHAT = [Message("user", "I need a bus to Sacramento next Friday.")]
@@ -219,3 +221,27 @@ def test_no_secret_was_ever_logged(secured: Secured) -> None:
     assert '"token": "generator"' in log
     assert len(secured.secrets) > 20
     assert not [secret for secret in secured.secrets if secret in log]
+
+
+def test_the_http_edge_passes_tokens_on_and_tells_what_the_generator_says(
+    secured: Secured,
+) -> None:
+    settings = {
+        "EDGE_GENERATOR_CA_FILE": str(secured.authority.cert),
+        "EDGE_GENERATOR_SERVER_NAME": "pad.test",
+    }
+    say: Any = [{"role": "user", "content": CHAT[0].content}]
+    with running_edge(secured.address, **settings) as edge:
+
+        def ask(token: str) -> Any:
+            with openai.OpenAI(base_url=edge.url, api_key=token, max_retries=0) as client:
+                return client.chat.completions.create(model="demo-base", messages=say, max_tokens=4)
+
+        with pytest.raises(openai.AuthenticationError) as forged:
+            ask("pad_forged")
+        assert forged.value.code == "invalid_api_key"
+        assert ask(secured.tokens["a"].secret).usage.completion_tokens <= 4
+        with pytest.raises(openai.PermissionDeniedError, match="scope generate, root has admin"):
+            ask(secured.tokens["admin"].secret)
+        with pytest.raises(openai.AuthenticationError):  # though what is served is known by now
+            ask("pad_forged")

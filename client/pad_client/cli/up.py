@@ -67,9 +67,9 @@ def up(
     try:
         with started(options) as stack:
             print_services(stack)
-            _print_example(stack.address)
             if edge:
                 _print_edge_example(stack.addresses["edge"])
+            _print_example(stack.address)
             while True:
                 for loss in stack.check():
                     typer.echo(loss, err=True)
