@@ -80,6 +80,7 @@ def redis_spec(options: StackOptions, binary: Path, directory: Path) -> ChildSpe
         "--unixsocketperm": "700",
         "--save": "",
         "--appendonly": "no",
+        "--slowlog-max-len": "0",  # it holds commands, with texts in them
         "--dir": str(directory),
     }
     return ChildSpec(
