@@ -21,6 +21,7 @@ class Case:
     replica: Replica | None = None
     placement: Placement | None = None
     avoid: set[str] = field(default_factory=set)  # addresses that had no room or did not answer
+    lost_at: str = ""  # address of the replica that failed it last
     placed: float = 0.0  # when its replica was asked to open it
     retry_at: float = 0.0  # earliest next placement
     was_full: bool = False  # a replica had no room

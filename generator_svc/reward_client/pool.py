@@ -195,12 +195,14 @@ class RewardPool:
         says so.
         """
         version = case.session.model_version
-        replica = self.fleet.choose(avoid, version)
-        if replica is None and version:
-            waited_s = time.monotonic() - case.started
-            if waited_s >= self._limits.step_timeout_s:
-                return self.fleet.choose(avoid)
-        return replica
+        is_patient = time.monotonic() - case.started < self._limits.step_timeout_s
+        for wanted in (version,) if is_patient else (version, ""):
+            # Back to one that failed it only where there is no other.
+            for passed_over in (avoid | {case.lost_at}, avoid):
+                replica = self.fleet.choose(passed_over, wanted)
+                if replica is not None:
+                    return replica
+        return None
 
     def _move_all(self, placements: list[Placement], *, is_failure: bool = True) -> None:
         for placement in placements:
@@ -219,6 +221,8 @@ class RewardPool:
             case.started = time.monotonic()
             case.deadline = case.started + self._limits.open_timeout_s
         case.num_failures += is_failure
+        if is_failure and case.replica is not None:
+            case.lost_at = case.replica.address
         case.leave()
         self._set_state(case.session, SessionState.OPENING)
         if time.monotonic() >= case.retry_at:

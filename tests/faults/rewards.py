@@ -62,9 +62,6 @@ async def suspend(stack: FaultStack) -> str:
         for history, twin in zip(histories, twins, strict=True):
             assert history.status is grpc.StatusCode.OK, history.details
             assert history.token_ids == twin.token_ids
-    info = await stack.server_info()
-    assert info is not None
-    assert [replica.is_suspended for replica in info.reward_replicas] == [True, False]
 
     async def is_well_again() -> bool:
         await write(stack, asks[:4], Progress())

@@ -6,6 +6,7 @@ import torch
 
 from generator_svc.decoding.candidates import Candidates
 from generator_svc.engine.scorer import ScoreRows, SessionState
+from pad.v1 import reward_pb2
 from tests.generator_svc.fake_replica import FakeReplica
 from tests.generator_svc.test_reward_pool import running_pool
 
@@ -41,3 +42,15 @@ async def test_a_session_whose_replica_hangs_up_owing_rewards_moves_once() -> No
         await harness.until(lambda: session.state is SessionState.OPEN)
         assert await harness.reward(session) == 3
         assert other.log == ["open 3", "score 1"]
+
+
+async def test_a_session_that_a_replica_failed_goes_back_to_it_only_if_there_is_no_other() -> None:
+    """Once it went back to the freer one, which had failed it, until it was given up."""
+    bad = FakeReplica()
+    async with running_pool(bad, FakeReplica()) as harness:
+        await harness.ready(2)
+        bad.refuses_opens = reward_pb2.ROW_ERROR_REASON_INTERNAL
+        for num_tokens in range(8):
+            session = await harness.open(*range(num_tokens))
+            assert session.state is SessionState.OPEN
+            assert bad.log.count(f"open {num_tokens}") <= 1
