@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from edge_svc.settings import EdgeSettings
 from svc_common.settings import load_settings
 from tests.deploy.stack import (
     GPU,
@@ -92,11 +93,15 @@ def test_volumes_are_declared_or_paths_that_exist(compose):
         assert (ROOT / path).exists(), path
 
 
-def test_only_observability_is_a_profile(services):
+def test_what_only_some_want_is_in_a_profile(services):
     profiles = {
         name: service["profiles"] for name, service in services.items() if "profiles" in service
     }
-    assert profiles == {"prometheus": ["observability"], "grafana": ["observability"]}
+    assert profiles == {
+        "prometheus": ["observability"],
+        "grafana": ["observability"],
+        "edge": ["edge"],
+    }
 
 
 def test_environment_holds_settings_of_the_service_and_nothing_else(services):
@@ -107,7 +112,8 @@ def test_environment_holds_settings_of_the_service_and_nothing_else(services):
                 variable.startswith(SETTINGS[name][0]) for variable in service["environment"]
             )
         else:
-            assert all(v.startswith("GF_") for v in service.get("environment", {})), name
+            prefix = "EDGE_" if name == "edge" else "GF_"
+            assert all(v.startswith(prefix) for v in service.get("environment", {})), name
 
 
 def test_variables_of_the_operator_are_no_settings():
@@ -144,6 +150,7 @@ def test_generator_alone_is_published_and_only_to_this_machine(services):
     ports = (default_port("generator"), default_metrics_port("generator"))
     assert published == {
         "generator": [f"127.0.0.1:{port}:{port}" for port in ports],
+        "edge": ["127.0.0.1:8000:8000"],
         "prometheus": ["127.0.0.1:9090:9090"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
@@ -259,3 +266,12 @@ def test_secrets_are_files_outside_of_the_repository_and_of_images():
         assert set(secret) == {"file"}
         assert secret["file"].startswith("./secrets/")
     assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_edge_finds_the_generator_and_listens_where_it_is_published(services):
+    edge = services["edge"]
+    settings = load_settings(EdgeSettings, "EDGE_", edge["environment"])
+    assert settings.generator == (f"generator:{default_port('generator')}",)
+    assert set(edge["networks"]) & set(services["generator"]["networks"])
+    assert settings.listen.rpartition(":")[2] == edge["ports"][0].rpartition(":")[2]
+    assert seconds(edge["stop_grace_period"]) >= settings.drain_s + 10

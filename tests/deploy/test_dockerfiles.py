@@ -141,5 +141,6 @@ def test_images_share_their_build_stage_and_differ_by_service_and_ports():
 def test_builder_is_sent_nothing_that_no_image_needs():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    needed = {source for name in SETTINGS for source in copied(ROOT / f"deploy/Dockerfile.{name}")}
+    names = (*SETTINGS, "edge")
+    needed = {source for name in names for source in copied(ROOT / f"deploy/Dockerfile.{name}")}
     assert sent == needed

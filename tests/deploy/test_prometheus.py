@@ -130,6 +130,8 @@ def test_alerts_match_label_values_that_occur(config):
         "code": {code.name for code in grpc.StatusCode},
         "job": set(targets(config)),
         "kind": token_kinds(),
+        "outcome": {"complete", "partial"},
+        "part": {"base", "store", "rewards"},
         "phase": {"reward_wait", "reward_queue", "reward_forward", "reward_select"},
         "method": {"pad.v1.GeneratorService/Generate"},
     }
