@@ -1,19 +1,15 @@
-"""From a checked request to an answer: profile, prompt, sequences in the engine, summary."""
+"""From a checked request to an answer: let in, planned, written by the engine, summed up."""
 
 import asyncio
-import secrets
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 from generator_svc.admission.admission import Admission, Ticket
-from generator_svc.deadline import Deadline
 from generator_svc.decoding.strategies import Strategy
-from generator_svc.encodings import TIMEOUT_S as ENCODING_TIMEOUT_S
-from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
-from generator_svc.engine.scorer import RewardContext, RewardQueries
+from generator_svc.engine.scorer import RewardQueries
 from generator_svc.engine.sequence import (
     ChosenToken,
     FinishReason,
@@ -22,25 +18,11 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
-from generator_svc.profile_format import subject_of, subject_of_tenant, user_tag
-from generator_svc.profiles import LookupSource, Preference, ProfileStore
+from generator_svc.planning import Origin, Plan, Planner
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
 from generator_svc.sample_ranking import rank_samples
-from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
-from svc_common.preference_prompt import Prompt, add_preference, guide_text
-from svc_common.preference_text import check_preference_text
-
-
-@dataclass(frozen=True)
-class GenerationDefaults:
-    """What the service knows that a request may not say."""
-
-    beta: float
-    context_length: int
-    vocabulary_size: int
-    guidelines: str = ""  # the operator's, before preferences in the base model's prompt
 
 
 @dataclass(frozen=True)
@@ -64,29 +46,6 @@ class AnswerSummary:
     sample_rewards: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a request comes from, and until when its caller waits."""
-
-    request_id: str
-    tenant: str
-    deadline: Deadline
-    arrived_at: float = field(default_factory=time.perf_counter)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A request with everything that had to be looked up for it."""
-
-    origin: Origin
-    ticket: Ticket
-    prompt_ids: list[int]
-    params: GenerationParams
-    context: RewardContext | None
-    profile_revision: int
-    subject: bytes
-
-
 class Generator:
     """Answers requests."""
 
@@ -94,21 +53,15 @@ class Generator:
         self,
         engine: Engine,
         tokenizer: Tokenizer,
-        store: ProfileStore,
-        encodings: PreferenceEncodings,
-        calls: RewardQueries,
-        defaults: GenerationDefaults,
-        on_lookup: Callable[[LookupSource], None],
         admission: Admission,
+        planner: Planner,
+        calls: RewardQueries,
     ) -> None:
-        self._admission = admission
         self._engine = engine
         self._tokenizer = tokenizer
-        self._store = store
-        self._encodings = encodings
+        self._admission = admission
+        self._planner = planner
         self._calls = calls
-        self._defaults = defaults
-        self._on_lookup = on_lookup
 
     async def answer(
         self, request: GenerationRequest, origin: Origin
@@ -120,22 +73,23 @@ class Generator:
         """
         async with self._admission.admitted(request, origin.tenant, origin.deadline) as ticket:
             async with origin.deadline.enforced():
-                plan = await self._plan(request, origin, ticket)
-            async with aclosing(self._write(request, plan)) as events:
+                resize = partial(self._admission.resize, ticket, request)
+                plan = await self._planner.plan(request, origin, resize)
+            async with aclosing(self._write(request, plan, ticket)) as events:
                 async for event in events:
                     yield event
 
     async def _write(
-        self, request: GenerationRequest, plan: _Plan
+        self, request: GenerationRequest, plan: Plan, ticket: Ticket
     ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
         """Yield tokens and summary of a request that was let in."""
         if request.strategy.ranks_samples:
-            async for event in self._answer_best(request, plan):
+            async for event in self._answer_best(request, plan, ticket):
                 yield event
             return
         sequence = self._sequence(request, plan, plan.params)
         count = _TokenCount()
-        with self._running([sequence], plan.ticket):
+        with self._running([sequence], ticket):
             async for token in sequence.tokens():
                 count.add(token)
                 yield token
@@ -143,7 +97,7 @@ class Generator:
         yield self._summary(request, plan, sequence, count, num_fallback)
 
     async def _answer_best(
-        self, request: GenerationRequest, plan: _Plan
+        self, request: GenerationRequest, plan: Plan, ticket: Ticket
     ) -> AsyncGenerator[ChosenToken | AnswerSummary, None]:
         """Sample several answers of the base model and yield the one the reward model prefers."""
         assert plan.context is not None
@@ -151,7 +105,7 @@ class Generator:
             self._sequence(request, plan, plan.params.with_seed(plan.params.seed + i))
             for i in range(request.num_samples)
         ]
-        with self._running(samples, plan.ticket):
+        with self._running(samples, ticket):
             answers = await _collect_all(samples)
         timeout_s = plan.origin.deadline.limit(RANKING_TIMEOUT_S)
         ranking = await rank_samples(
@@ -171,86 +125,8 @@ class Generator:
             model_version=ranking.model_version,
         )
 
-    async def _plan(self, request: GenerationRequest, origin: Origin, ticket: Ticket) -> _Plan:
-        """Look up profile and encodings, once, and build the prompt."""
-        preferences, profile_beta, revision = await self._preferences(request, origin.tenant)
-        chosen_beta = request.beta if request.beta is not None else profile_beta
-        beta = self._defaults.beta if chosen_beta is None else chosen_beta
-        prompt = request.prompt
-        if request.prompts_base:
-            prompt = _with_preferences(prompt, preferences, self._defaults.guidelines)
-        prompt_ids = self._encode(prompt)
-        self._admission.resize(ticket, request, len(prompt_ids))
-        subject = subject_of_tenant(origin.tenant)
-        if request.user_id:
-            subject = subject_of(user_tag(origin.tenant, request.user_id))
-        context = None
-        if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
-            timeout_s = origin.deadline.limit(ENCODING_TIMEOUT_S)
-            encoded = await self._encodings.encode(preferences, subject, timeout_s)
-            context = RewardContext(
-                request.prompt,
-                encoded,
-                request.reference,
-                is_base_prompt=not request.prompts_base,
-                subject=subject,
-            )
-        seed = secrets.randbits(63) if request.seed is None else request.seed
-        params = GenerationParams(
-            beta=beta,
-            top_k=self._check_top_k(request.top_k),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=seed,
-            max_tokens=request.max_tokens,
-            ignores_end_of_turn=request.ignores_end_of_turn,
-            reward_context=context if request.strategy.guides_steps else None,
-            falls_back=request.falls_back,
-        )
-        return _Plan(origin, ticket, prompt_ids, params, context, revision, subject)
-
-    async def _preferences(
-        self, request: GenerationRequest, tenant: str
-    ) -> tuple[tuple[Preference, ...], float | None, int]:
-        """Return preferences, beta and revision: the request's own, else the profile's."""
-        needs_them = request.strategy.needs_preferences or request.prompts_base
-        if request.preferences:
-            self._on_lookup("inline")
-            self._check_texts("preferences", request.preferences)
-        if request.preferences or not needs_them:
-            return request.preferences, None, 0
-        profile = await self._store.load(tenant, request.user_id)
-        self._check_texts("profile.preferences", profile.preferences)
-        return profile.preferences, profile.beta, profile.revision
-
-    def _check_texts(self, field: str, preferences: tuple[Preference, ...]) -> None:
-        """Refuse what would be more than a preference in a prompt, whoever stored it."""
-        for i, preference in enumerate(preferences):
-            check_preference_text(f"{field}[{i}].text", preference.text)
-            self._tokenizer.check_text(f"{field}[{i}].text", preference.text)
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
-        field = "prompt" if isinstance(prompt, str) else "chat.messages"
-        # Tokenising holds the event loop.
-        self._tokenizer.check_length(field, "".join(texts), self._defaults.context_length)
-        prompt_ids = self._tokenizer.encode_prompt(prompt)
-        most = self._defaults.context_length - 1
-        if len(prompt_ids) > most:
-            raise InvalidRequestError(
-                f"{field}: must have at most {most} tokens, so that one can be written in the"
-                f" context of {self._defaults.context_length}, has {len(prompt_ids)}"
-            )
-        return prompt_ids
-
-    def _check_top_k(self, top_k: int) -> int:
-        if top_k > self._defaults.vocabulary_size:
-            rule = f"must be 1..{self._defaults.vocabulary_size} (the vocabulary)"
-            raise InvalidRequestError(f"top_k: {rule}, got {top_k}")
-        return top_k
-
     def _sequence(
-        self, request: GenerationRequest, plan: _Plan, params: GenerationParams
+        self, request: GenerationRequest, plan: Plan, params: GenerationParams
     ) -> Sequence:
         return Sequence(
             request_id=plan.origin.request_id,
@@ -280,7 +156,7 @@ class Generator:
     def _summary(
         self,
         request: GenerationRequest,
-        plan: _Plan,
+        plan: Plan,
         sequence: Sequence,
         count: "_TokenCount",
         num_fallback: int,
@@ -335,13 +211,3 @@ async def _collect_all(sequences: list[Sequence]) -> list[list[ChosenToken]]:
 
 async def _collect(sequence: Sequence) -> list[ChosenToken]:
     return [token async for token in sequence.tokens()]
-
-
-def _with_preferences(
-    prompt: Prompt, preferences: tuple[Preference, ...], guidelines: str
-) -> Prompt:
-    """Return the prompt with all preferences stated in it (weights cannot be said in words)."""
-    text = " ".join(preference.text for preference in preferences)
-    if isinstance(prompt, str):
-        return guide_text(prompt, text, guidelines)
-    return tuple(add_preference(prompt, text, guidelines))

@@ -9,7 +9,8 @@ import grpc
 from generator_svc.deadline import Deadline
 from generator_svc.engine.scorer import Replicas
 from generator_svc.engine.sequence import ChosenToken
-from generator_svc.generation import Generator, Origin
+from generator_svc.generation import Generator
+from generator_svc.planning import Origin
 from generator_svc.request_parsing import RequestLimits, parse_request
 from generator_svc.responses import summary_message, token_message
 from pad.v1 import generator_pb2, generator_pb2_grpc

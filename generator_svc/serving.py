@@ -12,9 +12,10 @@ from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
 from generator_svc.erasures import Erasures
-from generator_svc.generation import GenerationDefaults, Generator
+from generator_svc.generation import Generator
 from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
+from generator_svc.planning import GenerationDefaults, Planner
 from generator_svc.profile_servicer import ProfileServicer
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
 from generator_svc.redis_password import read_password_file
@@ -80,12 +81,10 @@ async def serve_engine(
         ProfileStore(redis, _store_options(settings), measured, erasures) as store,
         opened_admission(settings, engine.scheduler, parts.metrics) as (admission, limiter),
     ):
-        generator = Generator(
-            engine,
+        planner = Planner(
             loaded.tokenizer,
             store,
             PreferenceEncodings(store, rewards.queries),
-            rewards.queries,
             GenerationDefaults(
                 beta=settings.default_beta,
                 context_length=loaded.context_length,
@@ -93,8 +92,8 @@ async def serve_engine(
                 guidelines=guidelines,
             ),
             measured.profile_lookup,
-            admission,
         )
+        generator = Generator(engine, loaded.tokenizer, admission, planner, rewards.queries)
         info = _server_info(settings, loaded, parts.version)
         servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
         profiles = ProfileServicer(store, loaded.tokenizer.check_text)

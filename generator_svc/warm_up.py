@@ -7,7 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from generator_svc.deadline import Deadline
-from generator_svc.generation import Generator, Origin
+from generator_svc.generation import Generator
+from generator_svc.planning import Origin
 from generator_svc.profiles import ProfileStore
 from generator_svc.request_parsing import RequestLimits, parse_request
 from pad.v1 import common_pb2, generator_pb2

@@ -15,12 +15,13 @@ from generator_svc.admission.local_limits import LocalLimits
 from generator_svc.deadline import Deadline
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.scorer import RewardContext
-from generator_svc.generation import AnswerSummary, GenerationDefaults, Generator, Origin
+from generator_svc.generation import AnswerSummary, Generator
 from generator_svc.metrics import GeneratorMetrics
-from generator_svc.profiles import ProfileStore, StoreOptions, connect
+from generator_svc.planning import GenerationDefaults, Origin, Planner
 from generator_svc.request_parsing import GenerationRequest, RequestLimits, parse_request
 from pad.v1 import common_pb2, generator_pb2
 from svc_common.errors import DeadlineExceededError, RewardUnavailableError
+from tests.generator_svc.store_watch import opened
 from tests.generator_svc.test_engine import TOKENIZER, Harness, running_engine
 
 
@@ -35,7 +36,12 @@ class SilentReplicas:
     ) -> tuple[str, list[float]]:
         return await self._wait(timeout_s)
 
-    async def encode_preference(self, text: str, timeout_s: float) -> tuple[str, bytes]:
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float
+    ) -> tuple[str, bytes]:
+        return await self._wait(timeout_s)
+
+    async def forget(self, subjects: tuple[bytes, ...], timeout_s: float) -> bool:
         return await self._wait(timeout_s)
 
     async def _wait(self, timeout_s: float) -> Any:
@@ -50,17 +56,12 @@ async def generator(
     calls = SilentReplicas(model_version)
     limiter = TenantLimiter(LimitTable(), LocalLimits(lambda: 1.0), None, lambda: None)
     metrics = GeneratorMetrics(CollectorRegistry())
-    async with ProfileStore(connect(redis_url, 1.0), StoreOptions(), lambda _: None) as store:
-        yield Generator(
-            harness.engine,
-            TOKENIZER,
-            store,
-            PreferenceEncodings(store, calls),
-            calls,
-            GenerationDefaults(beta=1.0, context_length=256, vocabulary_size=262),
-            lambda _: None,
-            Admission(harness.engine.scheduler, limiter, metrics),
-        )
+    async with opened(redis_url) as store:
+        defaults = GenerationDefaults(beta=1.0, context_length=256, vocabulary_size=262)
+        encodings = PreferenceEncodings(store, calls)
+        planner = Planner(TOKENIZER, store, encodings, defaults, lambda _: None)
+        admission = Admission(harness.engine.scheduler, limiter, metrics)
+        yield Generator(harness.engine, TOKENIZER, admission, planner, calls)
 
 
 def request(**fields: Any) -> GenerationRequest:
@@ -70,7 +71,7 @@ def request(**fields: Any) -> GenerationRequest:
         max_tokens=3,
         **fields,
     )
-    return parse_request(message, RequestLimits(64, 50))
+    return parse_request(message, RequestLimits(64, 50, 100))
 
 
 async def test_samples_are_given_unranked_in_time_where_no_replica_ranks_them(
