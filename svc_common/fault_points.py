@@ -2,7 +2,8 @@
 
 A test writes one JSON line to a unix socket, for example
 `{"point": "answers", "kind": "drop", "times": 3}`, and reads `ok`. The next three messages that
-pass the point are lost; `{}` ends all that is armed. While nothing is armed a point costs one look at an attribute.
+pass the point are lost; `{}` ends all that is armed. While nothing is armed a point costs one look
+at an attribute.
 """
 
 import asyncio
