@@ -2,7 +2,8 @@
 
 A test writes one JSON line to a unix socket, for example
 `{"point": "answers", "kind": "drop", "times": 3}`, and reads `ok`. The next three messages that
-pass the point are lost. While nothing is armed a point costs one look at an attribute.
+pass the point are lost; `{}` ends all that is armed. While nothing is armed a point costs one look
+at an attribute.
 """
 
 import asyncio
@@ -64,6 +65,10 @@ class FaultPoints:
         self._faults.append(fault)
         self.is_armed = True
 
+    def disarm(self) -> None:
+        """Break no more messages."""
+        self._faults, self.is_armed = [], False
+
     async def spoil(
         self, point: str, message: _M, garble: Callable[[_M, str], _M | None] | None = None
     ) -> AsyncGenerator[_M, None]:
@@ -117,7 +122,11 @@ class FaultPoints:
     ) -> None:
         try:
             while line := await reader.readline():
-                self.arm(Fault(**json.loads(line)))
+                order = json.loads(line)
+                if order:
+                    self.arm(Fault(**order))
+                else:
+                    self.disarm()
                 writer.write(b"ok\n")
                 await writer.drain()
         finally:

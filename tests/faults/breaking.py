@@ -1,11 +1,10 @@
 """Carries out one fault on a running stack."""
 
 import asyncio
-import contextlib
-import json
 import signal
 from pathlib import Path
 
+from tests.faults.orders import give_order
 from tests.faults.proxy import Network, Proxy
 from tests.faults.scenario import Fault
 from tests.faults.stack import FaultStack
@@ -44,14 +43,7 @@ async def arm(socket_path: Path, fault: Fault) -> None:
         "seconds": DELAY_S,
         "detail": fault.detail,
     }
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(2.0):
-            reader, writer = await asyncio.open_unix_connection(socket_path)
-            try:
-                writer.write(json.dumps(order).encode() + b"\n")
-                assert await reader.readline() in (b"ok\n", b"")
-            finally:
-                writer.close()
+    await give_order(socket_path, order)
 
 
 async def _break_network(proxy: Proxy, fault: Fault) -> None:

@@ -26,6 +26,7 @@ from pad_client.embedded.child import Child, ChildSpec, Guard
 from pad_client.embedded.ports import HOST
 from tests.faults.forks import ForkedService
 from tests.faults.models import Folders
+from tests.faults.orders import give_order
 from tests.faults.proxy import Network, Proxy
 
 NUM_REPLICAS = 2
@@ -177,11 +178,13 @@ class FaultStack:
         for index, (process, proxy) in enumerate(zip(self.replicas, self.proxies, strict=True)):
             process.child.signal(signal.SIGCONT)
             proxy.set_network(Network())
+            await give_order(process.faults, {})
             is_whole = process.child.is_running and process.version == VERSION
             if not is_whole or await process.info() is None:  # None: it drains
                 await self.replace(index)
         self.redis_proxy.set_network(Network())
         self._check_generator()
+        await give_order(self.generator_faults, {})
         await until(self._has_all_replicas, "the generator reaches all replicas again")
         await until(self._is_idle, "no answer, session or row is left")
 
