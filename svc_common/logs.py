@@ -16,7 +16,9 @@ from svc_common.rpc_boundary import current_request_id
 # gRPC's words, with a traceback, for a caller who hung up while the answer was sent.
 _HANG_UP = "ExecuteBatchError raised in core"
 LEVELS = ("debug", "info", "warning", "error")
-_OWN = frozenset(["svc_common", "generator_svc", "reward_svc", "colocated_svc", "__main__"])
+_OWN = frozenset(
+    ["svc_common", "generator_svc", "reward_svc", "colocated_svc", "edge_svc", "__main__"]
+)
 # Their texts speak of devices, memory, files, types and our own rules. Those of others (ValueError,
 # KeyError, of Redis, gRPC, chat templates) may quote a prompt, a profile, or a user's id in a key.
 _TELLING = (
