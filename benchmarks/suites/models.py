@@ -37,6 +37,7 @@ class Block:
     num_rounds: int
     has_mixed: bool = False
     no_cache_prompts: tuple[int, ...] = ()
+    two_rows: tuple[str, ...] = ("full",)  # kinds that run with a row for the reference too
 
     @property
     def most(self) -> tuple[int, int]:
@@ -45,13 +46,14 @@ class Block:
         return max(batches), max(prompts)
 
 
+BOTH = ("full", "lora")
 BATCHES, PROMPTS = (1, 4, 16, 64), (64, 256, 1024)
 BLOCKS = {
-    Scale.TINY: (Block("tiny", ((1, 16), (2, 16)), 4, 1, True, (16,)),),
-    Scale.QUICK: (Block("30m", ((1, 64), (16, 64)), 24, 1),),
+    Scale.TINY: (Block("tiny", ((1, 16), (2, 16)), 4, 1, True, (16,), ("lora",)),),
+    Scale.QUICK: (Block("30m", ((1, 64), (16, 64)), 24, 1, two_rows=BOTH),),
     Scale.DEFAULT: (
         Block("demo", ((1, 64), (16, 64)), 48, 2),
-        Block("30m", ((1, 64), (4, 64), (16, 64)), 48, 3, has_mixed=True),
+        Block("30m", ((1, 64), (4, 64), (16, 64)), 48, 3, has_mixed=True, two_rows=BOTH),
         Block("30m", ((64, 64),), 16, 1),
         Block("30m", ((1, 256),), 32, 3, no_cache_prompts=(256,)),
         Block("30m", ((1, 1024),), 32, 2, no_cache_prompts=(1024,)),
@@ -116,7 +118,8 @@ def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceLoop:
     slots, prompt = block.most
     context = prompt + REWARD_PROMPT + MAX_TOKENS
     plans = {kind: service_plan(pair, slots, context) for kind, pair in pairs.items()}
-    for kind, plan in list(plans.items()):
+    for kind in block.two_rows:
+        plan = plans[kind]
         own = {**plan.generator, "shares_reference": "false"}
         plans[kind + TWO_ROWS] = replace(plan, generator=own)
     first = next(iter(pairs.values()))

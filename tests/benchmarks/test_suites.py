@@ -43,7 +43,6 @@ def test_models_measures_every_contender_on_the_same_weights(options: Options) -
         "pad-released, sequential",
         "pad, full",
         "pad, lora",
-        "pad, full, two rows",
         "pad, lora, two rows",
         "engine, in process",
         "engine, in process, mixed",
