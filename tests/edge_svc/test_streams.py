@@ -132,13 +132,17 @@ def test_an_error_in_the_middle_ends_the_stream_with_it(
 def test_closing_a_stream_frees_its_row_at_once(
     client: openai.OpenAI, stack: EmbeddedStack, idle: None
 ) -> None:
+    ended = 'pad_answers_total{reason="length"}'
+    generator = stack.metrics_addresses["generator"]
+    before = metric(generator, ended)
     stream = client.chat.completions.create(**LONG, stream=True)
     for chunk in stream:
         if chunk.choices[0].delta.content:
             break
-    assert free_slots(stack) == NUM_SLOTS - 1
+    until(lambda: free_slots(stack) == NUM_SLOTS - 1)
     stream.close()
     until(lambda: free_slots(stack) == NUM_SLOTS)
+    assert metric(generator, ended) == before  # it was not written to its end
 
 
 async def test_cancelling_a_whole_answer_frees_all_its_rows(
