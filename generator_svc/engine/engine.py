@@ -70,11 +70,12 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Mark a sequence nobody reads any more; its slot is free after the running step."""
         sequence.is_cancelled = True
-        sequence.left_in_step = self._num_steps
         self._leave_queue(sequence)
 
     def _leave_queue(self, sequence: Sequence) -> None:
         """End a cancelled or expired sequence at once if it waits, else after the running step."""
+        if sequence.left_in_step is None:
+            sequence.left_in_step = self._num_steps
         if self._scheduler.is_waiting(sequence):
             self._end_unwanted(sequence)
         self._wake.set()
@@ -282,13 +283,13 @@ class Engine:
 
     def _end_unwanted(self, sequence: Sequence) -> None:
         """Take out a sequence that nobody reads any more, or not in time."""
+        left = self._num_steps if sequence.left_in_step is None else sequence.left_in_step
+        self._observer.left(sequence.phase, self._num_steps - left)
         late = DeadlineExceededError("deadline: passed before the answer was complete")
         self._end(sequence, None if sequence.is_cancelled else late)
 
     def _end(self, sequence: Sequence, error: Exception | None = None) -> None:
         """Take a sequence out; tell its reader why if it did not end by itself."""
-        if sequence.is_cancelled:
-            self._observer.left(sequence.phase, self._num_steps - sequence.left_in_step)
         self._scheduler.remove(sequence)
         self._deadlines.forget(sequence)
         if sequence.session is not None:

@@ -131,7 +131,7 @@ class Sequence:
     candidates: CandidateRow | None = None  # set while a token is to be chosen
     session: RewardSession | None = None
     is_cancelled: bool = False
-    left_in_step: int = 0  # the engine's step in which its reader left
+    left_in_step: int | None = None  # the engine's step in which its reader left, or time was up
     timings: Timings = field(default_factory=Timings)
     reward_models: list[RewardModelUse] = field(default_factory=list)
     arrived_at: float = field(default_factory=time.perf_counter)

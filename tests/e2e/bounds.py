@@ -123,6 +123,7 @@ GENERATE = [
     Bound("GenerateRequest.fallback", put("fallback"), 2, 99, "fallback: must be a known"),
     Bound("GenerateRequest.detail", put("detail"), 2, 99, "detail: must be a known"),
     Bound("GenerateRequest.num_samples", best, 16, 17, "num_samples: must be 1..16"),
+    Bound("GenerateRequest.priority", put("priority"), 2, 99, "priority: must be a known"),
     Bound("GenerateRequest.seed", put("seed"), (1 << 64) - 1, 0, ""),
 ]
 

@@ -103,7 +103,7 @@ def _leaves(message: Descriptor) -> Iterator[str]:
             yield from _leaves(field.message_type)
 
 
-@pytest.mark.parametrize(("name", "size"), [("generator", 1 << 20), ("reward-0", 16 << 20)])
+@pytest.mark.parametrize(("name", "size"), [("generator", 1 << 20), ("reward-0", 4 << 20)])
 def test_a_message_larger_than_the_setting_is_not_read(
     stack: EmbeddedStack, name: str, size: int
 ) -> None:

@@ -77,7 +77,9 @@ def _address(process: "subprocess.Popen[str]") -> str:
         lines.append(line)
         fields = json.loads(line) if line.startswith("{") else {}
         if fields.get("event") == "serving":
-            return str(fields["address"])
+            address = str(fields["address"])
+        if fields.get("event") == "taking calls":
+            return address
     pytest.fail("".join(lines))
 
 
