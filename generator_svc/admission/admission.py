@@ -46,14 +46,20 @@ class Admission:
         scheduler: keeps room in the queue.
         limiter: keeps tenants to their limits.
         observer: told of refusals.
+        max_prompt_tokens: no prompt that is written to has more; a longer one is refused as such.
     """
 
     def __init__(
-        self, scheduler: Scheduler, limiter: TenantLimiter, observer: AdmissionObserver
+        self,
+        scheduler: Scheduler,
+        limiter: TenantLimiter,
+        observer: AdmissionObserver,
+        max_prompt_tokens: int,
     ) -> None:
         self._scheduler = scheduler
         self._limiter = limiter
         self._observer = observer
+        self._max_prompt_tokens = max_prompt_tokens
         self._characters = DecayingRatio()  # of a prompt token
 
     @asynccontextmanager
@@ -121,7 +127,8 @@ class Admission:
         Not more than it has characters: of short chats the template's tokens are the larger part.
         """
         per_token = max(1.0, self._characters.value or CHARACTERS_PER_TOKEN)
-        return max(1, round(_num_characters(request) / per_token))
+        guessed = max(1, round(_num_characters(request) / per_token))
+        return min(guessed, self._max_prompt_tokens)
 
     def _check_deadline(self, claim: Claim, num_prompt: int, deadline: Deadline) -> None:
         """Refuse what surely would not get a token in time.

@@ -43,7 +43,7 @@ async def opened_admission(
             SharedLimits(client),
             metrics.limiter_fell_back,
         )
-        yield Admission(scheduler, limiter, metrics), limiter
+        yield Admission(scheduler, limiter, metrics, settings.context_length), limiter
 
 
 def _limit_table(settings: GeneratorSettings) -> LimitTable:

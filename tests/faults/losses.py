@@ -83,7 +83,7 @@ async def lose_one(stack: FaultStack, number: signal.Signals) -> Pause:
 async def return_to_guidance(stack: FaultStack) -> str:
     """Take all replicas away from a running answer that may do without, and give them back."""
     progress = Progress()
-    one = ask(7, falls_back=True, max_tokens=512)
+    one = ask(7, falls_back=True, max_tokens=900)  # seconds, even without rewards
     writing = asyncio.create_task(observe(stack.stub, one, progress))
     await progress.reach(20)
     fallback = 'pad_tokens_total{kind="fallback"}'

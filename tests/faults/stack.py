@@ -151,6 +151,7 @@ class FaultStack:
                 "GENERATOR_REWARD_TARGETS": ",".join(f"{HOST}:{p.port}" for p in self.proxies),
                 "GENERATOR_REDIS_URL": f"redis://{HOST}:{self.redis_proxy.port}/0",
                 "GENERATOR_FAULT_POINTS": str(self.generator_faults),
+                "GENERATOR_MAX_TOKENS": "900",
                 **environment,
             },
         )

@@ -94,6 +94,12 @@ FRIENDLY: dict[str, Make] = {
     "reference": lambda rng: rng.choice([1, 1, 1, 2]),
     "GenerateRequest.reference": lambda rng: rng.choice([0, 0, 0, 1, 2]),
     "fallback": lambda rng: rng.randrange(3),
+    "priority": lambda rng: rng.randrange(3),
+    "subject": lambda rng: rng.choice([b"", b"s" * 32, b"t" * 32]),
+    "subjects": lambda rng: rng.choice([b"s", b"t"]) * 32,
+    "Preference.text": lambda rng: rng.choice(
+        ["Be brief.", "Rhyme, please.", "Schreib h\u00f6flich!"]
+    ),
     "detail": lambda rng: rng.randrange(3),
     "num_samples": lambda rng: rng.randint(1, 3),
     "expected_revision": lambda rng: rng.randrange(4),

@@ -60,7 +60,7 @@ async def generator(
         defaults = GenerationDefaults(beta=1.0, context_length=256, vocabulary_size=262)
         encodings = PreferenceEncodings(store, calls)
         planner = Planner(TOKENIZER, store, encodings, defaults, lambda _: None)
-        admission = Admission(harness.engine.scheduler, limiter, metrics)
+        admission = Admission(harness.engine.scheduler, limiter, metrics, max_prompt_tokens=256)
         yield Generator(harness.engine, TOKENIZER, admission, planner, calls)
 
 

@@ -143,7 +143,7 @@ def request(num_characters: int = 400) -> GenerationRequest:
 
 def admission(scheduler: Scheduler, refusals: Refusals) -> Admission:
     limiter = TenantLimiter(LimitTable(), LocalLimits(lambda: 1.0), None, lambda: None)
-    return Admission(scheduler, limiter, refusals)
+    return Admission(scheduler, limiter, refusals, max_prompt_tokens=1000)
 
 
 async def is_let_in(door: Admission, deadline: Deadline, tenant: str = "default") -> bool:
