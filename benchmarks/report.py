@@ -199,7 +199,8 @@ def _read(path: Path) -> str:
 
 def log_entry(reports: Sequence[Report], command: str) -> str:
     """Return one dated entry with everything needed to repeat the run."""
-    names = ", ".join(report.suite for report in reports)
+    kind = " (quick)" if "--quick" in command else ""
+    names = ", ".join(report.suite + kind for report in reports)
     lines = [
         f"\n## {today()}: {names}\n",
         f"- hardware: {hardware()}; generator and reward on one core each, one torch thread each;"

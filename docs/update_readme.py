@@ -37,7 +37,7 @@ def readme_parts() -> dict[str, str]:
     summary = json.loads(EVALUATION.read_text(encoding="utf-8"))
     return {
         **tables,
-        "bench": newest_entry((ROOT / "benchmarks/LOG.md").read_text("utf-8")),
+        "bench": newest_entry((ROOT / "benchmarks/LOG.md").read_text("utf-8"), "models"),
         "quality": markdown.contender_table(summary),
         "bar": markdown.bar_table(summary),
         "claims": markdown.claims_table(summary),
@@ -64,10 +64,15 @@ def card_parts() -> dict[str, str]:
     return {"evaluation": "\n".join(sections)}
 
 
-def newest_entry(log: str) -> str:
-    """Return the last entry of the benchmark log, without its heading."""
-    _, _, body = log.rpartition("\n## ")[2].partition("\n")
-    return body.strip() + "\n"
+def newest_entry(log: str, suite: str) -> str:
+    """Return the last entry with a whole run of a suite in the benchmark log, without heading."""
+    entries = log.split("\n## ")[1:]
+    *_, newest = (
+        entry
+        for entry in entries
+        if suite in entry.partition("\n")[0].partition(": ")[2].split(", ")
+    )
+    return newest.partition("\n")[2].strip() + "\n"
 
 
 def with_parts(path: Path, parts: dict[str, str]) -> str:

@@ -42,9 +42,8 @@ def test_stale_parts_are_replaced(readme: Path) -> None:
 
 
 def test_the_newest_benchmark_is_the_one_shown() -> None:
-    assert (
-        newest_entry("# Log\n\n## one\n\nold\n\n## two\n\n- new\n\ntable\n") == "- new\n\ntable\n"
-    )
+    log = "# Log\n\n## 1: models\n\nold\n\n## 2: models\n\n- new\n\ntable\n\n## 3: other\n\nx\n"
+    assert newest_entry(log, "models") == "- new\n\ntable\n"
 
 
 @pytest.mark.parametrize(

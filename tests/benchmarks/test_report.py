@@ -60,7 +60,8 @@ def test_the_json_holds_every_round_and_what_is_needed_to_repeat_it(tmp_path: Pa
 def test_the_newest_entry_of_the_log_is_the_whole_run() -> None:
     log = "# Benchmark log\n\n## 2020-01-01: old\n\nold\n"
     log += log_entry([made_report(), Report("paced")], "python -m benchmarks")
-    shown = newest_entry(log)
+    log += log_entry([made_report()], "python -m benchmarks --quick")
+    shown = newest_entry(log, "models")
     assert "- command: `python -m benchmarks`" in shown
     assert "### models" in shown
     assert "### paced" in shown
