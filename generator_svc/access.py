@@ -7,7 +7,7 @@ from generator_svc.settings import PREFIX, GeneratorSettings
 from svc_common.access import MethodScopes, access, anyone, is_loopback, warn_if_exposed
 from svc_common.callers import Identify, Scope
 from svc_common.settings import SettingsError
-from svc_common.tls import TlsFiles, client_credentials, server_credentials
+from svc_common.tls import TlsFiles, client_credentials, server_credentials, server_files
 from svc_common.tokens import NAME_RULE, TokenFile, is_name
 
 METHOD_SCOPES: MethodScopes = {
@@ -66,15 +66,7 @@ def credentials(settings: GeneratorSettings) -> grpc.ServerCredentials | None:
     Raises:
         SettingsError: They cannot be used.
     """
-    return server_credentials(
-        TlsFiles(
-            f"{PREFIX}TLS_",
-            settings.tls_cert_file,
-            settings.tls_key_file,
-            settings.tls_client_ca_file,
-            "CLIENT_CA_FILE",
-        )
-    )
+    return server_credentials(server_files(PREFIX, settings))
 
 
 def reward_connector(settings: GeneratorSettings) -> Connector:

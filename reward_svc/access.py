@@ -6,7 +6,7 @@ from reward_svc.settings import PREFIX, RewardSettings
 from svc_common.access import MethodScopes, access, anyone, certified, warn_if_exposed
 from svc_common.callers import Identify, Scope
 from svc_common.settings import SettingsError
-from svc_common.tls import TlsFiles, server_credentials
+from svc_common.tls import server_credentials, server_files
 from svc_common.tokens import TokenFile
 
 METHOD_SCOPES: MethodScopes = {
@@ -61,12 +61,4 @@ def credentials(settings: RewardSettings) -> grpc.ServerCredentials | None:
     Raises:
         SettingsError: They cannot be used.
     """
-    return server_credentials(
-        TlsFiles(
-            f"{PREFIX}TLS_",
-            settings.tls_cert_file,
-            settings.tls_key_file,
-            settings.tls_client_ca_file,
-            "CLIENT_CA_FILE",
-        )
-    )
+    return server_credentials(server_files(PREFIX, settings))

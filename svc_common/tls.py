@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import grpc
 
@@ -37,6 +37,30 @@ class TlsFiles:
     @property
     def paths(self) -> list[str]:
         return [path for path in (self.cert, self.key, self.ca) if path]
+
+
+class ServerTlsSettings(Protocol):
+    """What both services' settings say of their own server's keys."""
+
+    @property
+    def tls_cert_file(self) -> str: ...
+
+    @property
+    def tls_key_file(self) -> str: ...
+
+    @property
+    def tls_client_ca_file(self) -> str: ...
+
+
+def server_files(prefix: str, settings: ServerTlsSettings) -> TlsFiles:
+    """Return where a service's server has its keys; `prefix` is that of its settings."""
+    return TlsFiles(
+        f"{prefix}TLS_",
+        settings.tls_cert_file,
+        settings.tls_key_file,
+        settings.tls_client_ca_file,
+        "CLIENT_CA_FILE",
+    )
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,8 @@ class TenantLimiter:
             await self._ask(lease, limits)
         except BaseException as error:
             self._local.give(tenant, num_answers, num_tokens)
-            if not isinstance(
-                error, RefusedError
-            ):  # a hang-up: it may have been counted all the same
+            # A hang-up: Redis may have counted it all the same.
+            if not isinstance(error, RefusedError):
                 self._unused.setdefault(tenant, 0)
                 self._news.set()
             raise
