@@ -54,7 +54,7 @@ BLOCKS = {
     Scale.DEFAULT: (
         Block("demo", ((1, 64), (16, 64)), 48, 2),
         Block("30m", ((1, 64), (4, 64), (16, 64)), 48, 3, has_mixed=True, two_rows=BOTH),
-        Block("30m", ((64, 64),), 16, 1),
+        Block("30m", ((64, 64),), 16, 1, two_rows=()),  # else 20 GB of caches
         Block("30m", ((1, 256),), 32, 3, no_cache_prompts=(256,)),
         Block("30m", ((1, 1024),), 32, 2, no_cache_prompts=(1024,)),
         Block("135m", ((1, 64),), 12, 2),
@@ -121,7 +121,8 @@ def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceLoop:
     for kind in block.two_rows:
         plan = plans[kind]
         own = {**plan.generator, "shares_reference": "false"}
-        plans[kind + TWO_ROWS] = replace(plan, generator=own)
+        rows = {**plan.reward, "num_slots": 2 * slots + 2}
+        plans[kind + TWO_ROWS] = replace(plan, generator=own, reward=rows)
     first = next(iter(pairs.values()))
     plans[SEQUENTIAL] = service_plan(first, slots, context, "benchmarks.sequential")
     return ServiceLoop(plans)
@@ -145,7 +146,7 @@ def service_plan(
         },
         reward={
             **shared,
-            "num_slots": 2 * num_slots + 2,
+            "num_slots": num_slots + 2,
             "max_waiting_sessions": 4 * num_slots + 64,
         },
     )
