@@ -1,13 +1,13 @@
-"""The generated parts of README.md are what the code and the benchmark log say."""
+"""The generated parts of README.md and docs/ are what the code and the benchmark log say."""
 
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from docs.update_readme import TABLES, documents, newest_entry, readme_parts, with_parts
+from docs.update_readme import TABLES, documents, newest_entry, settings_parts, with_parts
 
-PARTS = readme_parts()
+PARTS = settings_parts()
 EMPTY = "".join(f"# {name}\n<!-- {name} -->\n<!-- /{name} -->\nafter\n" for name in PARTS)
 
 
