@@ -2,13 +2,15 @@
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
 metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
-evaluation.
+evaluation, the references of API and command from protos and command.
 """
 
 import json
 import sys
 from pathlib import Path
 
+from docs.api_reference import api_reference
+from docs.command_reference import command_reference
 from docs.metric_tables import edge_metric_table, metric_tables
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
@@ -122,6 +124,8 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
     """Return the files that have generated parts, with these parts."""
     return [
         (README, readme_parts()),
+        (DOCS / "api.md", {"api": api_reference()}),
+        (DOCS / "cli.md", {"cli": command_reference()}),
         (DOCS / "settings.md", settings_parts()),
         (DOCS / "evaluation.md", evaluation_parts()),
         (DOCS / "benchmarks.md", speed_parts()),
