@@ -39,6 +39,10 @@ COMMANDS = {
         "pad_client.cli.up:up",
         "Run generator, reward service and store on this machine until Ctrl-C.",
     ),
+    "doctor": LazyCommand(
+        "pad_client.cli.doctor:doctor",
+        "Examine this installation and a server, and say what to do; status 1 if something fails.",
+    ),
     "demo": LazyCommand(
         "pad_client.cli.demo:demo",
         "Show, on this machine and the bundled models, what profiles do to answers.",

@@ -47,3 +47,8 @@ class LazyGroup(TyperGroup):
         if name in self.lazy_commands:
             command = self.lazy_commands[name].load(name)
         return name, command, rest
+
+    def load_all(self) -> None:
+        """Load every command, for who wants to know all there is to them."""
+        for name, command in self.lazy_commands.items():
+            self.add_command(command.load(name), name)
