@@ -152,12 +152,13 @@ def kubectl(command: Command, stack: EmbeddedStack) -> str:
 
 
 def extras(command: Command, stack: EmbeddedStack) -> str:
-    """The extras of this distribution that the line names exist."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    offered = set(project["optional-dependencies"])
+    """The extras of our distributions that the line names exist."""
     for word in command.words[2:]:
         if word.startswith("."):
-            assert Requirement(f"pad-serving{word[1:]}").extras <= offered, word
+            folder, bracket, names = word.partition("[")
+            project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+            wanted = Requirement(f"{project['name']}{bracket}{names}").extras
+            assert wanted <= set(project["optional-dependencies"]), word
         elif not word.startswith("-"):
             assert re.fullmatch(r"[a-z-]+", word), word  # of another project
     return ""
