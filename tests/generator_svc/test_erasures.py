@@ -143,9 +143,9 @@ async def test_profile_that_changes_while_it_is_erased_is_erased_with_all_its_te
         await store.put("t", "ann", BRIEF, None)
         forget, seen = store._encodings.forget, []
 
-        async def forget_slowly(texts):
+        async def forget_slowly(tenant, texts):
             seen.append(set(texts))
-            await forget(texts)
+            await forget(tenant, texts)
             if len(seen) == 1:
                 await other.put("t", "ann", KIND, None)
 
