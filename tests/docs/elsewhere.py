@@ -63,7 +63,7 @@ class Elsewhere:
 
 def parse(line: str) -> Command:
     """Return a command line that names no other shell syntax than words and variables."""
-    words = shlex.split(line.removesuffix("&"), comments=True)
+    words = shlex.split(line.replace("\\\n", " ").removesuffix("&"), comments=True)
     environment = {}
     while words and _ASSIGNMENT.match(words[0]):
         name, _, text = words.pop(0).partition("=")
