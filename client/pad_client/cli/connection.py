@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pad_client.access import AccessOptions
+from pad_client.aio import AsyncGeneratorClient
 from pad_client.client import GeneratorClient
 
 
@@ -50,6 +51,12 @@ def read_token(token_file: Path | None) -> str | None:
     There is no option for it: every user of a machine can read what commands were started with.
     """
     return None if token_file is not None else os.environ.get("PAD_TOKEN") or None
+
+
+def connect_async(context: typer.Context, server: str, timeout_s: float) -> AsyncGeneratorClient:
+    """Return what `connect` does, for an event loop."""
+    access: AccessOptions = AccessOptions() if context.obj is None else context.obj
+    return AsyncGeneratorClient(server, timeout_s=timeout_s, **access)
 
 
 def connect(context: typer.Context, server: str, timeout_s: float) -> GeneratorClient:
