@@ -49,6 +49,8 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
     metadata: list[dict[str, str]] = field(default_factory=list)
     time_remaining_s: list[float] = field(default_factory=list)
     profiles: dict[str, profile_pb2.Profile] = field(default_factory=dict)
+    fails_at_page: int | None = None  # of all that were asked for; else all are as other calls
+    num_pages: int = 0
     before_put: Callable[[_Context], Awaitable[None]] | None = None
     earlier: dict[str, list[profile_pb2.Profile]] = field(default_factory=dict)
     called: asyncio.Event = field(default_factory=asyncio.Event)
@@ -202,7 +204,9 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
     async def ListProfiles(
         self, request: profile_pb2.ListProfilesRequest, context: _Context
     ) -> profile_pb2.ListProfilesResponse:
-        await self._fail(context)
+        self.num_pages += 1
+        if self.fails_at_page in (None, self.num_pages):
+            await self._fail(context)
         page_size = request.page_size or 100
         users = sorted(user for user in self.profiles if user > request.page_token)
         return profile_pb2.ListProfilesResponse(

@@ -12,7 +12,7 @@ import pytest
 
 from pad.v1 import profile_pb2
 from pad_client import Preference, presets
-from pad_client.cli import profile_import
+from pad_client.cli import profile_import, profile_transfer
 from pad_client.cli.profile_form import Form, FormError, read_form, write_form, write_wishes
 from pad_client.cli.profile_lines import LineError, Record, read_lines
 from tests.client.conftest import Pad
@@ -499,3 +499,27 @@ async def test_generate_explains_which_wish_changed_which_token(pad: Pad, fake: 
     assert json.loads(lines[0])["explanation"]["changed_by"] == 0
     both = await pad("generate", "Hello", "-p", "a", "--explain", "--candidates")
     assert both.exit_code == 2
+
+
+async def test_an_export_goes_on_behind_the_last_profile_after_a_failure(
+    pad: Pad, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look-up that took the store too long ended it, with nothing written."""
+    monkeypatch.setattr(profile_transfer, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(profile_transfer, "PAGE_SIZE", 2)
+    for number in range(7):
+        store(fake, f"u{number}", "x")
+    fake.fails_at_page = 3
+    fake.failure = Failure(grpc.StatusCode.UNAVAILABLE, "store: away", pushback_ms="1")
+    result = await pad("profile", "export", "-")
+    assert result.exit_code == 0, result.stderr
+    users = [json.loads(line)["user_id"] for line in result.stdout.splitlines()]
+    assert users == [f"u{number}" for number in range(7)]
+
+
+async def test_undo_to_what_is_not_kept_says_what_is(pad: Pad) -> None:
+    for text in ("One.", "Two."):
+        await pad("profile", "put", "ann", "-p", text)
+    result = await pad("profile", "undo", "ann", "--to", "9")
+    assert result.exit_code == 1
+    assert "--to: must be an earlier revision that is kept (1), got 9" in result.stderr

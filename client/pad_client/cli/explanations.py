@@ -7,6 +7,11 @@ from rich.table import Table
 
 from pad_client.types import Explanation, Summary, Token
 
+LEGEND = (
+    "push: how far, in nats, a preference moved the choice towards the token, away from the base"
+    " model's. A token counts for the preference that pushed most."
+)
+
 
 def print_explanation(console: Console, tokens: Iterable[Token], summary: Summary) -> None:
     """Print what each preference did to an answer."""
@@ -18,6 +23,7 @@ def print_explanation(console: Console, tokens: Iterable[Token], summary: Summar
     changed = [token for token in tokens if token.changed and token.explanation is not None]
     if changed:
         console.print(_changes(changed, len(explanation.preferences), summary.beta))
+        console.print(LEGEND, style="dim")
     if explanation.num_unexplained_tokens:
         console.print(
             f"{explanation.num_unexplained_tokens} guided tokens are not explained: a reward"

@@ -55,24 +55,28 @@ def undo(
         found = client.profile_history(user)
         profile = client.restore_profile(
             user,
-            _last(found) if to is None else to,
+            _target(found, to),
             # Whoever writes meanwhile is not undone unseen.
             expected_revision=found.current_revision or None,
         )
     print_profiles([profile], as_json=as_json)
 
 
-def _last(found: ProfileHistory) -> int:
-    """Return the revision before the one that is stored now.
+def _target(found: ProfileHistory, to: int | None) -> int:
+    """Return the revision to restore: `to`, else the one before what is stored now.
 
     Raises:
-        NotFoundError: There is none.
+        NotFoundError: It is not kept.
     """
-    earlier = found.revisions[1:] if found.current_revision else found.revisions
+    kept = [profile.revision for profile in found.revisions]
+    earlier = kept[1:] if found.current_revision else kept
     if not earlier:
-        raise _NothingToUndoError("no earlier revision is kept")
-    return earlier[0].revision
+        raise _NotKeptError("no earlier revision is kept")
+    if to is not None and to not in kept:
+        numbers = ", ".join(map(str, earlier))
+        raise _NotKeptError(f"--to: must be an earlier revision that is kept ({numbers}), got {to}")
+    return earlier[0] if to is None else to
 
 
-class _NothingToUndoError(NotFoundError):
+class _NotKeptError(NotFoundError):
     hint = "the server keeps as many as GENERATOR_PROFILE_HISTORY says, from the next write on"

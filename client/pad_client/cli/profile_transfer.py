@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from rich.progress import Progress
 
 from pad_client.cli.connection import connect, connect_async
 from pad_client.cli.console import DEFAULT_SERVER, ServerOption, TimeoutOption, new_console
-from pad_client.cli.profile_import import Importer, OnConflict, Outcome
+from pad_client.cli.profile_import import FIRST_PAUSE_S, MAX_TRIES, Importer, OnConflict, Outcome
 from pad_client.cli.profile_lines import read_lines, write_line
+from pad_client.client import GeneratorClient
 from pad_client.errors import DamagedProfileError, PadError
+from pad_client.types import Profile
 
-PAGE_SIZE = 1000
+PAGE_SIZE = 200
 MAX_SHOWN_ERRORS = 100
 STANDARD = Path("-")
 
@@ -46,7 +49,7 @@ def export(
     ):
         task = bar.add_task("Exporting", total=None)
         try:
-            for profile in client.list_profiles(page_size=PAGE_SIZE):
+            for profile in _all_profiles(client):
                 out.write(write_line(profile))
                 count += 1
                 bar.update(task, completed=count, description=f"Exporting: {count} profiles")
@@ -56,6 +59,28 @@ def export(
     if damaged is not None:
         notes.print(f"pad: not exported: {damaged}", style="red", soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _all_profiles(client: GeneratorClient) -> Iterator[Profile]:
+    """Yield all profiles; what the server's state hinders is tried again, behind the last one.
+
+    Raises:
+        DamagedProfileError: After all others, if some cannot be read.
+    """
+    last, num_failed = "", 0
+    while True:
+        try:
+            for profile in client.list_profiles(page_size=PAGE_SIZE):
+                if profile.user_id > last:  # they come in the order of their ids
+                    yield profile
+                    last, num_failed = profile.user_id, 0
+        except PadError as error:
+            num_failed += 1
+            if not error.retryable or num_failed >= MAX_TRIES:
+                raise
+            time.sleep(max(FIRST_PAUSE_S * 2**num_failed, error.retry_after_s or 0.0))
+        else:
+            return
 
 
 def import_all(
@@ -99,7 +124,7 @@ def import_all(
                 importer = Importer(client, on_conflict, dry_run, report, advance)
                 try:
                     await importer.run(read_lines(source), concurrency)
-                except PadError:
+                except (PadError, asyncio.CancelledError):
                     _print_counts(bar.console, importer, dry_run=dry_run)
                     bar.console.print("Stopped. The same command goes on from here.")
                     raise
