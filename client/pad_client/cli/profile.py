@@ -22,7 +22,9 @@ from pad_client.cli.console import (
 )
 from pad_client.cli.profile_view import PresetsOption, UserArgument, print_profiles, status
 
-profile_app = typer.Typer(help="Keep what users wish: their profiles.", no_args_is_help=True)
+profile_app = typer.Typer(
+    help="Put, edit, undo, list, move and delete user profiles.", no_args_is_help=True
+)
 
 RevisionOption = Annotated[
     int | None,

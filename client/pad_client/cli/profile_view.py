@@ -9,10 +9,14 @@ import typer
 from rich.status import Status
 from rich.table import Table
 
+from pad_client.cli.completion import complete_user
 from pad_client.cli.console import new_console
 from pad_client.types import Profile
 
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's identifier.")]
+UserArgument = Annotated[
+    str,
+    typer.Argument(metavar="USER", help="The user's identifier.", autocompletion=complete_user),
+]
 PresetsOption = Annotated[
     Path | None,
     typer.Option(
