@@ -22,6 +22,7 @@ from pad_client.cli.demo import demo
 from pad_client.cli.evaluate import evaluate
 from pad_client.cli.generate import generate
 from pad_client.cli.info import info
+from pad_client.cli.playground import playground
 from pad_client.cli.profile import profile_app
 from pad_client.cli.token import token_app
 from pad_client.cli.train import train
@@ -89,5 +90,6 @@ app.add_typer(token_app, name="token")
 app.command()(info)
 app.command()(up)
 app.command()(demo)
+app.command()(playground)
 app.command()(train)
 app.command()(evaluate)
