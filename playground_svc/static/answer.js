@@ -13,6 +13,9 @@ const PHASES = [
   ["select_s", "choosing"],
 ];
 
+// The same request would be refused again.
+const FINAL = ["invalid", "too_large", "mismatch", "denied"];
+
 export function Answer({ column, run, active, onActive, onLeave, onCopy, onRetry, onReload }) {
   const { name, note, missing } = column;
   return html`
@@ -24,7 +27,8 @@ export function Answer({ column, run, active, onActive, onLeave, onCopy, onRetry
       </header>
       ${note && html`<p class="note">${note}</p>`}
       <div class="body">
-        ${run.error && html`<${Problem} error=${run.error} onRetry=${onRetry} />`}
+        ${run.error && html`
+          <${Problem} error=${run.error} onRetry=${FINAL.includes(run.error.code) ? null : onRetry} />`}
         ${run.tokens.length > 0 && html`
           <${Tokens} ...${{ run, name, active, onActive, onLeave }} />`}
         ${run.tokens.length === 0 && !run.error && html`<${Empty} run=${run} missing=${missing} />`}
@@ -65,15 +69,15 @@ function Cost({ summary, isStale }) {
   const rest = timings.total_s - known.reduce((sum, [seconds]) => sum + seconds, 0);
   const phases = [...known, [Math.max(0, rest), "everything else"]];
   return html`
+    <div class=${classes({ bar: true, stale: isStale })} aria-hidden="true">
+      ${phases.map(([seconds], index) => html`
+        <i class=${`phase-${index}`} style=${{ "--share": seconds / timings.total_s }}></i>`)}
+    </div>
     <div class=${classes({ cost: true, stale: isStale })}>
-      <div class="bar" aria-hidden="true">
-        ${phases.map(([seconds], index) => html`
-          <i class=${`phase-${index}`} style=${{ "--share": seconds / timings.total_s }}></i>`)}
-      </div>
       <details>
         <summary><span>${duration(timings.total_s)}</span> ·${" "}
-          <span>first token after ${duration(timings.time_to_first_token_s)}</span> ·${" "}
-          <span>${duration(timings.total_s / Math.max(1, count))} a token</span></summary>
+          <span>first token ${duration(timings.time_to_first_token_s)}</span> ·${" "}
+          <span>${duration(timings.total_s / Math.max(1, count))} each</span></summary>
         <dl>${phases.map(([seconds, label], index) => html`
           <div><dt><i class=${`dot phase-${index}`}></i>${label}</dt><dd>${duration(seconds)}</dd></div>`)}</dl>
       </details>

@@ -139,7 +139,7 @@ function Storage({ id, profile, users, onChange, onStored }) {
       </div>
       <p class="note" id=${`stored-${id}`} role="status">${standing(profile, busy)}</p>
       ${problem && html`
-        <${Problem} error=${problem} onClose=${() => setProblem(null)}>
+        <${Problem} error=${rival ? { title: problem.title } : problem} onClose=${() => setProblem(null)}>
           ${rival && html`<${Rival} rival=${rival} seen=${seen}
             onTheirs=${() => { setProblem(null); onChange(fromStored(rival)); }}
             onMine=${() => save(rival.revision)} />`}
@@ -154,8 +154,8 @@ function Rival({ rival, seen, onTheirs, onMine }) {
       <ul>${rival.preferences.map((each) => html`
         <li>${each.text}${each.weight !== 1 && html` <small>× ${each.weight}</small>`}</li>`)}</ul>
       <div class="row">
-        <button type="button" onClick=${onTheirs}>Take the stored one</button>
-        <button type="button" onClick=${onMine}>Replace it with mine</button>
+        <button type="button" onClick=${onTheirs}>Load it</button>
+        <button type="button" onClick=${onMine}>Save mine instead</button>
       </div>
     </div>`;
 }

@@ -25,12 +25,12 @@ function Theme() {
   const [theme, setTheme] = useState(root.dataset.theme ?? "auto");
   function choose(name) {
     setTheme(name);
-    if (name === "auto") {
-      delete root.dataset.theme;
-      localStorage.removeItem("theme");
-    } else {
-      root.dataset.theme = name;
+    if (name === "auto") delete root.dataset.theme;
+    else root.dataset.theme = name;
+    try {
       localStorage.setItem("theme", name);
+    } catch {
+      // A browser that keeps nothing: it holds for this visit.
     }
   }
   return html`

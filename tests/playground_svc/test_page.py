@@ -98,7 +98,7 @@ def test_both_answers_stream_and_say_what_the_profile_changed(
     end = guided.tokens[-1].base_text if guided.tokens[-1].text == "" else ""
     assert above == ["end" if text == end else text for text in told]
     assert f"{len(changed)} of {whole} tokens changed" in opened.get('[data-column="a"]').text
-    assert "a token" in opened.get('[data-column="base"] footer').text
+    assert "first token" in opened.get('[data-column="base"] footer').text
     spoken = opened.get("main + [role=status]").get_attribute("textContent")
     assert guided.text in str(spoken)
 
@@ -245,14 +245,14 @@ def test_a_profile_is_saved_and_a_change_by_somebody_else_is_told(
     assert "Be brief." in problem
     assert pad.get_profile("page-saved").revision == 2
     assert page.get("[aria-label='Wish 1']").get_attribute("value")  # nothing of mine is lost
-    page.button("Replace it with mine").click()
+    page.button("Save mine instead").click()
     page.until(lambda: page.get("#stored-a").text == "Stored as revision 3, 3 wishes.")
     assert pad.get_profile("page-saved").preferences[1].text == "Talk casually."
 
     pad.put_profile("page-saved", ["Be brief."], beta=0.5)
     page.slide('[data-axis="Register"]', 1)
     page.button("Save").click()
-    page.button("Take the stored one").click()
+    page.button("Load it").click()
     page.until(lambda: page.get("#stored-a").text == "Stored as revision 4, 1 wish.")
     assert page.get("#beta-a").get_attribute("value") == "0.5"
     network = [each for each in page.complaints() if each["source"] != "network"]
@@ -276,7 +276,7 @@ def test_an_answer_by_a_newer_profile_than_the_shown_one_says_so(
 def test_a_conversation_keeps_its_earlier_turns(opened: Page, pad: GeneratorClient) -> None:
     opened.button("Restaurant").click()
     opened.settled("base", "a")
-    turns = [turn.text for turn in opened.all(".turn")]
+    turns = [turn.text.splitlines()[-1] for turn in opened.all(".turn")]
     assert turns == ["I want to find a restaurant in San Jose.", "What kind of food do you like?"]
     messages = [
         {"role": role, "content": text}
@@ -296,6 +296,8 @@ def test_options_reach_the_generator(opened: Page, pad: GeneratorClient) -> None
     for name, value in (("max-tokens", "12"), ("top-k", "4"), ("temperature", "0.9")):
         opened.write(f"#{name}", value)
     opened.write("#seed", "7")
+    opened.write("#max-tokens", "0")
+    assert opened.get("#max-tokens-rule").text == "Must be 1 to 512, whole; 12 is used."
     opened.write("#prompt", "Find me a flight.")
     opened.get("#prompt").send_keys(Keys.CONTROL, Keys.ENTER)
     opened.settled("base", "a")

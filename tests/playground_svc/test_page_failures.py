@@ -62,7 +62,11 @@ def test_a_refusal_says_what_it_is_and_can_be_tried_again(
     assert [each for each in words if each not in text] == []
     assert failing.audit() == []
     fakes["server"].failure = None
-    failing.button("Try again", '[data-column="a"]').click()
+    # What was wrong with the request itself stays wrong: it must be changed first.
+    is_final = failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    again = "Generate" if is_final else "Try again"
+    assert ("Try again" in failing.get(".columns").text) != is_final
+    failing.button(again, "body" if is_final else '[data-column="a"]').click()
     failing.settled("a")
     assert failing.text("a").startswith("Sure, what")
 

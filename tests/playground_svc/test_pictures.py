@@ -1,0 +1,44 @@
+"""The pictures of the documentation, made of the page as it is; PAD_SCREENSHOTS=1 writes them."""
+
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from tests.playground_svc.browser import Page
+from tests.playground_svc.playgrounds import ROOT
+
+MAX_PICTURE_BYTES = 150_000
+IMAGES = ROOT / "docs/images"
+
+
+def save(page: Page, folder: Path, name: str) -> Path:
+    """Write what is seen, with as few colours as it needs."""
+    seen = Image.open(io.BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
+    path = folder / name
+    seen.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path
+
+
+def test_pictures_of_the_documentation_are_small(page: Page, address: str, tmp_path: Path) -> None:
+    folder = IMAGES if os.environ.get("PAD_SCREENSHOTS") == "1" else tmp_path
+    page.emulate(prefers_reduced_motion="reduce")
+    page.resize(1280, 760)
+    page.open(address)
+    page.generate("base", "a")
+    changed = [token for token in page.tokens("a") if "changed" in token.get_attribute("class")]
+    page.hover(changed[-1])
+    page.table()
+    pictures = [save(page, folder, "playground.png")]
+
+    page.emulate(prefers_color_scheme="dark", prefers_reduced_motion="reduce")
+    page.resize(1280, 860)
+    page.hover(page.get("h1"))
+    page.get("[role=switch]").click()
+    page.slide('[data-axis="Register"]', 1)
+    page.until(lambda: page.find("#inspector") is None)
+    page.settled("base", "a", "b")
+    pictures.append(save(page, folder, "playground-compare.png"))
+    for picture in pictures:
+        assert 10_000 < picture.stat().st_size < MAX_PICTURE_BYTES
