@@ -6,11 +6,13 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from edge_svc.connection import ImpatientConnection
 from svc_common.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -30,12 +32,21 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-def http_config(app: ASGIApp, *, keep_alive_s: int, drain_s: float) -> uvicorn.Config:
-    """Return how uvicorn serves the application."""
+def http_config(
+    app: ASGIApp, *, keep_alive_s: int, arrival_s: float, drain_s: float
+) -> uvicorn.Config:
+    """Return how uvicorn serves the application.
+
+    Args:
+        app: What is served.
+        keep_alive_s: An idle connection is closed after this.
+        arrival_s: A request's head must arrive within this.
+        drain_s: Running answers get this to finish.
+    """
     return uvicorn.Config(
         app,
         loop="none",
-        http="h11",
+        http=partial(ImpatientConnection, arrival_s=arrival_s),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         access_log=False,

@@ -34,7 +34,12 @@ def server_config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
     Raises:
         SettingsError: A TLS file cannot be used.
     """
-    config = http_config(app, keep_alive_s=settings.keep_alive_s, drain_s=settings.drain_s)
+    config = http_config(
+        app,
+        keep_alive_s=settings.keep_alive_s,
+        arrival_s=settings.body_timeout_s,
+        drain_s=settings.drain_s,
+    )
     files = (settings.tls_cert_file, settings.tls_key_file)
     if any(files):
         if not all(files):

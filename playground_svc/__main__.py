@@ -1,5 +1,10 @@
 """Start the playground: build every object, hand it down, serve until told to stop."""
 
+from svc_common.lifetime import exit_on_signals
+
+if __name__ == "__main__":  # before the imports, which take a second
+    exit_on_signals()
+
 import asyncio
 import os
 import sys
@@ -34,7 +39,12 @@ async def run(settings: PlaygroundSettings) -> None:
         async with new_client(settings) as client:
             playground = Playground(settings, client)
             app = new_app(settings, playground)
-            config = http_config(app, keep_alive_s=settings.keep_alive_s, drain_s=settings.drain_s)
+            config = http_config(
+                app,
+                keep_alive_s=settings.keep_alive_s,
+                arrival_s=settings.body_timeout_s,
+                drain_s=settings.drain_s,
+            )
             await run_until_told(config, listener, playground)
 
 

@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from edge_svc.schema import Body, Whole, Wish
+from edge_svc.schema import Body, Whole, Wish, check_width
 from pad_client import GenerateOptions, Preference
 from playground_svc.errors import PageError
 
 MAX_TURNS = 64
 MAX_WISHES = 64  # the generator takes fewer, and says so itself
 
-Wishes = Annotated[list[Wish], Field(max_length=MAX_WISHES)]
+Wishes = Annotated[list[Wish], Field(max_length=MAX_WISHES, fail_fast=True)]
 
 
 class Turn(Body):
@@ -24,7 +24,7 @@ class Turn(Body):
 class GenerationBody(Body):
     """One answer: for nobody, for a stored user, or by wishes of this request."""
 
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_TURNS)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True)]
     user_id: str | None = None
     preferences: Wishes | None = None
     strategy: Literal["base", "prompt", "pad", "pad-released"] | None = None
@@ -71,8 +71,10 @@ def parse(kind: type[BodyT], value: Any) -> BodyT:
     """Return the checked body.
 
     Raises:
+        ApiError: An object has more fields than any of ours.
         PageError: A field is missing, unknown or of the wrong type; texts are not told.
     """
+    check_width([value])  # each wrong field would cost its error
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -80,4 +82,4 @@ def parse(kind: type[BodyT], value: Any) -> BodyT:
         name = ".".join(str(part) for part in first["loc"]) or "body"
         rule = first["msg"].removeprefix("Input ").replace("should", "must")
         title = "The playground cannot read this"
-        raise PageError(400, "invalid", title, f"{name}: {rule}") from None
+        raise PageError(400, "invalid", title, f"{name[:80]}: {rule}") from None

@@ -26,7 +26,7 @@ function App({ page }) {
   const [asked, setAsked] = useState({ ...page.prompts[0], maxTokens: 60, topK: 10, temperature: 0, seed: 1 });
   const [profiles, setProfiles] = useState(() => [
     withAxis(newProfile(), axisOf(page, "Manner"), 1),
-    withAxis(newProfile(), axisOf(page, "Length"), -1),
+    withAxis(newProfile(), axisOf(page, "Register"), 1),
   ]);
   const [count, setCount] = useState(1);
   const [tab, setTab] = useState(0);

@@ -177,7 +177,7 @@ def _playground_spec(options: StackOptions, generator: str) -> ChildSpec:
     if find_spec("fastapi") is None:
         raise StackError(
             "the playground needs fastapi and uvicorn, which are not installed",
-            hint="pip install '.[playground]' in a checkout",
+            hint="pip install ./client '.[playground]' in a checkout",
         )
     (port,) = choose_ports([options.playground_port], _PLAYGROUND_OPTIONS)
     address = f"{HOST}:{port}"
