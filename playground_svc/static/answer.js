@@ -76,10 +76,10 @@ function Cost({ summary, isStale }) {
     <div class=${classes({ cost: true, stale: isStale })}>
       <details>
         <summary><span>${duration(timings.total_s)}</span> ·${" "}
-          <span>first token ${duration(timings.time_to_first_token_s)}</span> ·${" "}
-          <span>${duration(timings.total_s / Math.max(1, count))} each</span></summary>
+          <span>${duration(timings.total_s / Math.max(1, count))} a token</span></summary>
         <dl>${phases.map(([seconds, label], index) => html`
-          <div><dt><i class=${`dot phase-${index}`}></i>${label}</dt><dd>${duration(seconds)}</dd></div>`)}</dl>
+          <div><dt><i class=${`dot phase-${index}`}></i>${label}</dt><dd>${duration(seconds)}</dd></div>`)}
+          <div><dt>first token after</dt><dd>${duration(timings.time_to_first_token_s)}</dd></div></dl>
       </details>
       ${unguided > 0 && html`<p class="note">${plural(unguided, "token")} without rewards: no reward service answered.</p>`}
     </div>`;

@@ -14,11 +14,10 @@ IMAGES = ROOT / "docs/pictures"
 
 
 def save(page: Page, folder: Path, name: str) -> Path:
-    """Write what is seen, with few colours: those that cover most, so that rare ones stay."""
-    seen = Image.open(io.BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
+    """Write what is seen in 256 colours: those that cover most, so that rare ones stay."""
     path = folder / name
-    few = seen.quantize(200, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    seen = Image.open(io.BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
+    seen.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
     return path
 
 
