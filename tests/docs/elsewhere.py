@@ -185,7 +185,7 @@ ELSEWHERE = (
         r"make [a-z]", "sets up, runs or measures for minutes; CI runs the quick ones", make_target
     ),
     Elsewhere(
-        r"(\S*/)?pad (up|demo|train|evaluate|profile edit)\b(?!.*--help)",
+        r"(\S*/)?pad (up|playground|demo|train|evaluate|profile edit)\b(?!.*--help)",
         "runs until Ctrl-C, trains for hours, or opens an editor; `pad up` is the tests' stack",
         pad_command,
     ),
