@@ -17,6 +17,7 @@ from svc_common.lifetime import stop_signals
 from svc_common.metrics import RpcMetrics
 from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.rpc_boundary import RpcBoundary
+from svc_common.rpc_spans import RpcSpans
 from svc_common.running_calls import HEALTH_SERVICE, RunningCalls
 from svc_common.settings import SettingsError
 
@@ -47,6 +48,7 @@ class ServerOptions:
         max_stall_s: Seconds after which a stream ends whose reader takes nothing.
         health_listen: `host:port` where probes, and nothing else, are answered in plain text;
             empty for nowhere but with the rest.
+        spans: Traces RPCs; None: they are not traced.
     """
 
     settings_prefix: str
@@ -59,6 +61,7 @@ class ServerOptions:
     drain_delay_s: float = 0.0
     max_stall_s: float = 60.0
     health_listen: str = ""
+    spans: RpcSpans | None = None
 
 
 async def serve(
@@ -117,7 +120,9 @@ def new_server(
     calls = RunningCalls() if calls is None else calls  # it is falsy while empty
     server = grpc.aio.server(
         interceptors=[
-            RpcBoundary(RpcMetrics(registry), options.identify, calls, options.max_stall_s)
+            RpcBoundary(
+                RpcMetrics(registry), options.identify, calls, options.max_stall_s, options.spans
+            )
         ],
         options=[
             ("grpc.max_receive_message_length", options.max_message_bytes),
