@@ -3,7 +3,17 @@
 import subprocess
 import sys
 
-HEAVY = {"torch", "transformers", "numpy", "redis", "typer", "rich", "click", "svc_common"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "numpy",
+    "redis",
+    "typer",
+    "rich",
+    "click",
+    "svc_common",
+    "opentelemetry",
+}
 
 
 def _modules_after(statement: str) -> set[str]:
