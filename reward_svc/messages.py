@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_svc.prompts import Plan
+from svc_common.trace_context import TraceContext
 
 UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
 
@@ -42,6 +43,7 @@ class Opening:
     epoch: int
     plan: Plan
     token_ids: tuple[int, ...]
+    trace: TraceContext | None = None  # that the session is part of
 
 
 @dataclass(frozen=True)
