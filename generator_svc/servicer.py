@@ -10,6 +10,7 @@ from generator_svc.deadline import Deadline
 from generator_svc.engine.scorer import Replicas
 from generator_svc.engine.sequence import ChosenToken
 from generator_svc.generation import Generator
+from generator_svc.generation_trace import NO_TRACE, GenerationTraces
 from generator_svc.planning import Origin
 from generator_svc.request_parsing import RequestLimits, parse_request
 from generator_svc.responses import summary_message, token_message
@@ -31,19 +32,23 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         fleet: Replicas,
         limits: RequestLimits,
         info: generator_pb2.GetServerInfoResponse,
+        traces: GenerationTraces | None = None,
     ) -> None:
         self._generator = generator
         self._tokenizer = tokenizer
         self._fleet = fleet
         self._limits = limits
         self._info = info
+        self._traces = traces
 
     async def Generate(
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncGenerator[generator_pb2.GenerateResponse, None]:
         checked = parse_request(request, self._limits)
         deadline = Deadline.after(context.time_remaining())
-        origin = Origin(current_request_id(), current_caller().tenant, deadline)
+        trace = NO_TRACE if self._traces is None else self._traces.begin(checked)
+        tenant = current_caller().tenant
+        origin = Origin(current_request_id(), tenant, deadline, trace=trace)
         answer = self._generator.answer(checked, origin)
         async with aclosing(answer) as events:
             async for event in events:
