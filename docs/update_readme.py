@@ -1,8 +1,8 @@
-"""Write the generated parts of README.md, docs/metrics.md, docs/openai.md and the model card.
+"""Write the generated parts of README.md, of pages in docs/ and of the model card.
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
-metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
-evaluation.
+metrics, tables of spans from what is written into them, the speed figures from the newest entry of
+the log, the figures of quality from the newest evaluation.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from docs.metric_tables import edge_metric_table, metric_tables
+from docs.trace_tables import trace_tables
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
 from evaluation import markdown
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 EDGE = ROOT / "docs/openai.md"
 METRICS = ROOT / "docs/metrics.md"
+TRACING = ROOT / "docs/tracing.md"
 CARD = ROOT / "models/demo-persrm/README.md"
 EVALUATION = ROOT / "docs/evaluation/evaluation.json"
 TABLES = {
@@ -109,6 +111,7 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
     return [
         (README, readme_parts()),
         (METRICS, metric_tables()),
+        (TRACING, trace_tables()),
         (EDGE, edge_parts()),
         (CARD, card_parts()),
     ]
