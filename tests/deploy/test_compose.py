@@ -294,7 +294,7 @@ def test_all_services_send_traces_to_the_one_collector_and_reach_it():
     assert command.endswith(":4317")  # of OTLP over gRPC
     for name, prefix in (("generator", "GENERATOR_"), ("reward", "REWARD_"), ("edge", "EDGE_")):
         assert set(services[name]["networks"]) & set(services[host]["networks"]), name
-        assert f"{prefix}TRACES_ENDPOINT: ${{TRACES_ENDPOINT:-}}" in text
+        assert f'{prefix}TRACES_ENDPOINT: "${{TRACES_ENDPOINT:-}}"' in text
 
 
 @pytest.mark.parametrize("name", ["generator", "reward", "edge"])
