@@ -83,9 +83,9 @@ def _parent(text: str) -> str | None:
 
 
 def _state(text: str) -> str | None:
-    members = [member.strip(" \t") for member in text.split(",")] if text else []
-    members = [member for member in members if member]
-    is_fit = len(text) <= MAX_STATE_CHARACTERS and len(members) <= MAX_STATE_MEMBERS
-    if not is_fit or not all(_MEMBER.fullmatch(member) for member in members):
+    """Return a tracestate without what it may hold beside its members; None if it is none."""
+    if len(text) > MAX_STATE_CHARACTERS:
         return None
-    return ",".join(members)
+    members = [member for part in text.split(",") if (member := part.strip(" \t"))]
+    is_fit = len(members) <= MAX_STATE_MEMBERS and all(map(_MEMBER.fullmatch, members))
+    return ",".join(members) if is_fit else None

@@ -117,6 +117,19 @@ def test_the_largest_batch_is_no_larger_than_collectors_take(registry):
     assert {len(sent.events) for sent in receiver.spans} == {MAX_EVENTS}
 
 
+def test_what_is_disabled_by_the_standard_variable_still_passes_traces_on(registry, monkeypatch):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    with receiving() as receiver:
+        tracer = tracer_of(receiver.address, registry)
+        span, root = tracer.start("span", SAMPLED, {}), tracer.start("span", None, {})
+        assert span.context == SAMPLED
+        assert (root.context, root.trace_id, root.is_recording) == (None, "", False)
+        span.end()
+        root.end()
+        tracer.close()
+    assert receiver.spans == []
+
+
 def closed_port():
     with receiving() as receiver:
         return receiver.address
