@@ -5,7 +5,7 @@ Numbers, names of ours and the request id: never a text, a user or a preference.
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 
 from prometheus_client import CollectorRegistry
@@ -41,10 +41,9 @@ class GenerationTrace:
     def planned(self, *, num_prompt_tokens: int, beta: float, profile_revision: int) -> None:
         """Note what was looked up."""
 
-    @contextmanager
-    def following(self, _sequences: list[Sequence]) -> Iterator[None]:
+    def following(self, _sequences: list[Sequence]) -> AbstractContextManager[None]:
         """Note what becomes of sequences while the body runs, whatever ends it."""
-        yield
+        return nullcontext()
 
     def finished(
         self, reason: FinishReason, *, num_tokens: int, num_fallback: int, model_version: str

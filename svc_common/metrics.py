@@ -90,7 +90,7 @@ class TraceMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._spans = Counter(
             "pad_trace_spans_total",
-            "Spans that were recorded and ended (ended), and of these what the collector took"
+            "Where traces are wanted: spans that ended, and of these what the collector took"
             " (exported) or did not take (failed). The rest waits, or was dropped as too much did.",
             ["outcome"],
             registry=registry,

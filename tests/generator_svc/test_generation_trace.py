@@ -35,10 +35,11 @@ class Traced:
     generator: Generator
     traces: GenerationTraces
 
-    async def ask(self, span: FakeSpan, **fields: Any) -> AnswerSummary:
+    async def ask(self, span: FakeSpan, deadline_s: float = 30.0, **fields: Any) -> AnswerSummary:
         set_current_span(span)
         checked = request(ignore_end_of_turn=True, **fields)
-        origin = Origin("r", "default", Deadline.after(30.0), trace=self.traces.begin(checked))
+        deadline = Deadline.after(deadline_s)
+        origin = Origin("r", "default", deadline, trace=self.traces.begin(checked))
         *_, summary = [event async for event in self.generator.answer(checked, origin)]
         assert isinstance(summary, AnswerSummary)
         assert self.traces.followed == {}
@@ -125,7 +126,11 @@ async def test_samples_that_were_not_ranked_are_told_as_the_summary_has_them(
     span = FakeSpan("rpc", SAMPLED, {})
     async with traced(redis_url) as stack:
         summary = await stack.ask(
-            span, strategy=generator_pb2.STRATEGY_BEST_OF_N, num_samples=2, fallback=UNGUIDED
+            span,
+            deadline_s=3.0,  # that nobody ranks is known a little before
+            strategy=generator_pb2.STRATEGY_BEST_OF_N,
+            num_samples=2,
+            fallback=UNGUIDED,
         )
     told = span.attributes
     assert told["gen_ai.usage.output_tokens"] == summary.num_tokens == 3
