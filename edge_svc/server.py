@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import prometheus_client
@@ -14,6 +15,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
+from edge_svc.connection import ImpatientConnection
 from edge_svc.settings import PREFIX, EdgeSettings
 from svc_common.settings import SettingsError
 
@@ -62,7 +64,7 @@ def server_config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         loop="none",
-        http="h11",
+        http=partial(ImpatientConnection, arrival_s=settings.body_timeout_s),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         access_log=False,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from typing import Self
 
@@ -159,7 +160,7 @@ class ProfileStore:
         # Whoever erases the profile later does not know them any more.
         old_texts -= {preference.text for preference in preferences}
         try:
-            await self._encodings.forget(old_texts)
+            await self._encodings.forget(tenant, old_texts)
         except StoreUnavailableError:
             logger.warning("encodings of replaced texts stay until they expire")
         return profile
@@ -182,38 +183,43 @@ class ProfileStore:
         await self._caches.forget(subject_of(tag))
 
     async def list_profiles(
-        self, tenant: str, limit: int, after: str = ""
+        self, tenant: str, limit: int, after: str = "", max_bytes: float = math.inf
     ) -> list[Profile | DamagedProfile]:
         """Return up to `limit` profiles in the order of their user ids, beginning behind `after`.
 
-        Fewer come back only at the end of the index.
+        Fewer come back only at the end of the index, or where their texts together have more than
+        `max_bytes`.
 
         Raises:
             ProfileDamagedError: The tenant's index is none.
             StoreUnavailableError: See `load`.
         """
-        return await self._hashes.page(tenant, limit, after)
+        return await self._hashes.page(tenant, limit, after, max_bytes)
 
-    async def get_encodings(self, model_version: str, texts: Iterable[str]) -> dict[str, bytes]:
+    async def get_encodings(
+        self, tenant: str, model_version: str, texts: Iterable[str]
+    ) -> dict[str, bytes]:
         """Return those of `texts` that are at hand with their encodings, in one round trip.
 
         Raises:
             StoreUnavailableError: Redis does not answer.
         """
-        return await self._encodings.get(model_version, texts)
+        return await self._encodings.get(tenant, model_version, texts)
 
-    async def put_encoding(self, model_version: str, text: str, encoding: bytes) -> None:
+    async def put_encoding(
+        self, tenant: str, model_version: str, text: str, encoding: bytes
+    ) -> None:
         """Keep the encoding of `text` by that version of the reward model.
 
         Raises:
             StoreUnavailableError: Redis does not answer.
         """
-        await self._encodings.put(model_version, text, encoding)
+        await self._encodings.put(tenant, model_version, text, encoding)
 
     async def _erase(self, tenant: str, user_id: str, expected_revision: int | None) -> None:
         for _ in range(_MAX_ERASURE_TRIES):
             seen = await self._hashes.read_preferences(tenant, user_id)
-            await self._encodings.forget(texts_of(seen))
+            await self._encodings.forget(tenant, texts_of(seen))
             if await self._hashes.delete(tenant, user_id, expected_revision, seen):
                 return
         rule = f"must not change while it is erased, did so {_MAX_ERASURE_TRIES} times"

@@ -14,7 +14,7 @@ from pad_client import requests, responses
 from pad_client.access import Access, AccessOptions
 from pad_client.addresses import grpc_target
 from pad_client.errors import InternalError, RequestCancelledError, error_from_rpc
-from pad_client.retries import Attempts
+from pad_client.retries import Attempts, RetryBudget
 from pad_client.types import (
     Completion,
     GenerateOptions,
@@ -39,10 +39,12 @@ class AsyncTokenStream:
     longer referenced.
     """
 
-    def __init__(self, start: Callable[[float], _Call], timeout_s: float) -> None:
+    def __init__(
+        self, start: Callable[[float], _Call], timeout_s: float, budget: RetryBudget
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._start = start
-        self._attempts = Attempts(timeout_s)
+        self._attempts = Attempts(timeout_s, budget)
         self._call = start(timeout_s)
         self._has_begun = False
         self._summary: Summary | None = None
@@ -134,6 +136,7 @@ class AsyncGeneratorClient:
         **access: Unpack[AccessOptions],
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
+        self._budget = RetryBudget()
         self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.aio.Channel | None = None
         if isinstance(target, str | Sequence):
@@ -159,7 +162,7 @@ class AsyncGeneratorClient:
                 request, timeout=remaining_s, metadata=self._access.metadata()
             )
 
-        return AsyncTokenStream(start, self._deadline(timeout_s))
+        return AsyncTokenStream(start, self._deadline(timeout_s), self._budget)
 
     async def complete(
         self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
@@ -254,7 +257,7 @@ class AsyncGeneratorClient:
         *,
         is_repeatable: bool = True,
     ) -> _ResponseT:
-        attempts = Attempts(self._deadline(timeout_s), is_repeatable=is_repeatable)
+        attempts = Attempts(self._deadline(timeout_s), self._budget, is_repeatable=is_repeatable)
         while True:
             try:
                 return await method(

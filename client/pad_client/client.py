@@ -14,7 +14,7 @@ from pad_client import requests, responses
 from pad_client.access import Access, AccessOptions
 from pad_client.addresses import grpc_target
 from pad_client.errors import InternalError, error_from_rpc
-from pad_client.retries import Attempts
+from pad_client.retries import Attempts, RetryBudget
 from pad_client.types import (
     Completion,
     GenerateOptions,
@@ -43,9 +43,11 @@ class TokenStream:
     block, and when the stream is no longer referenced (gRPC cancels a call that is collected).
     """
 
-    def __init__(self, start: Callable[[float], _Call], timeout_s: float) -> None:
+    def __init__(
+        self, start: Callable[[float], _Call], timeout_s: float, budget: RetryBudget
+    ) -> None:
         self._start = start
-        self._attempts = Attempts(timeout_s)
+        self._attempts = Attempts(timeout_s, budget)
         self._call = start(timeout_s)
         self._has_begun = False
         self._closed = threading.Event()
@@ -123,6 +125,7 @@ class GeneratorClient:
         **access: Unpack[AccessOptions],
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
+        self._budget = RetryBudget()
         self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.Channel | None = None
         if isinstance(target, str | Sequence):
@@ -148,7 +151,7 @@ class GeneratorClient:
                 request, timeout=remaining_s, metadata=self._access.metadata()
             )
 
-        return TokenStream(start, self._deadline(timeout_s))
+        return TokenStream(start, self._deadline(timeout_s), self._budget)
 
     def complete(
         self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
@@ -240,7 +243,7 @@ class GeneratorClient:
         *,
         is_repeatable: bool = True,
     ) -> _ResponseT:
-        attempts = Attempts(self._deadline(timeout_s), is_repeatable=is_repeatable)
+        attempts = Attempts(self._deadline(timeout_s), self._budget, is_repeatable=is_repeatable)
         while True:
             try:
                 return method(

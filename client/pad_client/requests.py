@@ -172,12 +172,18 @@ def _write_message(index: int, message: Message | Mapping[str, str]) -> common_p
 def _write_preferences(preferences: Sequence[str | Preference]) -> list[common_pb2.Preference]:
     if isinstance(preferences, str):
         raise InvalidRequestError("preferences: must be a list, got one string")
-    return [
-        common_pb2.Preference(text=each)
-        if isinstance(each, str)
-        else common_pb2.Preference(text=each.text, weight=each.weight)
-        for each in preferences
-    ]
+    return [_write_preference(index, each) for index, each in enumerate(preferences)]
+
+
+def _write_preference(index: int, preference: object) -> common_pb2.Preference:
+    if isinstance(preference, str):
+        return common_pb2.Preference(text=preference)
+    if isinstance(preference, Preference):
+        return common_pb2.Preference(text=preference.text, weight=preference.weight)
+    found = type(preference).__name__
+    raise InvalidRequestError(
+        f"preferences[{index}]: must be a string or a Preference, got {found}"
+    )
 
 
 def _set(request: object, name: str, value: float) -> None:

@@ -200,7 +200,7 @@ def test_what_others_wrote_to_the_store_leaves_no_trace(
         for key, fields in zip(keys, bad, strict=False):
             store.hset(key, mapping=fields)  # type: ignore[arg-type]
         store.set(keys[-1], CANARY)  # no hash at all
-        store.set(encoding_key(WISH), CANARY)
+        store.set(encoding_key("default", WISH), CANARY)
         calls: list[Callable[[], object]] = [
             lambda i=i: client.complete(messages=CHAT, user_id=f"{USER}-{i}")  # type: ignore[misc]
             for i in range(len(keys))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pad_client.cli.answers import legend, marked_text, summary_line
 from pad_client.cli.chat import build_messages
+from pad_client.cli.completion import complete_user
 from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
@@ -39,7 +40,10 @@ from pad_client.types import (
 def generate(
     context: typer.Context,
     text: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
-    user: Annotated[str, typer.Option("--user", "-u", help="Whose profile guides.")] = "",
+    user: Annotated[
+        str,
+        typer.Option("--user", "-u", help="Whose profile guides.", autocompletion=complete_user),
+    ] = "",
     preference: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,6 +8,7 @@ import typer
 from rich.status import Status
 from rich.table import Table
 
+from pad_client.cli.completion import complete_user
 from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
@@ -24,7 +25,10 @@ from pad_client.types import Profile
 
 profile_app = typer.Typer(help="Put, get, list and delete user profiles.", no_args_is_help=True)
 
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's identifier.")]
+UserArgument = Annotated[
+    str,
+    typer.Argument(metavar="USER", help="The user's identifier.", autocompletion=complete_user),
+]
 RevisionOption = Annotated[
     int | None,
     typer.Option(
