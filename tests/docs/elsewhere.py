@@ -17,7 +17,6 @@ from pathlib import Path
 import redis
 import typer
 import yaml
-from packaging.requirements import Requirement
 from rich.console import Console
 
 from edge_svc.settings import PREFIX as EDGE_PREFIX
@@ -150,14 +149,16 @@ def kubectl(command: Command, stack: EmbeddedStack) -> None:
 
 
 def extras(command: Command, stack: EmbeddedStack) -> None:
-    """The extras of this distribution that the line names exist."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    offered = set(project["optional-dependencies"])
+    """The extras of the two distributions that the line names exist."""
     for word in command.words[2:]:
-        if word.startswith("."):
-            assert Requirement(f"pad-serving{word[1:]}").extras <= offered, word
-        elif not word.startswith("-"):
-            assert re.fullmatch(r"[a-z-]+", word), word  # of another project
+        if not word.startswith("."):
+            assert re.fullmatch(r"-.*|[a-z-]+", word), word  # of another project
+            continue
+        folder, _, asked = word.partition("[")
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        assert set(filter(None, asked.removesuffix("]").split(","))) <= set(
+            project["optional-dependencies"]
+        ), f"{word}: none of {sorted(project['optional-dependencies'])}"
 
 
 def settings(command: Command, stack: EmbeddedStack) -> None:

@@ -69,9 +69,8 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     settings, metrics, files = known_settings(), known_metrics(), known_files()
     unknown = []
     for code in code_of(page):
-        for name in SETTING.findall(code):
-            if name not in settings and not ENUMS.fullmatch(name):
-                unknown.append(name)
+        named = (name for name in SETTING.findall(code) if not ENUMS.fullmatch(name))
+        unknown += [name for name in named if name not in settings]
         if (match := METRIC.match(code)) and match[0] not in metrics | OTHERS:
             unknown.append(match[0])
         if FILE.fullmatch(code) and not MADE.fullmatch(code) and not is_among(files, code):
