@@ -17,6 +17,7 @@ from pathlib import Path
 import redis
 import typer
 import yaml
+from packaging.requirements import Requirement
 from rich.console import Console
 
 from edge_svc.settings import PREFIX as EDGE_PREFIX
@@ -149,16 +150,15 @@ def kubectl(command: Command, stack: EmbeddedStack) -> None:
 
 
 def extras(command: Command, stack: EmbeddedStack) -> None:
-    """The extras of the two distributions that the line names exist."""
+    """The extras of our distributions that the line names exist."""
     for word in command.words[2:]:
-        if not word.startswith("."):
-            assert re.fullmatch(r"-.*|[a-z-]+", word), word  # of another project
-            continue
-        folder, _, asked = word.partition("[")
-        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
-        assert set(filter(None, asked.removesuffix("]").split(","))) <= set(
-            project["optional-dependencies"]
-        ), f"{word}: none of {sorted(project['optional-dependencies'])}"
+        if word.startswith("."):
+            folder, bracket, names = word.partition("[")
+            project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+            wanted = Requirement(f"{project['name']}{bracket}{names}").extras
+            assert wanted <= set(project["optional-dependencies"]), word
+        elif not word.startswith("-"):
+            assert re.fullmatch(r"[a-z-]+", word), word  # of another project
 
 
 def settings(command: Command, stack: EmbeddedStack) -> None:
@@ -185,8 +185,8 @@ ELSEWHERE = (
         r"make [a-z]", "sets up, runs or measures for minutes; CI runs the quick ones", make_target
     ),
     Elsewhere(
-        r"(\S*/)?pad (up|demo|train|evaluate)\b(?!.*--help)",
-        "runs until Ctrl-C, or trains for hours; the stack of the tests is what `pad up` starts",
+        r"(\S*/)?pad (up|demo|train|evaluate|profile edit)\b(?!.*--help)",
+        "runs until Ctrl-C, trains for hours, or opens an editor; `pad up` is the tests' stack",
         pad_command,
     ),
     Elsewhere(r"(\w+=\S+ )*docker compose ", "needs Docker and builds images", compose),
