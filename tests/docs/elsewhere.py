@@ -185,8 +185,8 @@ ELSEWHERE = (
         r"make [a-z]", "sets up, runs or measures for minutes; CI runs the quick ones", make_target
     ),
     Elsewhere(
-        r"(\S*/)?pad (up|demo|train|evaluate)\b(?!.*--help)",
-        "runs until Ctrl-C, or trains for hours; the stack of the tests is what `pad up` starts",
+        r"(\S*/)?pad (up|playground|demo|train|evaluate|profile edit)\b(?!.*--help)",
+        "runs until Ctrl-C, trains for hours, or opens an editor; `pad up` is the tests' stack",
         pad_command,
     ),
     Elsewhere(r"(\w+=\S+ )*docker compose ", "needs Docker and builds images", compose),
