@@ -53,6 +53,7 @@ class Plan:
     context: RewardContext | None
     profile_revision: int
     subject: bytes
+    preferences: tuple[Preference, ...] = ()
 
 
 class Planner:
@@ -108,6 +109,7 @@ class Planner:
                 request.reference,
                 is_base_prompt=not request.prompts_base,
                 subject=subject,
+                is_explained=request.wants_explanation,
                 trace=origin.trace.context,
             )
         seed = secrets.randbits(63) if request.seed is None else request.seed
@@ -125,7 +127,7 @@ class Planner:
         origin.trace.planned(
             num_prompt_tokens=len(prompt_ids), beta=beta, profile_revision=revision
         )
-        return Plan(origin, prompt_ids, params, context, revision, subject)
+        return Plan(origin, prompt_ids, params, context, revision, subject, preferences)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str

@@ -32,7 +32,7 @@ async def warm_up(batcher: Batcher, model: PersRM) -> None:
     stream = batcher.intake.open_stream()
     try:
         message = Message(
-            openings=(Opening(0, 0, Plan(tuple(prompts), tuple(terms)), (), UNSAMPLED),),
+            openings=(Opening(0, 0, Plan(tuple(prompts), tuple(terms)), (), trace=UNSAMPLED),),
             commits=CommitRows.of([(0, 0, 0, 0)]),
             candidates=CandidateRows.of(1, [(0, 0, 1, (0, 1))], time.perf_counter()),
         )

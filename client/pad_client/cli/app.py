@@ -29,7 +29,8 @@ COMMANDS = {
         "Write text for a user; without --user and --preference it is the base model's own.",
     ),
     "profile": LazyCommand(
-        "pad_client.cli.profile:profile_app", "Put, get, list and delete user profiles."
+        "pad_client.cli.profile:profile_app",
+        "Put, edit, undo, list, move and delete user profiles.",
     ),
     "token": LazyCommand("pad_client.cli.token:token_app", "Make API tokens."),
     "info": LazyCommand(
@@ -46,6 +47,10 @@ COMMANDS = {
     "demo": LazyCommand(
         "pad_client.cli.demo:demo",
         "Show, on this machine and the bundled models, what profiles do to answers.",
+    ),
+    "playground": LazyCommand(
+        "pad_client.cli.playground:playground",
+        "Run a web page to try profiles on, until Ctrl-C.",
     ),
     "train": LazyCommand(
         "pad_client.cli.train:train",
