@@ -128,7 +128,9 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         except ModelMismatchError as error:
             return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
         is_explained = message.wants_preference_rewards
-        return Opening(message.session, message.epoch, plan, token_ids, is_explained, trace)
+        return Opening(
+            message.session, message.epoch, plan, token_ids, is_explained=is_explained, trace=trace
+        )
 
     def _token_ids(self, field: str, data: bytes) -> tuple[int, ...]:
         return wire.token_ids(field, data, self._model.vocabulary_size, self._model.context_length)
