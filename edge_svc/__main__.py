@@ -7,11 +7,11 @@ import os
 import sys
 
 from edge_svc.app import Edge, new_app
-from edge_svc.generator import Generator, open_channel, passes_tokens
+from edge_svc.generator import Generator, open_line, passes_tokens
 from edge_svc.metrics import EdgeMetrics
 from edge_svc.server import serve
 from edge_svc.settings import PREFIX, EdgeSettings
-from svc_common.logs import configure_logging
+from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.metrics import new_registry
 from svc_common.settings import SettingsError, load_settings
 
@@ -20,12 +20,13 @@ logger = logging.getLogger(__name__)
 
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    configure_logging("info", sys.stderr)  # until the settings are known
     try:
         settings = load_settings(EdgeSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
         asyncio.run(run(settings))
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        log_failed_start(error)
         return 2
     return 0
 
@@ -34,13 +35,14 @@ async def run(settings: EdgeSettings) -> None:
     """Serve until SIGTERM."""
     registry = new_registry("edge", importlib.metadata.version("pad-serving"))
     metrics = EdgeMetrics(registry)
-    async with open_channel(settings) as channel:
+    async with open_line(settings) as line:
         may_pass = passes_tokens(settings)
         if not may_pass:
             logger.warning("callers' tokens are not passed on: no TLS to the generator")
-        edge = Edge(settings, Generator(channel, passes_tokens=may_pass), metrics)
+        edge = Edge(settings, Generator(line, passes_tokens=may_pass), metrics)
         await serve(settings, new_app(settings, edge, metrics), registry, edge)
 
 
 if __name__ == "__main__":
+    log_everything()
     sys.exit(main())

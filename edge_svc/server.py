@@ -4,18 +4,18 @@ import asyncio
 import logging
 import signal
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
-import prometheus_client
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from edge_svc.settings import PREFIX, EdgeSettings
+from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.settings import SettingsError
+from svc_common.tls import TlsFiles, server_context
 
 logger = logging.getLogger(__name__)
 _BACKLOG = 2048
@@ -74,24 +74,12 @@ def server_config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-    files = (settings.tls_cert_file, settings.tls_key_file)
-    if any(files):
-        if not all(files):
-            raise SettingsError(f"{PREFIX}TLS_CERT_FILE, _KEY_FILE: both or none must be set")
+    files = TlsFiles(f"{PREFIX}TLS_", settings.tls_cert_file, settings.tls_key_file, "")
+    context = server_context(files)
+    if context is not None:
         config.load()
-        config.ssl = _tls(*files)
+        config.ssl = context
     return config
-
-
-def _tls(cert_file: str, key_file: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert_file, key_file, password=lambda: "")
-    except (OSError, ValueError) as error:  # SSLError is an OSError
-        rule = f"must be a certificate and its key in PEM form, got {cert_file} and {key_file}"
-        raise SettingsError(f"{PREFIX}TLS_CERT_FILE, _KEY_FILE: {rule}") from error
-    return context
 
 
 def _bind(listen: str) -> socket.socket:
@@ -134,9 +122,7 @@ def _metrics_endpoint(settings: EdgeSettings, registry: CollectorRegistry) -> It
     """Offer the registry over HTTP, on a thread of its own, and yield the port."""
     host = settings.listen.rpartition(":")[0].strip("[]")
     try:
-        endpoint, thread = prometheus_client.start_http_server(
-            settings.metrics_port, host, registry
-        )
+        endpoint, thread = start_metrics_endpoint(settings.metrics_port, host, registry)
     except OSError as error:
         raise _listen_error("METRICS_PORT", f"{host}:{settings.metrics_port}") from error
     try:
