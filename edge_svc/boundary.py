@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_svc.errors import overloaded
 from edge_svc.hang_up import CALLER_GONE, CallerGoneError
 from edge_svc.metrics import EdgeMetrics, route_of
+from svc_common.rpc_boundary import set_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class Boundary:
         route = route_of(scope["path"])
         request_id = _request_id(Request(scope))
         scope.setdefault("state", {})["request_id"] = request_id
+        # In this request's own task: lines of the HTTP server about it, too, have the id.
+        set_request_id(request_id)
         started, status = time.monotonic(), 500
 
         async def send_with_id(message: Message) -> None:
@@ -64,7 +67,6 @@ class Boundary:
                 logging.DEBUG if route in _PROBES else logging.INFO,
                 "request ended",
                 extra={
-                    "request_id": request_id,
                     "method": scope["method"],
                     "route": route,
                     "status": status,

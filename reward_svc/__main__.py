@@ -26,7 +26,7 @@ from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
-from svc_common.logs import configure_logging
+from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
 from svc_common.settings import SettingsError, load_settings
@@ -35,6 +35,7 @@ from svc_common.settings import SettingsError, load_settings
 @exits_on_signals()
 def main() -> int:
     """Run the service until it is stopped; return the process's exit code."""
+    configure_logging("info", sys.stderr)  # until the settings are known
     try:
         settings = load_settings(RewardSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
@@ -42,7 +43,7 @@ def main() -> int:
         model = load_pers_rm(settings)
         asyncio.run(run(settings, model))
     except (SettingsError, ModelFolderError) as error:
-        sys.stderr.write(f"{error}\n")
+        log_failed_start(error)
         return 2
     return 0
 
@@ -114,4 +115,5 @@ async def drain_with(health: Health, batcher: Batcher) -> None:
 
 
 if __name__ == "__main__":
+    log_everything()
     sys.exit(main())
