@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md, docs/metrics.md, docs/openai.md and the model card.
+"""Write the generated parts of README.md, of pages of docs and of the model card.
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
 metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
@@ -9,7 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from docs.metric_tables import edge_metric_table, metric_tables
+from docs.metric_tables import metric_tables
+from docs.openai_conformance import conformance_table
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
 from evaluation import markdown
@@ -22,6 +23,7 @@ from svc_common.settings import settings_table
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 EDGE = ROOT / "docs/openai.md"
+CONFORMANCE = ROOT / "docs/openai-conformance.md"
 METRICS = ROOT / "docs/metrics.md"
 CARD = ROOT / "models/demo-persrm/README.md"
 EVALUATION = ROOT / "docs/evaluation/evaluation.json"
@@ -46,10 +48,7 @@ def readme_parts() -> dict[str, str]:
 
 def edge_parts() -> dict[str, str]:
     """Return the generated parts of the HTTP edge's page."""
-    return {
-        "settings:edge": settings_table(EdgeSettings, EDGE_PREFIX),
-        "metrics:edge": edge_metric_table(),
-    }
+    return {"settings:edge": settings_table(EdgeSettings, EDGE_PREFIX)}
 
 
 def card_parts() -> dict[str, str]:
@@ -110,6 +109,7 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
         (README, readme_parts()),
         (METRICS, metric_tables()),
         (EDGE, edge_parts()),
+        (CONFORMANCE, {"conformance": conformance_table()}),
         (CARD, card_parts()),
     ]
 

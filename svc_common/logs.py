@@ -67,7 +67,8 @@ def log_failed_start(error: Exception) -> None:
 def _log_uncaught(
     kind: type[BaseException], error: BaseException | None, where: TracebackType | None
 ) -> None:
-    logger.critical("uncaught error", exc_info=(kind, error or kind(), where))
+    if not issubclass(kind, SystemExit):  # by which a thread may end
+        logger.critical("uncaught error", exc_info=(kind, error or kind(), where))
 
 
 def configure_logging(level: str, stream: TextIO) -> None:
