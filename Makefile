@@ -9,10 +9,10 @@ SEED ?= 1
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
-.PHONY: help setup demo up test check format protos train evaluate bench faults soak clean
+.PHONY: help setup demo up test check format docs docs-serve protos train evaluate bench faults soak clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed  ## Make the virtual environment with everything in it
 
@@ -43,6 +43,15 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The theme says on every build that it has a successor: docs/decisions.md.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: setup  ## Build the documentation's site into site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: setup  ## Show the site on port 8001 while its pages are written
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8001
+
 protos: setup  ## Generate the code of protos/ again
 	$(BIN)/python protos/generate.py protos
 
@@ -63,4 +72,4 @@ soak: setup  ## Leak checks of 21,000 calls, then MINUTES of fuzzing from SEED o
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,7 +13,7 @@ PREFIX = "GENERATOR_"
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Everything an operator can set; see README for the table made from this."""
+    """Everything an operator can set; see docs/settings.md for the table made from this."""
 
     model_dir: Path = setting(help="folder of the base model")
     reward_targets: tuple[str, ...] = setting(
