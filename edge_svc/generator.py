@@ -71,7 +71,7 @@ class Line:
         self._longest_call_s = longest_call_s
         self._used = credentials() if credentials is not None else None
         self._channel = open_channel(self._used)
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], grpc.aio.Channel] = {}
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -79,25 +79,25 @@ class Line:
         newest = self._credentials() if self._credentials is not None else None
         if newest is not self._used:
             task = asyncio.ensure_future(_close_later(self._channel, self._longest_call_s))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing[task] = self._channel
+            task.add_done_callback(self._closing.pop)
             self._used, self._channel = newest, self._open(newest)
             logger.info("new connection to the generator, with changed keys")
         return self._channel
 
     async def close(self) -> None:
         """Close all channels now."""
-        for task in self._closing:
+        closing = dict(self._closing)
+        for task in closing:
             task.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
-        await self._channel.close()
+        await asyncio.gather(*closing, return_exceptions=True)
+        for channel in (*closing.values(), self._channel):
+            await channel.close()
 
 
 async def _close_later(channel: grpc.aio.Channel, after_s: float) -> None:
-    try:
-        await asyncio.sleep(after_s)
-    finally:
-        await channel.close()
+    await asyncio.sleep(after_s)
+    await channel.close()
 
 
 class Generator:
