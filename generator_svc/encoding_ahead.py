@@ -86,6 +86,7 @@ class EncodingAhead:
         self._options = options
         self._name = secrets.token_hex(8)
         self._renew_at = 0.0
+        self._told: dict[str, str] = {}  # why the last try for a version was broken off
 
     async def run(self) -> None:
         """Work until cancelled; there is nothing to do where the rate is 0."""
@@ -96,10 +97,18 @@ class EncodingAhead:
                 try:
                     num_complete += await self._look_after(version)
                 except ServiceError as error:
-                    values = {"model_version": version, "reason": type(error).__name__}
-                    logger.warning("encoding ahead was broken off", extra=values)
+                    self._tell_once(version, type(error).__name__)
+                else:
+                    self._told.pop(version, None)
             self._observer.versions_ahead(num_complete, len(versions) - num_complete)
             await asyncio.sleep(self._options.interval_s)
+
+    def _tell_once(self, version: str, reason: str) -> None:
+        """Log why it does not go on, not each time that it is tried again."""
+        if self._told.get(version) != reason:
+            self._told[version] = reason
+            values = {"model_version": version, "reason": reason}
+            logger.warning("encoding ahead was broken off", extra=values)
 
     async def _look_after(self, version: str) -> bool:
         """Do a version's round if it is due and nobody else does; say whether all is encoded.
@@ -108,7 +117,7 @@ class EncodingAhead:
             ServiceError: Store or replicas went away; what was done is kept.
         """
         done, lease = f"pad:v1:encoded:{version}", f"pad:v1:encoding:{version}"
-        async with self._store.health.answering():
+        async with self._store.health.clearing():
             if await self._redis.exists(done):
                 return True
             is_ours = await self._redis.set(lease, self._name, nx=True, px=int(LEASE_S * 1000))
@@ -119,10 +128,10 @@ class EncodingAhead:
         try:
             await self._round(version, lease)
             # Those of this round will be missing one after the other when the next but one begins.
-            async with self._store.health.answering():
+            async with self._store.health.clearing():
                 await self._redis.set(done, "1", px=max(1, int(self._options.ttl_s * 500)))
         finally:
-            async with self._store.health.answering():
+            async with self._store.health.clearing():
                 await self._redis.delete(lease)
         logger.info("stored preferences are encoded", extra={"model_version": version})
         return True
@@ -130,7 +139,7 @@ class EncodingAhead:
     async def _round(self, version: str, lease: str) -> None:
         cursor = 0
         while True:
-            async with self._store.health.answering():
+            async with self._store.health.clearing():
                 found: Any = await self._redis.scan(cursor, _PATTERN, SCAN_COUNT)
             cursor, keys = found
             for start in range(0, len(keys), MAX_BATCH):
@@ -142,7 +151,7 @@ class EncodingAhead:
     async def _read(self, keys: list[bytes]) -> list[tuple[str, list[str]]]:
         """Return whose profiles these are, and the texts of each."""
         async with (
-            self._store.health.answering(),
+            self._store.health.clearing(),
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for key in keys:
@@ -185,6 +194,6 @@ class EncodingAhead:
 
     async def _keep_lease(self, lease: str) -> None:
         if time.monotonic() >= self._renew_at:
-            async with self._store.health.answering():
+            async with self._store.health.clearing():
                 await self._redis.set(lease, self._name, px=int(LEASE_S * 1000))
             self._renew_at = time.monotonic() + LEASE_S / 3

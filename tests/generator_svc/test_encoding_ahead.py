@@ -168,3 +168,36 @@ async def test_models_that_read_preferences_as_text_are_left_alone(
     async with running(redis_url, store, replicas) as seen:
         await seen.until((0, 0))
     assert replicas.asked == []
+
+
+async def test_what_a_stranger_wrote_under_our_names_is_passed_over(
+    redis_url: str, store: ProfileStore
+) -> None:
+    """An error of one key would end the process, as that of any of its parts does."""
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.set("pad:v1:{t:text}:profile", "no hash")
+        await client.hset("pad:v1:{t:half}:profile", "preferences", "[[1, 2]")
+        await client.hset(b"pad:v1:{t:\xff}:profile", "preferences", b"\xff")
+    replicas = Replicas()
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((1, 0))
+    assert len(replicas.asked) == len(ALL)
+
+
+async def test_while_the_store_refuses_it_is_tried_again_and_told_once(
+    redis_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.config_set("maxmemory", 1)
+        try:
+            async with running(redis_url, store, Replicas()) as seen:
+                async with asyncio.timeout(20):
+                    while len(seen.states) < 3:
+                        seen.changed.clear()
+                        await seen.changed.wait()
+                await client.config_set("maxmemory", 0)
+                await seen.until((1, 0))
+        finally:
+            await client.config_set("maxmemory", 0)
+    told = [r for r in caplog.records if r.msg == "encoding ahead was broken off"]
+    assert len(told) == 1
