@@ -9,19 +9,19 @@ SEED ?= 1
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
-.PHONY: help setup demo up test check format docs docs-serve protos train evaluate bench faults soak clean
+.PHONY: help setup demo up playground test check format docs docs-serve protos train evaluate bench faults soak clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed  ## Make the virtual environment with everything in it
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --no-deps -c constraints.txt \
 		$(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ./client -e '.[dev]'
 	touch $@
 
 demo: setup  ## Start both services and Redis, write for five users, stop everything
@@ -30,6 +30,9 @@ demo: setup  ## Start both services and Redis, write for five users, stop everyt
 up: setup  ## Run both services and Redis in the foreground
 	$(BIN)/pad up
 
+playground: setup  ## Serve a web page to try profiles on, with a server of its own
+	$(BIN)/pad playground
+
 test: setup  ## Run all tests
 	$(BIN)/pytest
 
@@ -37,6 +40,7 @@ check: setup  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/*.py
 	$(BIN)/lint-imports
 
 format: setup  ## Format the code

@@ -11,6 +11,8 @@ from benchmarks.load import Watch, mixed_rate
 from benchmarks.make_models import BASE
 from benchmarks.rounds import Sample
 from generator_svc.__main__ import new_engine
+from generator_svc.admission.limits import LimitTable
+from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.sequence import GenerationParams, Sequence
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.limits import PoolLimits
@@ -48,7 +50,10 @@ class EngineContender:
         pool = RewardPool(
             settings.reward_targets, self._tokenizer.fingerprint, PoolLimits(1, 1, 60), metrics
         )
-        self._engine = new_engine(settings, loaded, ModelThread(1), PrefixCache(0), pool, metrics)
+        scheduler = new_scheduler(settings, LimitTable())
+        self._engine = new_engine(
+            settings, loaded, ModelThread(1), PrefixCache(0), pool, scheduler, metrics
+        )
         self._running = self._loop.create_task(self._engine.run())
 
     def engine_steady(self, prompts: list[list[int]], num_steps: int) -> Sample:

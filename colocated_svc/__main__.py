@@ -1,5 +1,10 @@
 """Start base model and reward model as one process that reads their common weights once a step."""
 
+from svc_common.lifetime import exit_on_signals
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    exit_on_signals()
+
 import asyncio
 import logging
 import os
@@ -18,6 +23,7 @@ from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
+from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.serving import Parts, Rewards, serve_engine
@@ -65,7 +71,8 @@ async def run(
     """Serve both models until told to stop."""
     parts = Parts(settings, base)
     prefixes = PrefixMetrics(parts.registry)
-    pair = build(settings, reward_settings, model, prefixes, parts.thread, parts.metrics)
+    scheduler = new_scheduler(settings, parts.limits)
+    pair = build(settings, reward_settings, model, prefixes, parts.thread, scheduler, parts.metrics)
     queries = ColocatedQueries(pair.cache, pair.scorer)
     rewards = Rewards(queries, InProcess(pair.scorer), pair.scorer.work.run)
     await serve_engine(settings, base, parts, pair.engine, pair.cache.prefixes, rewards)
@@ -86,6 +93,7 @@ def build(
     model: PersRM,
     prefixes: PrefixMetrics,
     thread: ModelThread,
+    scheduler: Scheduler,
     metrics: GeneratorMetrics,
 ) -> Pair:
     """Return an engine whose base model is the reward model's backbone."""
@@ -113,7 +121,6 @@ def build(
         group=REFERENCE,
     )
     step_model = StepModel(shared, model.heads[REFERENCE], prompts)
-    scheduler = new_scheduler(settings)
     # Rewards are there with the candidates: there is no wait to hide.
     engine = Engine(step_model, thread, scheduler, scorer, metrics, RunAhead(is_allowed=False))
     return Pair(engine, scorer, cache)

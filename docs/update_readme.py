@@ -18,6 +18,8 @@ from edge_svc.settings import EdgeSettings
 from evaluation import markdown
 from generator_svc.settings import PREFIX as GENERATOR_PREFIX
 from generator_svc.settings import GeneratorSettings
+from playground_svc.settings import PREFIX as PLAYGROUND_PREFIX
+from playground_svc.settings import PlaygroundSettings
 from reward_svc.settings import PREFIX as REWARD_PREFIX
 from reward_svc.settings import RewardSettings
 from svc_common.settings import settings_table
@@ -64,6 +66,11 @@ def speed_parts() -> dict[str, str]:
 def edge_parts() -> dict[str, str]:
     """Return the generated parts of the HTTP edge's page."""
     return {"settings:edge": settings_table(EdgeSettings, EDGE_PREFIX)}
+
+
+def playground_parts() -> dict[str, str]:
+    """Return the generated part of the playground's page."""
+    return {"settings:playground": settings_table(PlaygroundSettings, PLAYGROUND_PREFIX)}
 
 
 def card_parts() -> dict[str, str]:
@@ -130,6 +137,7 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
         (DOCS / "metrics.md", metric_tables()),
         (DOCS / "openai.md", edge_parts()),
         (DOCS / "openai-conformance.md", {"conformance": conformance_table()}),
+        (DOCS / "playground.md", playground_parts()),
         (CARD, card_parts()),
     ]
 

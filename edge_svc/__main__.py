@@ -1,5 +1,10 @@
 """Start the HTTP edge: build every object, hand it down, serve until told to stop."""
 
+from svc_common.lifetime import exit_on_signals
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    exit_on_signals()
+
 import asyncio
 import importlib.metadata
 import logging

@@ -85,7 +85,10 @@ class Edge:
     async def _served(self, caller: Caller, model: str) -> ServerInfo:
         info = await self._generator.recent_info(caller)
         if model != info.model_id:
-            raise _no_model(model, info)
+            # Asked anew, in the caller's name: what another was told is not for everybody.
+            info = await self._generator.info_for(caller)
+            if model != info.model_id:
+                raise _no_model(model, info)
         return info
 
     async def _respond(

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_svc.errors import overloaded
+from edge_svc.errors import ApiError, overloaded
 from edge_svc.hang_up import CALLER_GONE, CallerGoneError
 from edge_svc.metrics import EdgeMetrics, route_of
 from svc_common.rpc_boundary import set_request_id
@@ -51,12 +51,12 @@ class Boundary:
 
         self._count(1)
         try:
-            if self._num_in_work > self._max_requests and route not in _PROBES:
-                error = overloaded(f"requests: at most {self._max_requests} are taken at once")
+            error = self._refusal(scope, route)
+            if error is None:
+                await self._app(scope, receive, send_with_id)
+            else:
                 refusal = JSONResponse(error.body(), error.status, error.headers())
                 await refusal(scope, receive, send_with_id)
-            else:
-                await self._app(scope, receive, send_with_id)
         except CallerGoneError:
             status = CALLER_GONE
         finally:
@@ -73,6 +73,17 @@ class Boundary:
                     "duration_s": round(duration_s, 6),
                 },
             )
+
+    def _refusal(self, scope: Scope, route: str) -> ApiError | None:
+        """Return why a request is refused, whatever it asks for."""
+        if self._num_in_work > self._max_requests and route not in _PROBES:
+            return overloaded(f"requests: at most {self._max_requests} are taken at once")
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # Where a proxy in front goes by the other one, a body is the next caller's request.
+            rule = "content-length: must not be given with transfer-encoding"
+            return ApiError(400, rule, code="invalid_request")
+        return None
 
     def _count(self, step: int) -> None:
         self._num_in_work += step

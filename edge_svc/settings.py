@@ -44,7 +44,7 @@ class EdgeSettings:
         300.0, min=0.1, max=86400, help="longest answer; a request may ask for less"
     )
     body_timeout_s: float = setting(
-        10.0, min=0.1, max=600, help="a request's body must arrive within this"
+        10.0, min=0.1, max=600, help="a request's head, and its body, must arrive within this"
     )
     send_timeout_s: float = setting(
         30.0, min=0.1, max=3600, help="a caller that reads nothing of a stream for this is given up"

@@ -1,5 +1,10 @@
 """Start the generator service: build every object, hand it down, serve until told to stop."""
 
+from svc_common.lifetime import exit_on_signals
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    exit_on_signals()
+
 import asyncio
 import logging
 import os
@@ -12,6 +17,7 @@ from generator_svc.admission.opening import new_scheduler
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
+from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.calls import RewardCalls
@@ -74,7 +80,8 @@ async def run(settings: GeneratorSettings, loaded: LoadedModel) -> None:
     )
     calls = RewardCalls(pool.fleet, loaded.tokenizer.fingerprint)
     prefixes = PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s)
-    engine = new_engine(settings, loaded, parts.thread, prefixes, pool, parts.metrics)
+    scheduler = new_scheduler(settings, parts.limits)
+    engine = new_engine(settings, loaded, parts.thread, prefixes, pool, scheduler, parts.metrics)
     rewards = Rewards(calls, pool.fleet, pool.run)
     await serve_engine(settings, loaded, parts, engine, prefixes, rewards)
 
@@ -85,6 +92,7 @@ def new_engine(
     thread: ModelThread,
     prefixes: PrefixCache,
     pool: RewardPool,
+    scheduler: Scheduler,
     metrics: GeneratorMetrics,
 ) -> Engine:
     """Return the engine that writes with `loaded`."""
@@ -97,7 +105,6 @@ def new_engine(
         prefixes,
         metrics,
     )
-    scheduler = new_scheduler(settings)
     return Engine(
         StepModel(runner, loaded.head(), prompts),
         thread,

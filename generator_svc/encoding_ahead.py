@@ -144,7 +144,7 @@ class EncodingAhead:
             cursor, keys = found
             for start in range(0, len(keys), MAX_BATCH):
                 for tag, texts in await self._read(keys[start : start + MAX_BATCH]):
-                    await self._encode(version, lease, subject_of(tag), texts)
+                    await self._encode(version, lease, tag, texts)
             if cursor == 0:
                 return
 
@@ -161,21 +161,21 @@ class EncodingAhead:
         texts = [sorted(texts_of(fields[_PREFERENCES] or b"")) for fields in stored]
         return list(zip(tags, texts, strict=True))
 
-    async def _encode(self, version: str, lease: str, subject: bytes, texts: list[str]) -> None:
+    async def _encode(self, version: str, lease: str, tag: str, texts: list[str]) -> None:
         if not texts:
             return
-        kept = await self._store.get_encodings(version, texts)
+        kept = await self._store.get_encodings(_tenant(tag), version, texts)
         for text in texts:
             if text in kept:
                 self._observer.encoded_ahead("kept")
                 continue
             await self._keep_lease(lease)
             began = time.monotonic()
-            is_done = await self._compute(version, subject, text)
+            is_done = await self._compute(version, tag, text)
             self._observer.encoded_ahead("computed" if is_done else "failed")
             await asyncio.sleep(max(0.0, began + 1 / self._options.per_s - time.monotonic()))
 
-    async def _compute(self, version: str, subject: bytes, text: str) -> bool:
+    async def _compute(self, version: str, tag: str, text: str) -> bool:
         """Have a text encoded and keep that; say whether it came to it.
 
         Raises:
@@ -183,13 +183,13 @@ class EncodingAhead:
         """
         try:
             answered, encoding = await self._queries.encode_preference(
-                text, subject, TIMEOUT_S, version
+                text, subject_of(tag), TIMEOUT_S, version
             )
         except (InvalidRequestError, OverloadedError):  # of this text, or at this moment
             return False
         if answered != version:
             raise RewardUnavailableError(f"reward model {version}: is not served any more")
-        await self._store.put_encoding(version, text, encoding)
+        await self._store.put_encoding(_tenant(tag), version, text, encoding)
         return True
 
     async def _keep_lease(self, lease: str) -> None:
@@ -197,3 +197,7 @@ class EncodingAhead:
             async with self._store.health.clearing():
                 await self._redis.set(lease, self._name, px=int(LEASE_S * 1000))
             self._renew_at = time.monotonic() + LEASE_S / 3
+
+
+def _tenant(tag: str) -> str:
+    return tag.partition(":")[0]

@@ -16,10 +16,12 @@ FORGOTTEN_S = 60
 class EncodingStore:
     """A cache shared by all generators: without it, encodings are computed again.
 
-    A key stands for a text, under whatever tenant or user, and holds a field per model version.
-    An encoding may give its text away (it can be the token ids), so it goes when a profile with
-    that text is erased, whoever else uses the text, and by itself after `ttl_s`. For a minute
-    after that nothing is kept for the text.
+    A key stands for a tenant's text, under whatever user, and holds a field per model version.
+    Tenants share none: else the time that a request takes would tell whether another tenant has
+    that wish, and an erasure would slow others down. An encoding may give its text away (it can be
+    the token ids), so it goes when a profile of the tenant with that text is erased, whoever else
+    uses the text, and by itself after `ttl_s`. For a minute after that nothing is kept for the
+    text.
 
     Every method raises StoreUnavailableError while Redis does not answer or not with what was kept
     here.
@@ -31,7 +33,7 @@ class EncodingStore:
         self._ttl_ms = int(ttl_s * 1000)
         self._put_script = client.register_script(PUT_ENCODING)
 
-    async def get(self, model_version: str, texts: Iterable[str]) -> dict[str, bytes]:
+    async def get(self, tenant: str, model_version: str, texts: Iterable[str]) -> dict[str, bytes]:
         """Return those of `texts` that are at hand with their encodings, in one round trip."""
         wanted = list(dict.fromkeys(texts))
         async with (
@@ -39,19 +41,19 @@ class EncodingStore:
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for text in wanted:
-                key = encoding_key(text)
+                key = encoding_key(tenant, text)
                 pipeline.eval(READ_ENCODING, 1, key, model_version, MAX_ENCODING_BYTES)
             found = await pipeline.execute()
         return {text: encoding for text, encoding in zip(wanted, found, strict=True) if encoding}
 
-    async def put(self, model_version: str, text: str, encoding: bytes) -> None:
+    async def put(self, tenant: str, model_version: str, text: str, encoding: bytes) -> None:
         """Keep the encoding of `text` by that version of the reward model."""
         async with self._health.answering(is_optional=True):
             await self._put_script(
-                keys=[encoding_key(text)], args=[model_version, encoding, self._ttl_ms]
+                keys=[encoding_key(tenant, text)], args=[model_version, encoding, self._ttl_ms]
             )
 
-    async def forget(self, texts: Collection[str]) -> None:
+    async def forget(self, tenant: str, texts: Collection[str]) -> None:
         """Remove the encodings of `texts` by all versions."""
         if not texts:
             return
@@ -60,5 +62,5 @@ class EncodingStore:
             self._redis.pipeline(transaction=False) as pipeline,
         ):
             for text in texts:
-                pipeline.eval(FORGET_ENCODING, 1, encoding_key(text), FORGOTTEN_S)
+                pipeline.eval(FORGET_ENCODING, 1, encoding_key(tenant, text), FORGOTTEN_S)
             await pipeline.execute()

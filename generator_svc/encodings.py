@@ -20,9 +20,13 @@ class PreferenceEncodings:
         self._calls = calls
 
     async def encode(
-        self, preferences: tuple[Preference, ...], subject: bytes, timeout_s: float = TIMEOUT_S
+        self,
+        preferences: tuple[Preference, ...],
+        tenant: str,
+        subject: bytes,
+        timeout_s: float = TIMEOUT_S,
     ) -> tuple[EncodedPreference, ...]:
-        """Return the preferences of a user, by its opaque name, with their encodings.
+        """Return the preferences of a tenant's user, by its opaque name, with their encodings.
 
         There are `timeout_s` for it. Where replicas serve several versions of the reward model,
         each version's are found: nobody knows yet on which the answer will be.
@@ -33,7 +37,7 @@ class PreferenceEncodings:
         versions = sorted(self._calls.model_versions)
         texts = [preference.text for preference in preferences]
         found = await asyncio.gather(
-            *(self._find(version, texts, subject, timeout_s) for version in versions)
+            *(self._find(version, texts, tenant, subject, timeout_s) for version in versions)
         )
         by_version = dict(zip(versions, found, strict=True))
         return tuple(
@@ -47,19 +51,19 @@ class PreferenceEncodings:
         )  # fmt: skip
 
     async def _find(
-        self, version: str, texts: list[str], subject: bytes, timeout_s: float
+        self, version: str, texts: list[str], tenant: str, subject: bytes, timeout_s: float
     ) -> dict[str, bytes]:
         try:
-            kept = await self._store.get_encodings(version, texts)
+            kept = await self._store.get_encodings(tenant, version, texts)
         except StoreUnavailableError:  # nor could be kept what is computed
             return {}
         missing = [text for text in texts if text not in kept]
         if not missing:
             return kept
-        return kept | await self._compute(version, missing, subject, timeout_s)
+        return kept | await self._compute(version, missing, tenant, subject, timeout_s)
 
     async def _compute(
-        self, version: str, texts: list[str], subject: bytes, timeout_s: float
+        self, version: str, texts: list[str], tenant: str, subject: bytes, timeout_s: float
     ) -> dict[str, bytes]:
         """Ask the reward service, and keep what came from the version we asked for."""
         ask = self._calls.encode_preference
@@ -74,7 +78,7 @@ class PreferenceEncodings:
         try:
             async with asyncio.TaskGroup() as group:
                 for text, encoding in encodings.items():
-                    group.create_task(self._store.put_encoding(version, text, encoding))
+                    group.create_task(self._store.put_encoding(tenant, version, text, encoding))
         except* StoreUnavailableError:
             logger.warning("encodings not kept: profile store is unavailable")
         return encodings

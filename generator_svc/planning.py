@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from generator_svc.deadline import Deadline
 from generator_svc.encodings import TIMEOUT_S as ENCODING_TIMEOUT_S
@@ -15,6 +16,7 @@ from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
 from svc_common.errors import InvalidRequestError
 from svc_common.lm.tokenizer import Tokenizer
+from svc_common.lm.tokenizing import Tokenizing, size_of
 from svc_common.preference_prompt import Prompt, add_preference, guide_text
 from svc_common.preference_text import check_preference_text
 
@@ -49,6 +51,7 @@ class Plan:
     context: RewardContext | None
     profile_revision: int
     subject: bytes
+    preferences: tuple[Preference, ...] = ()
 
 
 class Planner:
@@ -61,12 +64,14 @@ class Planner:
         encodings: PreferenceEncodings,
         defaults: GenerationDefaults,
         on_lookup: Callable[[LookupSource], None],
+        tokenizing: Tokenizing,
     ) -> None:
         self._tokenizer = tokenizer
         self._store = store
         self._encodings = encodings
         self._defaults = defaults
         self._on_lookup = on_lookup
+        self._tokenizing = tokenizing
 
     async def plan(
         self, request: GenerationRequest, origin: Origin, on_length: Callable[[int], None]
@@ -87,7 +92,7 @@ class Planner:
         prompt = request.prompt
         if request.prompts_base:
             prompt = _with_preferences(prompt, preferences, self._defaults.guidelines)
-        prompt_ids = self._encode(prompt)
+        prompt_ids = await self._tokenizing.run(size_of(prompt), partial(self._encode, prompt))
         on_length(len(prompt_ids))
         subject = subject_of_tenant(origin.tenant)
         if request.user_id:
@@ -95,13 +100,14 @@ class Planner:
         context = None
         if request.reference is not None and (beta > 0 or request.strategy.ranks_samples):
             timeout_s = origin.deadline.limit(ENCODING_TIMEOUT_S)
-            encoded = await self._encodings.encode(preferences, subject, timeout_s)
+            encoded = await self._encodings.encode(preferences, origin.tenant, subject, timeout_s)
             context = RewardContext(
                 request.prompt,
                 encoded,
                 request.reference,
                 is_base_prompt=not request.prompts_base,
                 subject=subject,
+                is_explained=request.wants_explanation,
             )
         seed = secrets.randbits(63) if request.seed is None else request.seed
         params = GenerationParams(
@@ -115,7 +121,7 @@ class Planner:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return Plan(origin, prompt_ids, params, context, revision, subject)
+        return Plan(origin, prompt_ids, params, context, revision, subject, preferences)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str
@@ -140,7 +146,6 @@ class Planner:
     def _encode(self, prompt: Prompt) -> list[int]:
         texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
         field = "prompt" if isinstance(prompt, str) else "chat.messages"
-        # Tokenising holds the event loop.
         self._tokenizer.check_length(field, "".join(texts), self._defaults.context_length)
         prompt_ids = self._tokenizer.encode_prompt(prompt)
         most = self._defaults.context_length - 1

@@ -74,12 +74,12 @@ def users_key(tenant: str) -> str:
     return f"pad:v1:{{{tenant}}}:users"
 
 
-def encoding_key(text: str) -> str:
+def encoding_key(tenant: str, text: str) -> str:
     """Return the key of the encodings of a preference text: a hash with a field per model version.
 
-    The text alone names it, so that erasing a profile finds the encodings under all versions.
+    Tenant and text alone name it, so that erasing a profile finds the encodings under all versions.
     """
-    return f"pad:v1:enc:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"pad:v1:enc:{hashlib.sha256(f'{tenant}:{text}'.encode()).hexdigest()}"
 
 
 def to_fields(

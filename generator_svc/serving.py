@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from generator_svc.access import credentials, identify, warn_of_strangers
-from generator_svc.admission.opening import opened_admission
+from generator_svc.admission.opening import limit_table, opened_admission
 from generator_svc.encoding_ahead import AheadOptions, EncodingAhead
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
@@ -32,6 +32,7 @@ from svc_common.lifetime import until_first
 from svc_common.lm.loading import LoadedModel
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefix_cache import PrefixCache
+from svc_common.lm.tokenizing import Tokenizing
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
 
@@ -56,6 +57,7 @@ class Parts:
         self.registry = new_registry("generator", self.version)
         self.metrics = GeneratorMetrics(self.registry)
         self.faults = FaultPoints()
+        self.limits = limit_table(settings)
         self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
 
 
@@ -78,9 +80,13 @@ async def serve_engine(
     guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
     password = read_password_file(settings.redis_password_file)
     redis = connect(settings.redis_url, StoreOptions.timeout_s, password=password)
+    tokenizing = Tokenizing()
     async with (
         ProfileStore(redis, _store_options(settings), measured, erasures) as store,
-        opened_admission(settings, engine.scheduler, parts.metrics) as (admission, limiter),
+        opened_admission(settings, parts.limits, engine.scheduler, parts.metrics) as (
+            admission,
+            limiter,
+        ),
     ):
         planner = Planner(
             loaded.tokenizer,
@@ -93,6 +99,7 @@ async def serve_engine(
                 guidelines=guidelines,
             ),
             measured.profile_lookup,
+            tokenizing,
         )
         generator = Generator(engine, loaded.tokenizer, admission, planner, rewards.queries)
         info = _server_info(settings, loaded, parts.version)
@@ -109,6 +116,9 @@ async def serve_engine(
             health_listen=settings.health_listen,
             drain_delay_s=settings.drain_delay_s,
             max_stall_s=settings.max_stall_s,
+            max_calls=settings.max_calls,
+            max_connection_calls=settings.max_connection_calls,
+            max_connection_age_s=settings.max_connection_age_s,
         )
         warm_up = WarmUp(
             generator,
@@ -147,12 +157,14 @@ async def serve_engine(
             )
         finally:
             parts.thread.close()
+            tokenizing.close()
 
 
 def _store_options(settings: GeneratorSettings) -> StoreOptions:
     return StoreOptions(
         local_ttl_s=settings.profile_ttl_s,
         stale_window_s=settings.profile_stale_s,
+        max_revisions=settings.profile_history,
         encoding_ttl_s=settings.encoding_ttl_s,
     )
 

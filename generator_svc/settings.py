@@ -89,6 +89,13 @@ class GeneratorSettings:
     profile_stale_s: float = setting(
         600.0, min=0, max=86400, help="how long a kept profile serves while Redis is down"
     )
+    profile_history: int = setting(
+        10,
+        min=0,
+        max=1000,
+        help="earlier revisions that are kept of each profile, so that a change can be undone, of"
+        " 512 KB together; 0: none. Fewer than before take effect with a profile's next write",
+    )
     encoding_ttl_s: float = setting(
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
     )
@@ -121,7 +128,30 @@ class GeneratorSettings:
         " what balances calls needs as long to see that",
     )
     max_stall_s: float = setting(
-        60.0, min=0.1, max=86400, help="an answer of which its reader takes nothing so long ends"
+        60.0,
+        min=0.1,
+        max=86400,
+        help="an answer of which its reader takes nothing so long ends, and a call whose request"
+        " does not arrive",
+    )
+    max_calls: int = setting(
+        8192,
+        min=0,
+        max=1_000_000,
+        help="RPCs under way at once, of all callers, waiting ones too; more are refused; 0: any",
+    )
+    max_connection_calls: int = setting(
+        2048,
+        min=0,
+        max=1_000_000,
+        help="RPCs under way at once on one connection; more are refused; 0: any",
+    )
+    max_connection_age_s: float = setting(
+        1800.0,
+        min=0,
+        max=31_536_000,
+        help="seconds after which a connection takes no more calls, so that clients meet new"
+        " servers and keys; those under way go on; 0: never",
     )
     max_message_bytes: int = setting(
         1 << 20, min=1024, max=64 << 20, help="largest request that is read"

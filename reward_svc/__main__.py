@@ -1,5 +1,10 @@
 """Starts the reward service: builds every object and hands it down."""
 
+from svc_common.lifetime import exit_on_signals
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    exit_on_signals()
+
 import asyncio
 import os
 import sys
@@ -26,6 +31,7 @@ from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
+from svc_common.lm.tokenizing import Tokenizing
 from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.metrics import new_registry
 from svc_common.server import ServerOptions, serve
@@ -67,7 +73,10 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     encoder = PreferenceEncoder(cache, batcher)
     faults = FaultPoints()
     forgetting = Forgetting(cache, thread, metrics)
-    servicer = RewardServicer(cache, batcher, encoder, forgetting, software_version, faults)
+    tokenizing = Tokenizing()
+    servicer = RewardServicer(
+        cache, batcher, encoder, forgetting, software_version, faults, tokenizing
+    )
     health = Health([reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name])
     options = ServerOptions(
         settings_prefix=PREFIX,
@@ -79,6 +88,8 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         credentials=credentials(settings),
         identify=identify(settings),
         health_listen=settings.health_listen,
+        max_calls=settings.max_calls,
+        max_connection_calls=settings.max_connection_calls,
     )
     warn_of_strangers(settings)
     add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
@@ -93,6 +104,7 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         )
     finally:
         thread.close()
+        tokenizing.close()
 
 
 async def serve_when_warm(health: Health, batcher: Batcher, model: PersRM) -> None:

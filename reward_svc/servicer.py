@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -20,8 +21,10 @@ from reward_svc.spoiling import garble
 from reward_svc.stream import Stream
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.fault_points import FaultPoints
+from svc_common.lm.tokenizing import Tokenizing, size_of
 
 MAX_SEQUENCES = 16
+MAX_PAUSE_S = 0.01  # between two openings of a message
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -36,6 +39,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         forgetting: Forgetting,
         software_version: str,
         faults: FaultPoints | None = None,
+        tokenizing: Tokenizing | None = None,
     ) -> None:
         self._cache = cache
         self._model = cache.model
@@ -44,6 +48,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         self._forgetting = forgetting
         self._software_version = software_version
         self._faults = faults or FaultPoints()
+        self._tokenizing = tokenizing or Tokenizing()
 
     async def Score(
         self, request_iterator: AsyncIterator[reward_pb2.ScoreRequest], context: _Context
@@ -88,10 +93,10 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         openings = []
         spent_s = 0.0
         for opening in request.opens:
-            if spent_s:  # tokenising holds the event loop: others get as long in between
-                await asyncio.sleep(spent_s)
+            if spent_s:  # what is short is tokenised on the loop: others get as long in between
+                await asyncio.sleep(min(spent_s, MAX_PAUSE_S))
             started = time.perf_counter()
-            opened = self._opening(opening)
+            opened = await self._opening(opening)
             if isinstance(opened, RowFault):
                 self._batcher.intake.refuse(stream, opened)
             else:
@@ -109,11 +114,11 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             tentative=wire.commits("tentative_commits", request.tentative_commits),
         )
 
-    def _opening(self, message: reward_pb2.SessionOpen) -> Opening | RowFault:
+    async def _opening(self, message: reward_pb2.SessionOpen) -> Opening | RowFault:
         """Return a session to open, or why it cannot be opened here."""
         try:
             self._check_tokenizer(message.tokenizer_fingerprint)
-            plan = self._plan(message.context)
+            plan = await self._plan(message.context)
             token_ids = self._token_ids("token_ids", message.token_ids)
             self._model.check_length("context", plan.longest + len(token_ids))
             self._check_rows(len(plan.prompts))
@@ -121,7 +126,8 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             return RowFault(message.session, message.epoch, 0, Reason.INVALID, str(error))
         except ModelMismatchError as error:
             return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
-        return Opening(message.session, message.epoch, plan, token_ids)
+        is_explained = message.wants_preference_rewards
+        return Opening(message.session, message.epoch, plan, token_ids, is_explained)
 
     def _token_ids(self, field: str, data: bytes) -> tuple[int, ...]:
         return wire.token_ids(field, data, self._model.vocabulary_size, self._model.context_length)
@@ -138,7 +144,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             rule = f"must be the reward model's {mine}, got {fingerprint[:40]!r}"
             raise ModelMismatchError(f"tokenizer_fingerprint: {rule}")
 
-    def _plan(self, message: reward_pb2.RewardContext) -> Plan:
+    async def _plan(self, message: reward_pb2.RewardContext) -> Plan:
         model = self._model
         context = wire_context.context(
             message,
@@ -150,7 +156,11 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         if model.vectors is not None:
             for i, preference in enumerate(context.preferences):
                 model.vectors.check(f"preferences[{i}].text", preference.text)
-        return plan_session(context, model.tokenizer, model.conditioning)
+        # The prompt is tokenised once or twice for each preference, and for the reference.
+        texts = sum(len(preference.text) for preference in context.preferences)
+        size = (1 + len(context.preferences)) * size_of(context.prompt) + texts
+        plan = partial(plan_session, context, model.tokenizer, model.conditioning)
+        return await self._tokenizing.run(size, plan)
 
     async def ScoreSequences(
         self, request: reward_pb2.ScoreSequencesRequest, context: _Context
@@ -162,7 +172,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         answers = [
             self._token_ids(f"sequences[{i}]", data) for i, data in enumerate(request.sequences)
         ]
-        plan = self._plan(request.context)
+        plan = await self._plan(request.context)
         for i, answer in enumerate(answers):
             self._model.check_length(f"sequences[{i}]", plan.longest + len(answer))
         rewards = await self._batcher.call(score_answers(self._cache, plan, answers))

@@ -122,3 +122,15 @@ class RewardSettings:
     max_message_bytes: int = setting(
         4 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
     )
+    max_calls: int = setting(
+        2048,
+        min=0,
+        max=1_000_000,
+        help="RPCs under way at once, of all generators; more are refused; 0: any",
+    )
+    max_connection_calls: int = setting(
+        512,
+        min=0,
+        max=1_000_000,
+        help="RPCs under way at once on one connection; more are refused; 0: any",
+    )

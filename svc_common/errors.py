@@ -61,6 +61,13 @@ class StalledReaderError(ServiceError):
     retry_after_s = RETRY_AFTER_S
 
 
+class StalledSenderError(ServiceError):
+    """The caller does not send what its call is about."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = RETRY_AFTER_S
+
+
 class DeadlineExceededError(ServiceError):
     """The caller's deadline has passed, or is too near for any answer."""
 

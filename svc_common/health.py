@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
+MAX_WATCHERS = 256  # open to all and without an end: so many leave room for other probes
 Response = health_pb2.HealthCheckResponse
 
 
@@ -28,6 +29,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self.service_names = tuple(service_names)
         self.draining = asyncio.Event()
         self._serving: set[str] = set()  # names
+        self._num_watchers = 0
         self._changed = asyncio.Event()
 
     def set_serving(self, is_serving: bool, *names: str) -> None:
@@ -57,16 +59,23 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:  # noqa: N802
+        if self._num_watchers >= MAX_WATCHERS:
+            rule = f"health: at most {MAX_WATCHERS} calls may watch it at once"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, rule)
+        self._num_watchers += 1
         told = None
-        while True:
-            changed = self._changed
-            status = self._status(request.service)
-            if status != told:
-                yield Response(status=status)
-                told = status
-            if self.draining.is_set():
-                return
-            await changed.wait()
+        try:
+            while True:
+                changed = self._changed
+                status = self._status(request.service)
+                if status != told:
+                    yield Response(status=status)
+                    told = status
+                if self.draining.is_set():
+                    return
+                await changed.wait()
+        finally:
+            self._num_watchers -= 1
 
     def _status(self, service_name: str) -> int:
         if service_name and service_name not in self.service_names:

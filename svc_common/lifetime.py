@@ -9,17 +9,27 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+def exit_on_signals() -> None:
+    """End the process on SIGTERM and SIGINT from now on, with exit status 0.
+
+    Python's own way leaves SIGTERM to the kernel, which does not deliver it to a container's first
+    process: told to end while it imports, that would start, and serve until it is killed.
+    """
+    for number in _NUMBERS:
+        signal.signal(number, _exit)
+
 
 @contextmanager
 def exits_on_signals() -> Iterator[None]:
-    """End the process on SIGTERM and SIGINT, with exit status 0, while the body runs.
+    """Do what `exit_on_signals` does while the body runs.
 
     For the time before a server drains on them, in which models are loaded, and after: nothing is
-    there that would have to be ended in good order. Python's own way leaves SIGTERM to the kernel,
-    which does not deliver it to a container's first process.
+    there that would have to be ended in good order.
     """
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, _exit) for number in numbers}
+    before = {number: signal.signal(number, _exit) for number in _NUMBERS}
     try:
         yield
     finally:

@@ -20,7 +20,10 @@ from svc_common.rpc_boundary import current_request_id
 _HANG_UP = "ExecuteBatchError raised in core"
 LEVELS = ("debug", "info", "warning", "error")
 _OWN = frozenset(
-    ["svc_common", "generator_svc", "reward_svc", "colocated_svc", "edge_svc", "__main__"]
+    [
+        *("svc_common", "generator_svc", "reward_svc", "colocated_svc", "edge_svc"),
+        *("playground_svc", "__main__"),
+    ]
 )
 # Their texts speak of devices, memory, files, types and our own rules. Those of others (ValueError,
 # KeyError, of Redis, gRPC, chat templates) may quote a prompt, a profile, or a user's id in a key.

@@ -63,19 +63,28 @@ def check_preference_text(field: str, text: str) -> None:
 
 def _find_mark(text: str) -> tuple[str, int] | None:
     """Return what mark of a prompt stands in a text, and where."""
-    if not any(opener in _fold(text) for opener in _OPENERS):
+    folded = _fold(text)
+    if not any(opener in folded for opener in _OPENERS):
         return None  # nearly always
-    letters, places = [], []
-    for place, character in enumerate(text):
-        for letter in _fold(character):
-            if letter.isalnum() or letter in _KEPT:
-                letters.append(letter)
-                places.append(place)
-    skeleton = "".join(letters)
+    skeleton = _skeleton(folded)
     for name, pattern in _MARKS.items():
         if found := pattern.search(skeleton):
-            return name, places[found.start()]
+            return name, _place(text, found.start())
     return None
+
+
+def _skeleton(folded: str) -> str:
+    return "".join(letter for letter in folded if letter.isalnum() or letter in _KEPT)
+
+
+def _place(text: str, index: int) -> int:
+    """Return which character of a text gave the letter at `index` of its skeleton."""
+    num_letters = 0
+    for place, character in enumerate(text):
+        num_letters += len(_skeleton(_fold(character)))
+        if num_letters > index:
+            return place
+    raise AssertionError("a skeleton has no letter that is of no character")
 
 
 def _fold(text: str) -> str:

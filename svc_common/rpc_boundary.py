@@ -5,22 +5,21 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from svc_common.callers import NOBODY, Caller, Identify, set_caller
-from svc_common.errors import InvalidRequestError, ServiceError
+from svc_common.errors import ServiceError
 from svc_common.metrics import RpcMetrics
 from svc_common.reader_watch import ReaderWatch
+from svc_common.rpc_requests import CheckedRequests, deserializer, receive_one
 from svc_common.running_calls import RunningCalls
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,8 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all RPCs of a server, whichever side streams.
 
     Servicers are coroutines or async generators; they raise `ServiceError` and know no statuses.
-    A generator is closed before its RPC is counted as ended.
+    A generator is closed before its RPC is counted as ended. A caller is identified, and an RPC
+    that is one too many refused, before a message of it is read.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         self._identify = identify
         self._calls = calls
         self._max_stall_s = max_stall_s
+        self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}  # by method, with what is in it
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -74,39 +75,49 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:  # gRPC answers UNIMPLEMENTED
             return None
-        return self._wrap(handler, handler_call_details.method.removeprefix("/"))
+        method = handler_call_details.method.removeprefix("/")
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = handler, self._wrap(handler, method)
+        return known[1]
 
     def _wrap(self, handler: _Handler, method: str) -> _Handler:
-        new_handler: Any
-        servicer: Any
-        match handler.request_streaming, handler.response_streaming:
-            case False, False:
-                new_handler, servicer = grpc.unary_unary_rpc_method_handler, handler.unary_unary
-            case False, True:
-                new_handler, servicer = grpc.unary_stream_rpc_method_handler, handler.unary_stream
-            case True, False:
-                new_handler, servicer = grpc.stream_unary_rpc_method_handler, handler.stream_unary
-            case _:
-                new_handler, servicer = grpc.stream_stream_rpc_method_handler, handler.stream_stream
+        # gRPC reads the message of a unary request before anybody is asked who sent it, and waits
+        # for it as long as its sender likes. So all requests are streams here.
+        new_handler: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        servicer: Any = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
         wrapped: _Handler = new_handler(
             self._guard(servicer, method, handler.request_streaming),
-            request_deserializer=_deserializer(handler),
+            request_deserializer=deserializer(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
         return wrapped
 
     def _guard(self, servicer: _Servicer, method: str, is_request_streaming: bool) -> _Behaviour:
-        async def run(request: Any, context: _Context) -> Any:
+        async def run(requests: Any, context: _Context) -> Any:
             _REQUEST_ID.set(_request_id(context))  # in this RPC's own task: nothing to reset
             context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
             code = grpc.StatusCode.OK
             started = time.monotonic()
             caller = NOBODY
             try:
-                with self._calls.serving(method):
+                with self._calls.serving(method, context.peer()):
                     caller = self._identify(context, method)
                     set_caller(caller)
-                    received = _Requests(request) if is_request_streaming else _checked(request)
+                    received: Any = (
+                        CheckedRequests(requests)
+                        if is_request_streaming
+                        else await receive_one(context, self._max_stall_s)
+                    )
                     response = await _respond(servicer, received, context, self._max_stall_s)
                 if is_request_streaming:
                     # A hang-up ends the requests first and cancels us one turn of the loop later.
@@ -146,53 +157,6 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         if caller.name:  # shows which tokens are still in use
             values |= {"tenant": caller.tenant, "token": caller.name}
         logger.log(level, "rpc ended", extra=values)
-
-
-@dataclass(frozen=True)
-class _Malformed:
-    """Stands for a request that could not be read; gRPC itself would call that our bug."""
-
-    rule: str
-
-
-def _deserializer(handler: _Handler) -> Callable[[bytes], Any] | None:
-    """Return the handler's deserializer, which gives `_Malformed` for what it cannot read."""
-    deserialize = handler.request_deserializer
-    if deserialize is None:
-        return None
-
-    def read(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            rule = "must be a message of this method, with texts in UTF-8"
-            return _Malformed(f"request: {rule}, got {len(data)} bytes that are not")
-
-    return read
-
-
-def _checked(request: Any) -> Any:
-    """Return a request that could be read.
-
-    Raises:
-        InvalidRequestError: It could not.
-    """
-    if isinstance(request, _Malformed):
-        raise InvalidRequestError(request.rule)
-    return request
-
-
-class _Requests:
-    """The messages of a stream; one that could not be read is an error where it stands."""
-
-    def __init__(self, requests: AsyncIterator[Any]) -> None:
-        self._requests = requests  # whose iterator, made too early, warns if it is never used
-
-    def __aiter__(self) -> "_Requests":
-        return self
-
-    async def __anext__(self) -> Any:
-        return _checked(await anext(self._requests))
 
 
 async def _respond(servicer: _Servicer, request: Any, context: _Context, max_stall_s: float) -> Any:

@@ -1,23 +1,49 @@
 """The RPCs that are being served: a process that stops refuses new ones and ends late ones."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from svc_common.errors import ShuttingDownError
+from svc_common.errors import OverloadedError, ShuttingDownError
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
+# Probes are open to all, and must be answered when all else is full: they have a count of their
+# own, as whoever watches the health may do so for ever.
+MAX_PROBES = 1024
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """How many RPCs may run at once; 0 is no limit.
+
+    Attributes:
+        max_calls: Of all callers together.
+        max_peer_calls: Of one connection.
+        prefix: Of the settings' names, for refusals.
+    """
+
+    max_calls: int = 0
+    max_peer_calls: int = 0
+    prefix: str = ""
 
 
 class RunningCalls:
-    """Knows the tasks of all running RPCs.
+    """Knows the tasks of all running RPCs, and refuses one that is too many.
 
     gRPC's own `stop` resets what arrives while it stops, and what runs when its time is over:
     callers read CANCELLED, which says neither who cancelled nor whether to try again. So both are
     told here, by a status, before gRPC stops.
+
+    Args:
+        limits: Of RPCs that run at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CallLimits = CallLimits()) -> None:
+        self._limits = limits
+        self._num_probes = 0
+        self._num_by_peer: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[object]] = set()
         self._ended: set[asyncio.Task[object]] = set()
         self._is_refusing = False
@@ -39,17 +65,20 @@ class RunningCalls:
         return len(self._tasks)
 
     @contextmanager
-    def serving(self, method: str) -> Iterator[None]:
-        """Count the RPC whose task this is for as long as it is served.
+    def serving(self, method: str, peer: str) -> Iterator[None]:
+        """Count the RPC of a peer, whose task this is, for as long as it is served.
 
         Raises:
             ShuttingDownError: the process takes no more RPCs, or ended this one.
+            OverloadedError: too many RPCs run.
         """
-        if self._is_refusing and not method.startswith(f"{HEALTH_SERVICE}/"):
-            raise ShuttingDownError("server: is stopping, send the request to another")
+        is_probe = method.startswith(f"{HEALTH_SERVICE}/")
+        self._check_room(is_probe, peer)
         task = asyncio.current_task()
         assert task is not None, "an RPC is served by a task"
         self._tasks.add(task)
+        self._num_probes += is_probe
+        self._num_by_peer[peer] += 1
         try:
             yield
         except asyncio.CancelledError:
@@ -59,3 +88,28 @@ class RunningCalls:
         finally:
             self._tasks.discard(task)
             self._ended.discard(task)
+            self._num_probes -= is_probe
+            self._num_by_peer[peer] -= 1
+            if not self._num_by_peer[peer]:
+                del self._num_by_peer[peer]
+
+    def _check_room(self, is_probe: bool, peer: str) -> None:
+        if is_probe:
+            if self._num_probes >= MAX_PROBES:
+                raise OverloadedError(f"health: at most {MAX_PROBES} calls are served at once")
+            return
+        if self._is_refusing:
+            raise ShuttingDownError("server: is stopping, send the request to another")
+        limits = self._limits
+        if limits.max_calls and len(self._tasks) - self._num_probes >= limits.max_calls:
+            raise OverloadedError(
+                f"{limits.prefix}MAX_CALLS: at most {limits.max_calls} calls are served at once"
+            )
+        # A unix socket does not say which connection it is.
+        is_connection = not peer.startswith("unix:")
+        most = limits.max_peer_calls
+        if most and is_connection and self._num_by_peer[peer] >= most:
+            raise OverloadedError(
+                f"{limits.prefix}MAX_CONNECTION_CALLS: at most {most} calls of one connection are"
+                " served at once"
+            )

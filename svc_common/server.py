@@ -12,17 +12,18 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from svc_common.callers import Identify, anonymous
-from svc_common.health import Health
+from svc_common.health import MAX_WATCHERS, Health
 from svc_common.lifetime import stop_signals
 from svc_common.metrics import RpcMetrics
 from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.rpc_boundary import RpcBoundary
-from svc_common.running_calls import HEALTH_SERVICE, RunningCalls
+from svc_common.running_calls import HEALTH_SERVICE, CallLimits, RunningCalls
 from svc_common.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING_CALLS = 1 << 16
+HANDSHAKE_MS = 10_000  # a connection that says nothing until then is closed
 ENDING_S = 1.0  # for the status of calls that are ended to reach their callers
 # gRPC resets calls that arrive in the moment it stops, and their callers read CANCELLED. So they
 # are refused for a while before, by a status that asks them to wait for longer than this.
@@ -44,9 +45,14 @@ class ServerOptions:
         credentials: TLS keys; none for plain text.
         identify: Finds out who calls, for each RPC.
         drain_delay_s: Seconds from SIGTERM, when health turns, until new calls are refused.
-        max_stall_s: Seconds after which a stream ends whose reader takes nothing.
+        max_stall_s: Seconds after which a stream ends whose reader takes nothing, and a call whose
+            request does not arrive.
         health_listen: `host:port` where probes, and nothing else, are answered in plain text;
             empty for nowhere but with the rest.
+        max_calls: RPCs that may run at once, probes aside; 0 is no limit.
+        max_connection_calls: RPCs that one connection may have under way; 0 is no limit.
+        max_connection_age_s: Seconds after which a connection is told to take no more calls, give
+            or take a tenth; those under way go on. 0 is never.
     """
 
     settings_prefix: str
@@ -59,6 +65,9 @@ class ServerOptions:
     drain_delay_s: float = 0.0
     max_stall_s: float = 60.0
     health_listen: str = ""
+    max_calls: int = 0
+    max_connection_calls: int = 0
+    max_connection_age_s: float = 0.0
 
 
 async def serve(
@@ -78,7 +87,7 @@ async def serve(
     Raises:
         SettingsError: An address cannot be listened on.
     """
-    calls = RunningCalls()
+    calls = new_calls(options)
     server = new_server(options, health, registry, add_servicers, calls)
     address = bind(server, options)
     with _metrics_endpoint(options, registry) as metrics_port, stop_signals() as signals:
@@ -98,6 +107,12 @@ async def serve(
             logger.info("stopped")
 
 
+def new_calls(options: ServerOptions) -> RunningCalls:
+    """Return the count of a server's RPCs."""
+    limits = (options.max_calls, options.max_connection_calls, options.settings_prefix)
+    return RunningCalls(CallLimits(*limits))
+
+
 def new_server(
     options: ServerOptions,
     health: Health,
@@ -114,27 +129,12 @@ def new_server(
         add_servicers: Add its services.
         calls: Keeps count of its RPCs, for `drain`.
     """
-    calls = RunningCalls() if calls is None else calls  # it is falsy while empty
+    calls = new_calls(options) if calls is None else calls  # it is falsy while empty
     server = grpc.aio.server(
         interceptors=[
             RpcBoundary(RpcMetrics(registry), options.identify, calls, options.max_stall_s)
         ],
-        options=[
-            ("grpc.max_receive_message_length", options.max_message_bytes),
-            # Else Linux lets a second process listen on a taken port, and calls go to either.
-            ("grpc.so_reuseport", 0),
-            # A generator's stream to a replica may be silent for hours: clients ping every 20 to
-            # 30 s, and we ping too, to notice a caller whose machine is gone.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            # gRPC resets calls at random past 1,000 that Python has not taken yet, and the caller
-            # reads CANCELLED; our own limits refuse by a status and say when to come again.
-            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-        ],
+        options=_channel_options(options),
     )
     for add_servicer in add_servicers:
         add_servicer(server)
@@ -142,6 +142,30 @@ def new_server(
     names = (*health.service_names, HEALTH_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     return server
+
+
+def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
+    found = [
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        # Else Linux lets a second process listen on a taken port, and calls go to either.
+        ("grpc.so_reuseport", 0),
+        # A generator's stream to a replica may be silent for hours: clients ping every 20 to
+        # 30 s, and we ping too, to notice a caller whose machine is gone.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # gRPC resets calls at random past 1,000 that Python has not taken yet, and the caller
+        # reads CANCELLED; our own limits refuse by a status and say when to come again.
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+    ]
+    if options.max_connection_age_s:
+        # Without a grace of its own gRPC waits for the calls under way as long as they take.
+        found.append(("grpc.max_connection_age_ms", round(options.max_connection_age_s * 1000)))
+    return found
 
 
 def bind(server: grpc.aio.Server, options: ServerOptions) -> str:
@@ -222,7 +246,9 @@ async def _health_endpoint(options: ServerOptions, health: Health) -> AsyncItera
     if not options.health_listen:
         yield ""
         return
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=64)
+    server = grpc.aio.server(
+        options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=2 * MAX_WATCHERS
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     try:
         port = server.add_insecure_port(options.health_listen)

@@ -15,37 +15,41 @@ from generator_svc.redis_password import read_password_file
 from generator_svc.settings import PREFIX, GeneratorSettings
 
 
-def new_scheduler(settings: GeneratorSettings) -> Scheduler:
-    """Return the queue and the slots.
+def limit_table(settings: GeneratorSettings) -> LimitTable:
+    """Return the limits of all tenants.
 
     Raises:
         SettingsError: the file of tenants' limits cannot be used.
     """
+    default = TenantLimits(settings.tenant_max_concurrent, settings.tenant_tokens_per_minute)
+    return read_limits(default, settings.tenant_limits_file, f"{PREFIX}TENANT_LIMITS_FILE")
+
+
+def new_scheduler(settings: GeneratorSettings, limits: LimitTable) -> Scheduler:
+    """Return the queue and the slots."""
     return Scheduler(
         num_slots=settings.num_slots,
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
-        weight_of=_limit_table(settings).weight_of,
+        weight_of=limits.weight_of,
     )
 
 
 @asynccontextmanager
 async def opened_admission(
-    settings: GeneratorSettings, scheduler: Scheduler, metrics: GeneratorMetrics
+    settings: GeneratorSettings,
+    limits: LimitTable,
+    scheduler: Scheduler,
+    metrics: GeneratorMetrics,
 ) -> AsyncIterator[tuple[Admission, TenantLimiter]]:
     """Yield the door in front of `scheduler`, and the limiter, which is to be run beside it."""
     metrics.watch_queue(scheduler)
     password = read_password_file(settings.redis_password_file)
     async with connect(settings.redis_url, TIMEOUT_S, password=password) as client:
         limiter = TenantLimiter(
-            _limit_table(settings),
+            limits,
             LocalLimits(lambda: scheduler.rate.answer_s),
             SharedLimits(client),
             metrics.limiter_fell_back,
         )
         yield Admission(scheduler, limiter, metrics, settings.context_length), limiter
-
-
-def _limit_table(settings: GeneratorSettings) -> LimitTable:
-    default = TenantLimits(settings.tenant_max_concurrent, settings.tenant_tokens_per_minute)
-    return read_limits(default, settings.tenant_limits_file, f"{PREFIX}TENANT_LIMITS_FILE")

@@ -18,6 +18,7 @@ from svc_common.lm.slots import Row
 BLOCK = 16  # tokens; what is shorter is run sooner than looked after
 MAX_SEEN_BLOCKS = 1 << 16
 BARRED_S = 600.0  # requests of a user that were under way while it was erased end in that time
+MAX_BARRED = 1 << 17  # users who were erased in that time; of more nobody knows who they are
 
 
 class PrefixCache:
@@ -43,6 +44,7 @@ class PrefixCache:
         self.max_age_s = max_age_s
         self._clock = clock
         self._barred: dict[bytes, float] = {}  # owners who were forgotten, until when; in order
+        self._all_barred_until = -math.inf  # so many were that all users count as such
         self._hash_block = hash_block
         self._tree = PrefixTree()
         self._seen: OrderedDict[int, None] = OrderedDict()  # hashes of blocks, oldest first
@@ -93,7 +95,7 @@ class PrefixCache:
             owner: of whom `forget` may be told; nothing is kept for one who was just forgotten.
         """
         root = (row.group, partition_of(owner))
-        if not self.max_bytes or self._barred.get(owner, 0.0) > self._clock():
+        if not self.max_bytes or self._is_barred(owner):
             return
         if not self._token_bytes:
             self._token_bytes = num_bytes(runner.read(row, 1))
@@ -117,6 +119,9 @@ class PrefixCache:
             self._tree.forget(owner)
             self._barred.pop(owner, None)
             self._barred[owner] = now + BARRED_S
+        if len(self._barred) > MAX_BARRED:
+            self._barred.clear()
+            self._all_barred_until = now + BARRED_S
 
     def drop_old(self) -> None:
         """Drop what is too old; a beginning goes when all that begin with it are."""
@@ -124,6 +129,12 @@ class PrefixCache:
         self._tree.drop_made_before(now - self.max_age_s)
         while self._barred and (oldest := next(iter(self._barred.items())))[1] <= now:
             del self._barred[oldest[0]]
+
+    def _is_barred(self, owner: bytes) -> bool:
+        now = self._clock()
+        if owner_of(owner) and now < self._all_barred_until:
+            return True
+        return self._barred.get(owner, -math.inf) > now
 
     def clear(self) -> None:
         """Drop everything."""

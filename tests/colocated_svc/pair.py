@@ -127,6 +127,7 @@ async def colocated(variables: dict[str, str], **changes: object) -> AsyncIterat
         model,
         PrefixMetrics(registry),
         thread,
+        Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting),
         GeneratorMetrics(registry),
     )
     loops = [asyncio.create_task(pair.engine.run()), asyncio.create_task(pair.scorer.work.run())]

@@ -19,6 +19,7 @@ SETTINGS = {
 }
 # With those of the edge, which speaks HTTP and has no model.
 ALL_SETTINGS = {**SETTINGS, "edge": ("EDGE_", EdgeSettings)}
+FRONTS = ("edge", "playground")  # clients of the generator, each an image of its own
 _COMMANDS = ("command", "entrypoint", "test")  # lists that replace those of the file below
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<default>:?-[^}]*)?\}")
 

@@ -53,16 +53,17 @@ class Command:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Commands that begin as `pattern` says; `check` returns what one would print, if known."""
+    """Commands that begin as `pattern` says, why they do not run, and what is checked instead."""
 
     pattern: str
     why: str
-    check: Callable[[Command, EmbeddedStack], str]
+    check: Callable[[Command, EmbeddedStack], None]
+    prints: Callable[[Command, EmbeddedStack], str] | None = None  # what it would print, if known
 
 
 def parse(line: str) -> Command:
     """Return a command line that names no other shell syntax than words and variables."""
-    words = shlex.split(line.removesuffix("&"), comments=True)
+    words = shlex.split(line.replace("\\\n", " ").removesuffix("&"), comments=True)
     environment = {}
     while words and _ASSIGNMENT.match(words[0]):
         name, _, text = words.pop(0).partition("=")
@@ -70,8 +71,8 @@ def parse(line: str) -> Command:
     return Command(environment, words)
 
 
-def make_target(command: Command, stack: EmbeddedStack) -> str:
-    """The target exists with these variables; `make demo` prints what the demo prints here."""
+def make_target(command: Command, stack: EmbeddedStack) -> None:
+    """The target exists, with these variables."""
     done = subprocess.run(
         ["make", "--dry-run", *command.words[1:]],
         cwd=ROOT,
@@ -80,11 +81,10 @@ def make_target(command: Command, stack: EmbeddedStack) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return demo_output(stack) if command.words[1:] == ["demo"] else ""
 
 
-def demo_output(stack: EmbeddedStack) -> str:
-    """Return what `pad demo` prints, from its own function and the running stack."""
+def demo_output(command: Command, stack: EmbeddedStack) -> str:
+    """Return what `pad demo` prints, by its own function on the running stack."""
     shown = io.StringIO()
     console = Console(file=shown, width=100, highlight=False, markup=False, emoji=False)
     with GeneratorClient(stack.address) as client:
@@ -92,7 +92,7 @@ def demo_output(stack: EmbeddedStack) -> str:
     return shown.getvalue()
 
 
-def pad_command(command: Command, stack: EmbeddedStack) -> str:
+def pad_command(command: Command, stack: EmbeddedStack) -> None:
     """The command takes these arguments; files among them exist."""
     group = typer.main.get_command(app)
     _, *arguments = command.words
@@ -100,10 +100,9 @@ def pad_command(command: Command, stack: EmbeddedStack) -> str:
         name, subcommand, rest = group.resolve_command(context, arguments)  # type: ignore[attr-defined]
         assert subcommand is not None, f"pad has no command {name}"
         subcommand.make_context(name, rest, parent=context).close()
-    return ""
 
 
-def compose(command: Command, stack: EmbeddedStack) -> str:
+def compose(command: Command, stack: EmbeddedStack) -> None:
     """Files, profiles, services and variables that the line names are there."""
     text = "".join((ROOT / name).read_text() for name in _COMPOSE_FILES)
     for variable in command.environment:
@@ -122,69 +121,72 @@ def compose(command: Command, stack: EmbeddedStack) -> str:
     loaded = [yaml.safe_load((ROOT / file).read_text()) for file in files or _COMPOSE_FILES[:1]]
     services = {name: entry for each in loaded for name, entry in each["services"].items()}
     offered = {name for entry in services.values() for name in entry.get("profiles", ())}
-    assert {*names, *action[1:]} <= set(services)
-    assert set(profiles) <= offered
+    assert {*names, *action[1:]} <= set(services), f"{names}: not among {sorted(services)}"
+    assert set(profiles) <= offered, f"{profiles}: not among {sorted(offered)}"
     assert action[0] in ("up", "down", "config", "logs", "restart", "ps", "build"), action
-    return ""
 
 
-def kubectl(command: Command, stack: EmbeddedStack) -> str:
-    """A folder that is applied can be built; objects and labels are those of the manifests."""
+def kubectl(command: Command, stack: EmbeddedStack) -> None:
+    """A folder that is applied can be built; objects are those of the manifests."""
     words = command.words
     if "-k" in words:
         folder = ROOT / words[words.index("-k") + 1]
         assert (folder / "kustomization.yaml").is_file(), folder
         if shutil.which("kubectl") is not None:
             subprocess.run(["kubectl", "kustomize", folder], capture_output=True, check=True)
-        return ""
-    if words[1] == "create":
-        assert words[2] == "namespace", words
-        return ""
+        return
+    if words[1:3] == ["create", "namespace"]:
+        return
     manifests = (ROOT / "deploy/kubernetes/base").glob("*.yaml")
-    objects = [each for path in manifests for each in yaml.safe_load_all(path.read_text()) if each]
+    objects = [each for path in manifests for each in yaml.safe_load_all(path.read_text())]
     known = {
-        f"{each['kind'].lower()}/{each['metadata']['name']}" for each in objects if "kind" in each
+        f"{each['kind'].lower()}/{each['metadata']['name']}"
+        for each in objects
+        if each and "metadata" in each  # a Kustomization has none
     }
     named = [word for word in words[2:] if "/" in word and not word.startswith("-")]
     assert named, f"names no object: {words}"
     assert set(named) <= known, f"{named}: not among {sorted(known)}"
-    return ""
 
 
-def extras(command: Command, stack: EmbeddedStack) -> str:
-    """The extras of this distribution that the line names exist."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    offered = set(project["optional-dependencies"])
+def extras(command: Command, stack: EmbeddedStack) -> None:
+    """The extras of our distributions that the line names exist."""
     for word in command.words[2:]:
         if word.startswith("."):
-            assert Requirement(f"pad-serving{word[1:]}").extras <= offered, word
+            folder, bracket, names = word.partition("[")
+            project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+            wanted = Requirement(f"{project['name']}{bracket}{names}").extras
+            assert wanted <= set(project["optional-dependencies"]), word
         elif not word.startswith("-"):
             assert re.fullmatch(r"[a-z-]+", word), word  # of another project
-    return ""
 
 
-def settings(command: Command, stack: EmbeddedStack) -> str:
+def settings(command: Command, stack: EmbeddedStack) -> None:
     """The service takes these settings."""
     cls, prefix = SETTINGS[command.words[-1]]
     load_settings(cls, prefix, command.environment)
-    return ""
 
 
-def redis_command(command: Command, stack: EmbeddedStack) -> str:
+def redis_command(command: Command, stack: EmbeddedStack) -> None:
     """The stack's Redis takes the command: `redis-cli` need not be installed."""
     url = stack.addresses["redis"]
     with redis.Redis.from_url(url) as client:
         client.execute_command(*command.words[1:])
-    return ""
 
 
 ELSEWHERE = (
     Elsewhere(
+        r"make demo\b",
+        "starts a stack of its own; CI runs it after the tests",
+        make_target,
+        demo_output,
+    ),
+    Elsewhere(
         r"make [a-z]", "sets up, runs or measures for minutes; CI runs the quick ones", make_target
     ),
     Elsewhere(
-        r"(\S*/)?pad (up|demo|train|evaluate)\b(?!.*--help)",
-        "runs until Ctrl-C, or trains for hours; the stack of the tests is what `pad up` starts",
+        r"(\S*/)?pad (up|playground|demo|train|evaluate|profile edit)\b(?!.*--help)",
+        "runs until Ctrl-C, trains for hours, or opens an editor; `pad up` is the tests' stack",
         pad_command,
     ),
     Elsewhere(r"(\w+=\S+ )*docker compose ", "needs Docker and builds images", compose),

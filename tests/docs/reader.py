@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Reader:
         self._folder = folder
         self._names: dict[str, Any] = {"__name__": "__main__"}
         self._shown = ""  # by the block before
+        self._prints: Callable[[], str] = str  # what one of its commands would print elsewhere
         self._services = PageServices(folder, stack.addresses["redis"])
         self._handlers: dict[str, Callable[[Block], None]] = {
             "bash": self._bash,
@@ -82,7 +84,7 @@ class Reader:
 
     def _bash(self, block: Block) -> None:
         script = []
-        self._shown = ""
+        self._prints = str
         for line in elsewhere.logical_lines(block.text):
             entry = elsewhere.find(line)
             if entry is None:
@@ -92,7 +94,9 @@ class Reader:
             if entry.check is elsewhere.settings and PageServices.can_start(command):
                 self._services.start(command)
             else:
-                self._shown += entry.check(command, self._stack)
+                entry.check(command, self._stack)
+            if entry.prints is not None:
+                self._prints = partial(entry.prints, command, self._stack)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self._here("\n".join(script))],
             cwd=self._folder,
@@ -103,7 +107,7 @@ class Reader:
             check=False,
         )
         assert done.returncode == 0, f"{block.place}:\n{done.stdout}{done.stderr}"
-        self._shown += done.stdout
+        self._shown = done.stdout
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -120,13 +124,13 @@ class Reader:
         source = "\n" * (block.line - 1) + self._here(block.text)
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             exec(compile(source, block.path, "exec"), self._names)
-        self._shown = shown.getvalue()
+        self._shown, self._prints = shown.getvalue(), str
 
     def _output(self, block: Block) -> None:
         checker = doctest.OutputChecker()
         flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-        wanted = f"...{block.text}..."
-        shown = f"\n{self._shown}\n"
+        wanted = f"... {block.text} ..."  # something before it, and behind
+        shown = f"begin\n{self._shown}{self._prints()}\nend"
         assert checker.check_output(wanted, shown, flags), f"{block.place}: shown was\n{shown}"
 
     def _proto(self, block: Block) -> None:
@@ -152,11 +156,11 @@ class Reader:
             return
         top = ""
         for line in lines:
+            if line.startswith("   "):
+                continue  # goes on with what the line above says
             path = line.split()[0]
             if not line.startswith(" "):
                 top = path
             assert _TREE_PATH.fullmatch(path), f"{block.place}: say what this text is: {line}"
-            if line.startswith("   "):
-                continue  # goes on with what the line above says
             where = ROOT / path if not line.startswith(" ") else ROOT / top / path
             assert where.exists(), f"{block.place}: {path} is not there"

@@ -205,7 +205,9 @@ def written(program: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("module", ["generator_svc", "reward_svc", "colocated_svc", "edge_svc"])
+@pytest.mark.parametrize(
+    "module", ["generator_svc", "reward_svc", "colocated_svc", "edge_svc", "playground_svc"]
+)
 def test_a_start_that_fails_says_so_in_one_line(module: str) -> None:
     prefix = module.removesuffix("_svc").upper().replace("COLOCATED", "GENERATOR")
     done = subprocess.run(

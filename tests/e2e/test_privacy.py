@@ -90,6 +90,10 @@ def test_answers_leave_no_trace(stack: EmbeddedStack, client: GeneratorClient) -
         answer = client.complete(messages=CHAT, user_id=USER, ignore_end_of_turn=True, **options)
         texts.append(answer.text)
         client.complete(prompt=f"{CANARY} is", preferences=[WISH], stop=[CANARY], **options)
+    client.explain(messages=CHAT, user_id=USER, max_tokens=4)
+    client.put_profile(USER, [WISH])
+    client.profile_history(USER)
+    client.restore_profile(USER, 1)
     list(client.list_profiles())
     client.get_profile(USER)
     client.delete_profile(USER)
@@ -128,6 +132,9 @@ def bad_requests(client: GeneratorClient) -> list[Callable[[], object]]:
         lambda: client.get_profile(f"{USER}-nobody"),
         lambda: client.delete_profile(f"{USER}-nobody"),
         lambda: client.put_profile(USER, [WISH], expected_revision=77),
+        lambda: client.explain(messages=CHAT, user_id=f"{USER}-nobody"),
+        lambda: client.profile_history(f"{USER} ann"),
+        lambda: client.restore_profile(f"{USER}-nobody", 1),
     ]
     for wish in wishes:
         calls += [
@@ -200,7 +207,7 @@ def test_what_others_wrote_to_the_store_leaves_no_trace(
         for key, fields in zip(keys, bad, strict=False):
             store.hset(key, mapping=fields)  # type: ignore[arg-type]
         store.set(keys[-1], CANARY)  # no hash at all
-        store.set(encoding_key(WISH), CANARY)
+        store.set(encoding_key("default", WISH), CANARY)
         calls: list[Callable[[], object]] = [
             lambda i=i: client.complete(messages=CHAT, user_id=f"{USER}-{i}")  # type: ignore[misc]
             for i in range(len(keys))

@@ -23,6 +23,8 @@ async def break_it(stack: FaultStack, fault: Fault) -> None:
     """Do the damage, and undo it when its time is over."""
     if fault.place == "network":
         await _break_network(stack.proxies[fault.index], fault)
+    elif fault.is_loss_of_store:
+        await stack.lose_store(fault.lasts_s, is_empty=fault.kind == "lose")
     elif fault.place == "redis":
         await _break_network(stack.redis_proxy, fault)
     elif fault.place == "process":

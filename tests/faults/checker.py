@@ -136,6 +136,8 @@ def allowed_statuses(scenario: Scenario, history: History) -> set[grpc.StatusCod
     allowed = {OK}
     if ask.is_guided and not ask.falls_back and scenario.hits_all_replicas:
         allowed.add(grpc.StatusCode.UNAVAILABLE)
+    if ask.user_id and scenario.loses_profiles and not history.messages:
+        allowed.add(grpc.StatusCode.NOT_FOUND)
     return allowed
 
 

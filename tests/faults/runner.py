@@ -84,12 +84,17 @@ class Runner:
             progress.changed.set()
         finally:
             results = await asyncio.gather(*breaking, return_exceptions=True)
-        for error in results:
-            if isinstance(error, BaseException):
-                raise error
         broken += self.checker.broken(scenario, histories, twins)
+        for late in results:
+            if isinstance(late, BaseException):
+                raise late
+            for again in late:
+                broken += self.checker.broken(scenario, again, twins)
+                histories += again
         try:
             await self._stack.heal()
+            if scenario.loses_profiles:
+                await until(self._stores_profiles, "profiles are stored again")
         except NotHealedError as fault:
             broken.append(str(fault))
         return Outcome(scenario, broken, histories, time.monotonic() - started)
@@ -100,6 +105,15 @@ class Runner:
 
     async def _break(
         self, num_tokens: float, index: int, scenario: Scenario, progress: Progress
-    ) -> None:
+    ) -> list[list[History]]:
+        """Carry out a fault; return what those saw who asked during and after a loss of Redis."""
         await progress.reach(num_tokens)
-        await break_it(self._stack, scenario.faults[index])
+        fault = scenario.faults[index]
+        breaking = asyncio.create_task(break_it(self._stack, fault))
+        late = []
+        if fault.is_loss_of_store:
+            late.append(await self._observe_all(scenario, Progress()))
+        await breaking
+        if fault.is_loss_of_store:
+            late.append(await self._observe_all(scenario, Progress()))
+        return late

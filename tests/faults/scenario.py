@@ -19,6 +19,7 @@ STRATEGIES = {
 GARBLES = ("nan", "short", "step", "epoch", "session", "empty")
 
 NETWORK = ("delay", "silence", "cut", "refuse", "throttle", "slice")
+STORE = ("kill", "lose")  # back with what its file holds, or empty, as one that writes none
 PROCESS = ("kill", "stop", "term", "version")
 ANSWERS = ("delay", "drop", "duplicate", "garble", "error-before", "error-after")
 REQUESTS = ("delay", "duplicate")  # a stream never loses one
@@ -87,6 +88,11 @@ class Fault:
     times: int = 0  # messages that are broken
     detail: str = ""
 
+    @property
+    def is_loss_of_store(self) -> bool:
+        """Whether Redis is killed and started again."""
+        return self.place == "redis" and self.kind in STORE
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -95,6 +101,11 @@ class Scenario:
     seed: int
     asks: tuple[Ask, ...]
     faults: tuple[Fault, ...]
+
+    @property
+    def loses_profiles(self) -> bool:
+        """Whether Redis comes back without them."""
+        return any(fault.is_loss_of_store and fault.kind == "lose" for fault in self.faults)
 
     @property
     def hits_all_replicas(self) -> bool:
@@ -153,5 +164,5 @@ def _fault(dice: random.Random, index: int) -> Fault:
         return Fault(at, place, index, kind, lasts_s, times, dice.choice(GARBLES))
     if place == "requests":
         return Fault(at, place, index, dice.choice(REQUESTS), times=dice.choice((1, 3)))
-    kind = dice.choice(NETWORK)
+    kind = dice.choice((*NETWORK, *STORE, *STORE) if place == "redis" else NETWORK)
     return Fault(at, place, index, kind, 0.0 if kind == "cut" else lasts_s)

@@ -17,17 +17,16 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-import redis.asyncio
 
 from pad.v1 import generator_pb2, reward_pb2, reward_pb2_grpc
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
-from pad_client.embedded import find_redis_server
 from pad_client.embedded.child import Child, ChildSpec, Guard
 from pad_client.embedded.ports import HOST
 from tests.faults.forks import ForkedService
 from tests.faults.models import Folders
 from tests.faults.orders import give_order
 from tests.faults.proxy import Network, Proxy
+from tests.faults.store import Store
 
 NUM_REPLICAS = 2
 VERSION = "a"  # what the replicas serve while nothing is wrong
@@ -123,16 +122,13 @@ class FaultStack:
         self.replicas: list[Process] = []
         self.proxies: list[Proxy] = []
         self.generator: Child | None = None
-        self.redis: Child | None = None
+        self.store: Store | None = None
         self.versions: dict[str, str] = {}  # what our names for versions are called on the wire
 
     async def start(self, environment: Mapping[str, str], stack: contextlib.AsyncExitStack) -> None:
         redis_port, self.port, self.metrics_port = (free_port() for _ in range(3))
-        socket_arguments = ["--port", str(redis_port), "--bind", HOST, "--save", ""]
-        command = [str(find_redis_server()), *socket_arguments]
-        self.redis = self._launch("redis", command, os.environ)
-        self.redis_client = redis.asyncio.Redis(port=redis_port)
-        stack.push_async_callback(self.redis_client.aclose)
+        self.store = Store(self._launch, self._directory / "redis", redis_port)
+        await until(self.store.answers, "Redis answers")
         self.redis_proxy = await stack.enter_async_context(Proxy(redis_port))
         processes = await asyncio.gather(*(self._new(VERSION) for _ in range(NUM_REPLICAS)))
         for process in processes:
@@ -169,6 +165,14 @@ class FaultStack:
         self.proxies[index].target_port = self.replicas[index].port
         await old.end()
         await self.proxies[index].cut()
+
+    async def lose_store(self, for_s: float, *, is_empty: bool) -> None:
+        """Kill Redis, and return once it answers again, with what it held or without."""
+        assert self.store is not None
+        await self.store.kill()
+        await asyncio.sleep(for_s)
+        await self.store.restart(is_empty=is_empty)
+        await until(self.store.answers, "Redis answers again")
 
     async def heal(self) -> None:
         """Undo all faults, and return when everything is as it was before any.
@@ -281,9 +285,10 @@ class FaultStack:
         processes = [*self.replicas, *(s for s in spares if isinstance(s, Process))]
         for process in processes:
             await process.end()
-        for child in (self.generator, self.redis):
-            if child is not None:
-                await asyncio.to_thread(child.kill)
+        if self.generator is not None:
+            await asyncio.to_thread(self.generator.kill)
+        if self.store is not None:
+            await self.store.close()
 
 
 @asynccontextmanager

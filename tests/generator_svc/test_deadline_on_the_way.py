@@ -21,6 +21,7 @@ from generator_svc.planning import GenerationDefaults, Origin, Planner
 from generator_svc.request_parsing import GenerationRequest, RequestLimits, parse_request
 from pad.v1 import common_pb2, generator_pb2
 from svc_common.errors import DeadlineExceededError, RewardUnavailableError
+from svc_common.lm.tokenizing import Tokenizing
 from tests.generator_svc.store_watch import opened
 from tests.generator_svc.test_engine import TOKENIZER, Harness, running_engine
 
@@ -60,7 +61,7 @@ async def generator(
     async with opened(redis_url) as store:
         defaults = GenerationDefaults(beta=1.0, context_length=256, vocabulary_size=262)
         encodings = PreferenceEncodings(store, calls)
-        planner = Planner(TOKENIZER, store, encodings, defaults, lambda _: None)
+        planner = Planner(TOKENIZER, store, encodings, defaults, lambda _: None, Tokenizing())
         admission = Admission(harness.engine.scheduler, limiter, metrics, max_prompt_tokens=256)
         yield Generator(harness.engine, TOKENIZER, admission, planner, calls)
 

@@ -98,7 +98,7 @@ async def kept(store: ProfileStore, version: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     texts = list(ALL.values())
     for start in range(0, len(texts), 20):
-        found |= await store.get_encodings(version, texts[start : start + 20])
+        found |= await store.get_encodings("t", version, texts[start : start + 20])
     return found
 
 

@@ -81,16 +81,31 @@ async def test_encoding_that_comes_after_the_erasure_is_not_kept(redis_url):
     """A request that had read the profile put its token ids back for a day."""
     async with opened(redis_url) as store, redis.asyncio.Redis.from_url(redis_url) as raw:
         await store.put("t", "ann", BRIEF, None)
-        await store.put_encoding("v1", "Be brief.", b"ids of it")
+        await store.put_encoding("t", "v1", "Be brief.", b"ids of it")
         await store.delete("t", "ann")
-        await store.put_encoding("v1", "Be brief.", b"ids of it")
-        assert await store.get_encodings("v1", ["Be brief."]) == {}
+        await store.put_encoding("t", "v1", "Be brief.", b"ids of it")
+        assert await store.get_encodings("t", "v1", ["Be brief."]) == {}
         (key,) = await raw.keys("pad:v1:enc:*")
         assert await raw.get(key) == b""
         assert 0 < await raw.ttl(key) <= FORGOTTEN_S
         await raw.pexpire(key, 0)
-        await store.put_encoding("v1", "Be brief.", b"another user's")
-        assert await store.get_encodings("v1", ["Be brief."]) == {"Be brief.": b"another user's"}
+        await store.put_encoding("t", "v1", "Be brief.", b"another user's")
+        assert await store.get_encodings("t", "v1", ["Be brief."]) == {
+            "Be brief.": b"another user's"
+        }
+
+
+async def test_tenants_share_no_encodings(redis_url):
+    """How long a request took told whether another tenant had its wish; and an erasure by one
+    kept the encodings of all from being kept for a minute."""
+    async with opened(redis_url) as store:
+        await store.put("t", "ann", BRIEF, None)
+        await store.put_encoding("t", "v1", "Be brief.", b"12")
+        assert await store.get_encodings("other", "v1", ["Be brief."]) == {}
+        await store.put_encoding("other", "v1", "Be brief.", b"34")
+        await store.delete("t", "ann")
+        assert await store.get_encodings("other", "v1", ["Be brief."]) == {"Be brief.": b"34"}
+        assert await store.get_encodings("t", "v1", ["Be brief."]) == {}
 
 
 async def test_texts_that_a_profile_had_before_are_forgotten_when_they_are_replaced(redis_url):
@@ -99,9 +114,9 @@ async def test_texts_that_a_profile_had_before_are_forgotten_when_they_are_repla
     async with opened(redis_url) as store:
         await store.put("t", "ann", both, None)
         for text in ("Be brief.", "Rhyme."):
-            await store.put_encoding("v1", text, b"12")
+            await store.put_encoding("t", "v1", text, b"12")
         await store.put("t", "ann", BRIEF, 0.5)
-        assert await store.get_encodings("v1", ["Be brief.", "Rhyme."]) == {"Be brief.": b"12"}
+        assert await store.get_encodings("t", "v1", ["Be brief.", "Rhyme."]) == {"Be brief.": b"12"}
 
 
 async def test_erasure_that_fails_half_way_can_be_done_again(new_redis_server):
@@ -109,7 +124,7 @@ async def test_erasure_that_fails_half_way_can_be_done_again(new_redis_server):
     server = new_redis_server()
     async with opened(server.url) as store:
         await store.put("t", "ann", BRIEF, None)
-        await store.put_encoding("v1", "Be brief.", b"12")
+        await store.put_encoding("t", "v1", "Be brief.", b"12")
         async with redis.asyncio.Redis(port=server.port) as raw:
             for denied in ("-unlink", "-evalsha"):
                 await raw.execute_command("ACL", "SETUSER", "default", denied)
@@ -120,7 +135,7 @@ async def test_erasure_that_fails_half_way_can_be_done_again(new_redis_server):
         assert (await store.get("t", "ann")).preferences == BRIEF
         await store.delete("t", "ann")
         assert store.watch.forgotten == [ANN]
-        assert await store.get_encodings("v1", ["Be brief."]) == {}
+        assert await store.get_encodings("t", "v1", ["Be brief."]) == {}
 
 
 async def test_profile_that_changes_while_it_is_erased_is_erased_with_all_its_texts(redis_url):
@@ -128,15 +143,16 @@ async def test_profile_that_changes_while_it_is_erased_is_erased_with_all_its_te
         await store.put("t", "ann", BRIEF, None)
         forget, seen = store._encodings.forget, []
 
-        async def forget_slowly(texts):
+        async def forget_slowly(tenant, texts):
             seen.append(set(texts))
-            await forget(texts)
+            await forget(tenant, texts)
             if len(seen) == 1:
                 await other.put("t", "ann", KIND, None)
 
         store._encodings.forget = forget_slowly
         await store.delete("t", "ann")
-        assert seen == [{"Be brief."}, {preference.text for preference in KIND}]
+        texts = {preference.text for preference in KIND}
+        assert seen == [{"Be brief."}, {"Be brief.", *texts}]  # it was an earlier revision's
 
 
 async def test_process_that_was_cut_off_hears_of_a_gap(new_redis_server):

@@ -34,7 +34,7 @@ async def test_a_write_that_redis_refuses_says_that_the_store_is_unavailable(own
         profile = await store.put("t", "ann", BRIEF, None)
         async with redis.asyncio.Redis.from_url(own_server.url) as raw:
             await raw.execute_command(*command.split())
-        for call in (store.put("t", "ann", KIND, None), store.put_encoding("v1", "x", b"y")):
+        for call in (store.put("t", "ann", KIND, None), store.put_encoding("t", "v1", "x", b"y")):
             with pytest.raises(StoreUnavailableError):
                 await call
         assert await store.get("t", "ann") == profile
@@ -111,9 +111,9 @@ async def test_a_wrong_command_stays_our_bug():
 async def test_an_encoding_of_a_wrong_type_is_no_bug_but_a_missing_one(redis_url):
     """A key of a wrong type failed every request with that text, though it can be computed."""
     async with opened(redis_url) as store, redis.asyncio.Redis.from_url(redis_url) as raw:
-        await store.put_encoding("v1", "x", b"y")
+        await store.put_encoding("t", "v1", "x", b"y")
         (key,) = await raw.keys("pad:v1:enc:*")
         await raw.set(key, "no hash")
-        await store.put_encoding("v1", "x", b"y")
-        assert await store.get_encodings("v1", ["x"]) == {}
+        await store.put_encoding("t", "v1", "x", b"y")
+        assert await store.get_encodings("t", "v1", ["x"]) == {}
         assert await raw.get(key) == b"no hash"

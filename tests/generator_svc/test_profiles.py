@@ -118,13 +118,15 @@ async def test_long_list_is_complete(store):
     listed = await store.list_profiles("t", 1000)
     assert [profile.user_id for profile in listed] == user_ids
     assert len(await store.list_profiles("t", 150)) == 150
+    # A thousand of the largest profiles were read for a page that holds sixty.
+    assert len(await store.list_profiles("t", 1000, max_bytes=100)) < 100
 
 
 async def test_erasure_leaves_no_key_but_a_tombstone_that_expires(store, raw):
     await store.put("t", "ann", KIND, 1.0)
     await store.put("t", "bob", BRIEF, 1.0)
     for text in ("Use lists.", "Be brief."):
-        await store.put_encoding("v1", text, b"12")
+        await store.put_encoding("t", "v1", text, b"12")
     await store.delete("t", "ann")
     keys = {key.decode() for key in await raw.keys()}
     assert {key for key in keys if "ann" in key} == {"pad:v1:{t:ann}:tombstone"}
@@ -132,7 +134,7 @@ async def test_erasure_leaves_no_key_but_a_tombstone_that_expires(store, raw):
     assert 0 < await raw.pttl("pad:v1:{t:ann}:tombstone") <= PATIENT.tombstone_ttl_s * 1000
     assert await raw.zrange("pad:v1:{t}:users", 0, -1) == [b"bob"]
     # Encodings may hold the text itself.
-    assert await store.get_encodings("v1", ["Use lists.", "Be brief."]) == {"Be brief.": b"12"}
+    assert await store.get_encodings("t", "v1", ["Use lists.", "Be brief."]) == {"Be brief.": b"12"}
     await raw.pexpire("pad:v1:{t:ann}:tombstone", 0)
     assert not [key for key in await raw.keys() if b"ann" in key]
 
@@ -202,12 +204,12 @@ async def test_damaged_profile_is_not_replaced_by_who_asks_for_a_revision(store,
 
 
 async def test_encodings_are_kept_apart_by_model_version_and_expire(store, raw):
-    await store.put_encoding("v1", "Be brief.", b"\x00\x01")
-    await store.put_encoding("v2", "Be brief.", b"\x02")
+    await store.put_encoding("t", "v1", "Be brief.", b"\x00\x01")
+    await store.put_encoding("t", "v2", "Be brief.", b"\x02")
     texts = ["Be brief.", "Be kind.", "Be brief."]
-    assert await store.get_encodings("v1", texts) == {"Be brief.": b"\x00\x01"}
-    assert await store.get_encodings("v2", texts) == {"Be brief.": b"\x02"}
-    assert await store.get_encodings("v3", texts) == {}
+    assert await store.get_encodings("t", "v1", texts) == {"Be brief.": b"\x00\x01"}
+    assert await store.get_encodings("t", "v2", texts) == {"Be brief.": b"\x02"}
+    assert await store.get_encodings("t", "v3", texts) == {}
     (key,) = await raw.keys()
     assert b"brief" not in key
     assert 0 < await raw.pttl(key) <= PATIENT.encoding_ttl_s * 1000

@@ -117,8 +117,8 @@ async def test_dead_server_leaves_a_stale_copy_and_else_a_quick_error(own_server
             store.put("t", "ann", KIND, None),
             store.delete("t", "ann"),
             store.list_profiles("t", 10),
-            store.get_encodings("v1", ["x"]),
-            store.put_encoding("v1", "x", b"y"),
+            store.get_encodings("t", "v1", ["x"]),
+            store.put_encoding("t", "v1", "x", b"y"),
         ):
             started = time.monotonic()
             with pytest.raises(StoreUnavailableError, match="profile store: ") as error:

@@ -56,10 +56,10 @@ async def test_the_user_of_the_example_may_do_all_that_the_generator_does(
     put = await store.put("t", "ann", BRIEF, 0.5)
     assert await store.load("t", "ann") == put
     assert await store.list_profiles("t", 9) == [put]
-    await store.put_encoding("v", "Be brief.", b"1234")
-    assert await store.get_encodings("v", ["Be brief."]) == {"Be brief.": b"1234"}
+    await store.put_encoding("t", "v", "Be brief.", b"1234")
+    assert await store.get_encodings("t", "v", ["Be brief."]) == {"Be brief.": b"1234"}
     await store.delete("t", "ann")
-    assert await store.get_encodings("v", ["Be brief."]) == {}
+    assert await store.get_encodings("t", "v", ["Be brief."]) == {}
 
 
 def test_it_may_do_no_more_and_nobody_else_may_do_anything(server: RedisServer) -> None:

@@ -35,7 +35,7 @@ async def fallbacks(store, profile):
                 await store.load("t", "nobody")
         else:  # as for preferences in the request itself
             with pytest.raises(StoreUnavailableError):
-                await store.get_encodings("v1", ["x"])
+                await store.get_encodings("t", "v1", ["x"])
         times.append(time.perf_counter() - started)
     return sorted(times)
 
@@ -151,12 +151,12 @@ async def test_a_full_redis_refuses_writes_serves_reads_and_lets_users_be_erased
     options = StoreOptions(timeout_s=5.0, quick_s=5.0, local_ttl_s=0.0)
     async with opened(server.url, options) as store, admin(server) as raw:
         profile = await store.put("t", "ann", BRIEF, None)
-        await store.put_encoding("v1", BRIEF[0].text, b"12")
+        await store.put_encoding("t", "v1", BRIEF[0].text, b"12")
         await raw.config_set("maxmemory", 1)
         for write in (
             store.put("t", "ann", KIND, None),
             store.put("t", "bob", KIND, None),
-            store.put_encoding("v1", "y", b"34"),
+            store.put_encoding("t", "v1", "y", b"34"),
         ):
             with pytest.raises(StoreUnavailableError, match="OutOfMemoryError"):
                 await write
@@ -165,7 +165,7 @@ async def test_a_full_redis_refuses_writes_serves_reads_and_lets_users_be_erased
         assert await store.list_profiles("t", 10) == [profile]
         await store.delete("t", "ann")
         assert await store.list_profiles("t", 10) == []
-        assert await store.get_encodings("v1", [BRIEF[0].text]) == {}
+        assert await store.get_encodings("t", "v1", [BRIEF[0].text]) == {}
         await raw.config_set("maxmemory", 0)
         assert (await store.put("t", "ann", KIND, None)).revision == 2
         assert store.watch.states == [True]
@@ -232,8 +232,8 @@ async def test_scripts_may_vanish_between_any_two_calls(new_redis_server):
             for call in (
                 lambda: store.put("t", "ann", BRIEF, None),
                 lambda: store.load("t", "ann"),
-                lambda: store.put_encoding("v1", "x", b"y"),
-                lambda: store.get_encodings("v1", ["x"]),
+                lambda: store.put_encoding("t", "v1", "x", b"y"),
+                lambda: store.get_encodings("t", "v1", ["x"]),
                 lambda: store.list_profiles("t", 5),
                 lambda: store.delete("t", "ann"),
             ):

@@ -156,8 +156,8 @@ async def test_strange_members_of_the_index_are_no_users(store, raw):
 
 
 async def test_huge_encodings_are_as_good_as_none(store, raw):
-    await store.put_encoding("v1", "x", b"y")
+    await store.put_encoding("t", "v1", "x", b"y")
     (key,) = await raw.keys("pad:v1:enc:*")
     await raw.hset(key, "v1", b"z" * 20_000_000)
-    assert await store.get_encodings("v1", ["x"]) == {}
+    assert await store.get_encodings("t", "v1", ["x"]) == {}
     assert store.watch.failures == []

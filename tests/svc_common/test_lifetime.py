@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,24 @@ def test_the_handlers_of_before_are_put_back() -> None:
     with exits_on_signals():
         assert [signal.getsignal(number) for number in numbers] != before
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+SIGTERM_MASK = 1 << (signal.SIGTERM - 1)
+
+
+def catches_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) & SIGTERM_MASK)
+
+
+@pytest.mark.parametrize("service", ["generator_svc", "reward_svc", "colocated_svc", "edge_svc"])
+def test_a_signal_ends_a_service_that_is_still_importing(service: str) -> None:
+    """The kernel ended it, with status -15, and not at all where it was a container's first."""
+    with subprocess.Popen([sys.executable, "-m", service], stderr=subprocess.DEVNULL) as it:
+        while not catches_sigterm(it.pid):  # another process's state offers no event to wait on
+            assert it.poll() is None
+        maps = Path(f"/proc/{it.pid}/maps").read_text(encoding="utf-8")
+        it.send_signal(signal.SIGTERM)
+        assert it.wait(20) == 0
+    assert "libtorch" not in maps

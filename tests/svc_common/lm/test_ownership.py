@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svc_common.lm.ownership import MAX_OWNERS, Ownership
-from svc_common.lm.prefix_cache import BARRED_S, BLOCK, PrefixCache
+from svc_common.lm.prefix_cache import BARRED_S, BLOCK, MAX_BARRED, PrefixCache
 from svc_common.lm.prefix_tree import PrefixTree, TokenIds
 from svc_common.lm.runner import SlotRunner
 from tests.svc_common.lm.test_prefix_cache import contents_of, new_runner, prompt
@@ -108,6 +108,26 @@ def test_a_request_under_way_keeps_nothing_for_a_user_who_was_erased_meanwhile()
     now[0] = BARRED_S + 1
     cache.drop_old()
     assert read(runner, cache, hers, ANN) == 0
+    assert read(runner, cache, hers, ANN) == len(hers) - 1
+
+
+def test_a_flood_of_erasures_takes_little_memory_and_nothing_is_kept_for_any_user_meanwhile() -> (
+    None
+):
+    """Each erased user was remembered for ten minutes, however many there were."""
+    now = [0.0]
+    runner = new_runner("lean", tiny_model())
+    cache = PrefixCache(1 << 20, max_age_s=3600.0, clock=lambda: now[0])
+    mine, hers = prompt(1), prompt(2)
+    cache.forget([ANN])
+    cache.forget(b"%d" % number for number in range(MAX_BARRED + 1))
+    assert len(cache._barred) <= MAX_BARRED
+    for _ in range(2):
+        assert read(runner, cache, hers, ANN) == 0
+        read(runner, cache, mine, b"")  # what is nobody's is kept
+    assert read(runner, cache, mine, b"") == len(mine) - 1
+    now[0] = BARRED_S + 1
+    read(runner, cache, hers, ANN)
     assert read(runner, cache, hers, ANN) == len(hers) - 1
 
 

@@ -1,0 +1,79 @@
+"""The requests of an RPC as they arrive: in time, and such that they can be read."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from svc_common.errors import InvalidRequestError, StalledSenderError
+
+_Deserialize: TypeAlias = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True)
+class _Malformed:
+    """Stands for a request that could not be read; gRPC itself would call that our bug."""
+
+    rule: str
+
+
+def deserializer(deserialize: _Deserialize | None) -> _Deserialize | None:
+    """Return a method's deserializer, which gives `_Malformed` for what it cannot read."""
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            rule = "must be a message of this method, with texts in UTF-8"
+            return _Malformed(f"request: {rule}, got {len(data)} bytes that are not")
+
+    return read
+
+
+async def receive_one(context: "grpc.aio.ServicerContext[Any, Any]", within_s: float) -> Any:
+    """Return the one request of an RPC.
+
+    Raises:
+        InvalidRequestError: It could not be read, or there is none.
+        StalledSenderError: It did not arrive in time.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            request = await context.read()
+    except TimeoutError:
+        rule = f"must arrive within {within_s:g} s"
+        raise StalledSenderError(f"request: {rule}, did not") from None
+    if request is grpc.aio.EOF:
+        # A hang-up ends the requests first and cancels us one turn of the loop later.
+        await asyncio.sleep(0)
+        raise InvalidRequestError("request: must be one message, got none")
+    return _checked(request)
+
+
+class CheckedRequests:
+    """The messages of a stream; one that could not be read is an error where it stands."""
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = requests  # whose iterator, made too early, warns if it is never used
+
+    def __aiter__(self) -> "CheckedRequests":
+        return self
+
+    async def __anext__(self) -> Any:
+        return _checked(await anext(self._requests))
+
+
+def _checked(request: Any) -> Any:
+    """Return a request that could be read.
+
+    Raises:
+        InvalidRequestError: It could not.
+    """
+    if isinstance(request, _Malformed):
+        raise InvalidRequestError(request.rule)
+    return request
