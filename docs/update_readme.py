@@ -1,8 +1,9 @@
 """Write the generated parts of README.md, of pages in docs/ and of the model card.
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
-metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
-evaluation, the references of API and command from protos and command.
+metrics, tables of spans from what is written into them, the speed figures from the newest entry of
+the log, the figures of quality from the newest evaluation, the references of API and command from
+protos and command.
 """
 
 import json
@@ -13,6 +14,7 @@ from docs.api_reference import api_reference
 from docs.command_reference import command_reference
 from docs.metric_tables import metric_tables
 from docs.openai_conformance import conformance_table
+from docs.trace_tables import trace_tables
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
 from evaluation import markdown
@@ -135,6 +137,7 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
         (DOCS / "evaluation.md", evaluation_parts()),
         (DOCS / "benchmarks.md", speed_parts()),
         (DOCS / "metrics.md", metric_tables()),
+        (DOCS / "tracing.md", trace_tables()),
         (DOCS / "openai.md", edge_parts()),
         (DOCS / "openai-conformance.md", {"conformance": conformance_table()}),
         (DOCS / "playground.md", playground_parts()),
