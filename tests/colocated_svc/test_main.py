@@ -197,5 +197,6 @@ def test_a_wrong_start_ends_with_one_line(variables: dict[str, str]) -> None:
         check=False,
     )
     assert result.returncode == 2
-    assert result.stderr.startswith("REWARD_MODEL_DIR=/nowhere: must hold a LoRA adapter of")
-    assert len(result.stderr.splitlines()) == 1
+    (line,) = result.stderr.splitlines()
+    reason = json.loads(line)["reason"]
+    assert reason.startswith("REWARD_MODEL_DIR=/nowhere: must hold a LoRA adapter of")
