@@ -9,7 +9,7 @@ SEED ?= 1
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
-.PHONY: help setup demo up test check format docs docs-serve protos train evaluate bench faults soak clean
+.PHONY: help setup demo up playground test check format docs docs-serve protos train evaluate bench faults soak clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ demo: setup  ## Start both services and Redis, write for five users, stop everyt
 
 up: setup  ## Run both services and Redis in the foreground
 	$(BIN)/pad up
+
+playground: setup  ## Serve a web page to try profiles on, with a server of its own
+	$(BIN)/pad playground
 
 test: setup  ## Run all tests
 	$(BIN)/pytest

@@ -1,8 +1,9 @@
 """Write the generated parts of README.md, of pages in docs/ and of the model card.
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
-metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
-evaluation, the references of API and command from protos and command.
+metrics, tables of spans from what is written into them, the speed figures from the newest entry of
+the log, the figures of quality from the newest evaluation, the references of API and command from
+protos and command.
 """
 
 import json
@@ -12,11 +13,14 @@ from pathlib import Path
 from docs.api_reference import api_reference
 from docs.command_reference import command_reference
 from docs.metric_tables import edge_metric_table, metric_tables
+from docs.trace_tables import trace_tables
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
 from evaluation import markdown
 from generator_svc.settings import PREFIX as GENERATOR_PREFIX
 from generator_svc.settings import GeneratorSettings
+from playground_svc.settings import PREFIX as PLAYGROUND_PREFIX
+from playground_svc.settings import PlaygroundSettings
 from reward_svc.settings import PREFIX as REWARD_PREFIX
 from reward_svc.settings import RewardSettings
 from svc_common.settings import settings_table
@@ -66,6 +70,11 @@ def edge_parts() -> dict[str, str]:
         "settings:edge": settings_table(EdgeSettings, EDGE_PREFIX),
         "metrics:edge": edge_metric_table(),
     }
+
+
+def playground_parts() -> dict[str, str]:
+    """Return the generated part of the playground's page."""
+    return {"settings:playground": settings_table(PlaygroundSettings, PLAYGROUND_PREFIX)}
 
 
 def card_parts() -> dict[str, str]:
@@ -130,7 +139,9 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
         (DOCS / "evaluation.md", evaluation_parts()),
         (DOCS / "benchmarks.md", speed_parts()),
         (DOCS / "metrics.md", metric_tables()),
+        (DOCS / "tracing.md", trace_tables()),
         (DOCS / "openai.md", edge_parts()),
+        (DOCS / "playground.md", playground_parts()),
         (CARD, card_parts()),
     ]
 

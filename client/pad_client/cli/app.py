@@ -48,6 +48,10 @@ COMMANDS = {
         "pad_client.cli.demo:demo",
         "Show, on this machine and the bundled models, what profiles do to answers.",
     ),
+    "playground": LazyCommand(
+        "pad_client.cli.playground:playground",
+        "Run a web page to try profiles on, until Ctrl-C.",
+    ),
     "train": LazyCommand(
         "pad_client.cli.train:train",
         "Train a personalised reward model; started again after a stop, it goes on.",
