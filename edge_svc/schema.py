@@ -72,6 +72,7 @@ class PadOptions(Body):
     preference_in_base_prompt: bool = False
     ignore_end_of_turn: bool = False
     details: bool = False
+    explain: bool = False
     if_no_profile: Literal["error", "base"] | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
 

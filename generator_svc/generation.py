@@ -18,6 +18,7 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
+from generator_svc.explaining import Explanation
 from generator_svc.planning import Origin, Plan, Planner
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
@@ -44,6 +45,7 @@ class AnswerSummary:
     reward_models: tuple[RewardModelUse, ...]
     timings: Timings
     sample_rewards: tuple[float, ...]
+    explanation: Explanation | None = None
 
 
 class Generator:
@@ -89,12 +91,15 @@ class Generator:
             return
         sequence = self._sequence(request, plan, plan.params)
         count = _TokenCount()
+        explanation = Explanation.of(plan) if request.wants_explanation else None
         with self._running([sequence], ticket):
             async for token in sequence.tokens():
                 count.add(token)
+                if explanation is not None:
+                    explanation.add(token)
                 yield token
         num_fallback = count.num_tokens - count.num_guided if plan.params.is_guided else 0
-        yield self._summary(request, plan, sequence, count, num_fallback)
+        yield self._summary(request, plan, sequence, count, num_fallback, explanation=explanation)
 
     async def _answer_best(
         self, request: GenerationRequest, plan: Plan, ticket: Ticket
@@ -163,6 +168,7 @@ class Generator:
         *,
         sample_rewards: tuple[float, ...] = (),
         model_version: str = "",
+        explanation: Explanation | None = None,
     ) -> AnswerSummary:
         assert count.finish_reason is not None
         if sequence.reward_models:
@@ -183,6 +189,7 @@ class Generator:
             reward_models=tuple(sequence.reward_models),
             timings=sequence.timings,
             sample_rewards=sample_rewards,
+            explanation=explanation,
         )
 
 

@@ -51,6 +51,7 @@ class Plan:
     context: RewardContext | None
     profile_revision: int
     subject: bytes
+    preferences: tuple[Preference, ...] = ()
 
 
 class Planner:
@@ -106,6 +107,7 @@ class Planner:
                 request.reference,
                 is_base_prompt=not request.prompts_base,
                 subject=subject,
+                is_explained=request.wants_explanation,
             )
         seed = secrets.randbits(63) if request.seed is None else request.seed
         params = GenerationParams(
@@ -119,7 +121,7 @@ class Planner:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return Plan(origin, prompt_ids, params, context, revision, subject)
+        return Plan(origin, prompt_ids, params, context, revision, subject, preferences)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str

@@ -155,6 +155,7 @@ def _store_options(settings: GeneratorSettings) -> StoreOptions:
     return StoreOptions(
         local_ttl_s=settings.profile_ttl_s,
         stale_window_s=settings.profile_stale_s,
+        max_revisions=settings.profile_history,
         encoding_ttl_s=settings.encoding_ttl_s,
     )
 

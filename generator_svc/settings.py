@@ -89,6 +89,13 @@ class GeneratorSettings:
     profile_stale_s: float = setting(
         600.0, min=0, max=86400, help="how long a kept profile serves while Redis is down"
     )
+    profile_history: int = setting(
+        10,
+        min=0,
+        max=1000,
+        help="earlier revisions that are kept of each profile, so that a change can be undone, of"
+        " 512 KB together; 0: none. Fewer than before take effect with a profile's next write",
+    )
     encoding_ttl_s: float = setting(
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reward_svc import states
 from reward_svc.intake import Intake
 from reward_svc.jobs import Job, JobQueue, run_steps
-from reward_svc.messages import Answer, Load, Opened, Reason
+from reward_svc.messages import Answer, ByPreference, Load, Opened, Reason
 from reward_svc.metrics import RewardMetrics
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Session
@@ -130,8 +130,8 @@ class Batcher:
         if not work.rows:
             return
         counts, ids = batch.asked.of_rows(work.rows)
-        rewards = await self._rewards(work, counts, ids)
-        if isinstance(rewards, Exception):
+        scored = await self._rewards(work, counts, ids)
+        if isinstance(scored, Exception):
             for row, session, step in zip(work.rows, work.group.sessions, work.steps, strict=True):
                 self.intake.fail(work, row, session.fault(step, Reason.INTERNAL, SEE_LOG))
             return
@@ -139,13 +139,13 @@ class Batcher:
         self._metrics.select_s.observe(select_s)
         forward_s = max([session.forward_s for session in work.group.sessions])
         batch.add_timings(taken, forward_s, select_s)
-        batch.score(work.rows, rewards)
+        batch.score(work.rows, *scored)
         self.intake.answer_if_done(work)
 
     async def _rewards(
         self, work: ScoreWork, counts: list[int], ids: NDArray[np.uint32]
-    ) -> NDArray[np.float32] | Exception:
-        """Return the rewards of rows, or the error that was raised.
+    ) -> tuple[NDArray[np.float32], ByPreference] | Exception:
+        """Return the rewards of rows and what explains them, or the error that was raised.
 
         A few candidates are scored here, between two calls on the model thread: to wake it and
         to be woken by it costs as much as to score them.

@@ -126,7 +126,8 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             return RowFault(message.session, message.epoch, 0, Reason.INVALID, str(error))
         except ModelMismatchError as error:
             return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
-        return Opening(message.session, message.epoch, plan, token_ids)
+        is_explained = message.wants_preference_rewards
+        return Opening(message.session, message.epoch, plan, token_ids, is_explained)
 
     def _token_ids(self, field: str, data: bytes) -> tuple[int, ...]:
         return wire.token_ids(field, data, self._model.vocabulary_size, self._model.context_length)

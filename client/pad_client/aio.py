@@ -20,6 +20,7 @@ from pad_client.types import (
     GenerateOptions,
     Preference,
     Profile,
+    ProfileHistory,
     ServerInfo,
     Summary,
     Token,
@@ -169,9 +170,21 @@ class AsyncGeneratorClient:
     ) -> Completion:
         """Return a whole answer."""
         request = generator_pb2.CompleteRequest(generation=requests.build_request(**options))
-        return responses.read_completion(
-            await self._call(self._generator.Complete, request, timeout_s)
+        response = await self._call(self._generator.Complete, request, timeout_s)
+        return responses.read_completion(response)
+
+    async def explain(
+        self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Completion:
+        """Return a whole answer, and which preference changed which token: its `explanation`.
+
+        With a stored profile the caller must be allowed to read profiles.
+        """
+        request = generator_pb2.ExplainPersonalizationRequest(
+            generation=requests.build_request(**options)
         )
+        response = await self._call(self._generator.ExplainPersonalization, request, timeout_s)
+        return responses.read_completion(response)
 
     async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """Return what is being served, and its limits."""
@@ -187,11 +200,25 @@ class AsyncGeneratorClient:
         *,
         beta: float | None = None,
         expected_revision: int | None = None,
+        erase_history: bool = False,
         timeout_s: float | None = None,
     ) -> Profile:
-        """Create or replace a profile; `expected_revision` 0 means: only create."""
+        """Create or replace a profile.
+
+        Args:
+            user_id: The user.
+            preferences: The wishes.
+            beta: Guidance strength; None for the server's default.
+            expected_revision: Only if this one is stored; 0: only create.
+            erase_history: Leave no earlier revision, for what should not have been stored.
+            timeout_s: How long it may take.
+        """
         request = requests.put_profile_request(
-            user_id, preferences, beta=beta, expected_revision=expected_revision
+            user_id,
+            preferences,
+            beta=beta,
+            expected_revision=expected_revision,
+            erase_history=erase_history,
         )
         response = await self._call(
             self._profiles.PutProfile, request, timeout_s, is_repeatable=False
@@ -214,6 +241,32 @@ class AsyncGeneratorClient:
         """Erase the user's profile."""
         request = requests.delete_profile_request(user_id, expected_revision=expected_revision)
         await self._call(self._profiles.DeleteProfile, request, timeout_s, is_repeatable=False)
+
+    async def profile_history(
+        self, user_id: str, *, timeout_s: float | None = None
+    ) -> ProfileHistory:
+        """Return the revisions of the user's profile that are kept."""
+        request = profile_pb2.ListProfileRevisionsRequest(user_id=user_id)
+        return responses.read_history(
+            await self._call(self._profiles.ListProfileRevisions, request, timeout_s)
+        )
+
+    async def restore_profile(
+        self,
+        user_id: str,
+        revision: int,
+        *,
+        expected_revision: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Profile:
+        """Write what an earlier revision said as a new one, and return that."""
+        request = requests.restore_profile_request(
+            user_id, revision, expected_revision=expected_revision
+        )
+        response = await self._call(
+            self._profiles.RestoreProfile, request, timeout_s, is_repeatable=False
+        )
+        return responses.read_profile(response.profile)
 
     async def list_profiles(
         self, *, page_size: int = 100, timeout_s: float | None = None

@@ -20,6 +20,7 @@ from pad_client.types import (
     GenerateOptions,
     Preference,
     Profile,
+    ProfileHistory,
     ServerInfo,
     Summary,
     Token,
@@ -160,6 +161,19 @@ class GeneratorClient:
         request = generator_pb2.CompleteRequest(generation=requests.build_request(**options))
         return responses.read_completion(self._call(self._generator.Complete, request, timeout_s))
 
+    def explain(
+        self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Completion:
+        """Return a whole answer, and which preference changed which token: its `explanation`.
+
+        With a stored profile the caller must be allowed to read profiles.
+        """
+        request = generator_pb2.ExplainPersonalizationRequest(
+            generation=requests.build_request(**options)
+        )
+        response = self._call(self._generator.ExplainPersonalization, request, timeout_s)
+        return responses.read_completion(response)
+
     def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """Return what is being served, and its limits."""
         request = generator_pb2.GetServerInfoRequest()
@@ -174,11 +188,25 @@ class GeneratorClient:
         *,
         beta: float | None = None,
         expected_revision: int | None = None,
+        erase_history: bool = False,
         timeout_s: float | None = None,
     ) -> Profile:
-        """Create or replace a profile; `expected_revision` 0 means: only create."""
+        """Create or replace a profile.
+
+        Args:
+            user_id: The user.
+            preferences: The wishes.
+            beta: Guidance strength; None for the server's default.
+            expected_revision: Only if this one is stored; 0: only create.
+            erase_history: Leave no earlier revision, for what should not have been stored.
+            timeout_s: How long it may take.
+        """
         request = requests.put_profile_request(
-            user_id, preferences, beta=beta, expected_revision=expected_revision
+            user_id,
+            preferences,
+            beta=beta,
+            expected_revision=expected_revision,
+            erase_history=erase_history,
         )
         return responses.read_profile(
             self._call(self._profiles.PutProfile, request, timeout_s, is_repeatable=False).profile
@@ -201,6 +229,30 @@ class GeneratorClient:
         """Erase the user's profile."""
         request = requests.delete_profile_request(user_id, expected_revision=expected_revision)
         self._call(self._profiles.DeleteProfile, request, timeout_s, is_repeatable=False)
+
+    def profile_history(self, user_id: str, *, timeout_s: float | None = None) -> ProfileHistory:
+        """Return the revisions of the user's profile that are kept."""
+        request = profile_pb2.ListProfileRevisionsRequest(user_id=user_id)
+        return responses.read_history(
+            self._call(self._profiles.ListProfileRevisions, request, timeout_s)
+        )
+
+    def restore_profile(
+        self,
+        user_id: str,
+        revision: int,
+        *,
+        expected_revision: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Profile:
+        """Write what an earlier revision said as a new one, and return that."""
+        request = requests.restore_profile_request(
+            user_id, revision, expected_revision=expected_revision
+        )
+        response = self._call(
+            self._profiles.RestoreProfile, request, timeout_s, is_repeatable=False
+        )
+        return responses.read_profile(response.profile)
 
     def list_profiles(
         self, *, page_size: int = 100, timeout_s: float | None = None

@@ -116,10 +116,14 @@ def put_profile_request(
     *,
     beta: float | None,
     expected_revision: int | None,
+    erase_history: bool,
 ) -> profile_pb2.PutProfileRequest:
     """Return the request that creates or replaces a profile."""
     request = profile_pb2.PutProfileRequest(
-        user_id=user_id, preferences=_write_preferences(preferences), beta=beta
+        user_id=user_id,
+        preferences=_write_preferences(preferences),
+        beta=beta,
+        erases_history=erase_history,
     )
     if expected_revision is not None:
         _set(request, "expected_revision", expected_revision)
@@ -131,6 +135,17 @@ def delete_profile_request(
 ) -> profile_pb2.DeleteProfileRequest:
     """Return the request that erases a profile."""
     request = profile_pb2.DeleteProfileRequest(user_id=user_id)
+    if expected_revision is not None:
+        _set(request, "expected_revision", expected_revision)
+    return request
+
+
+def restore_profile_request(
+    user_id: str, revision: int, *, expected_revision: int | None
+) -> profile_pb2.RestoreProfileRequest:
+    """Return the request that writes an earlier revision anew."""
+    request = profile_pb2.RestoreProfileRequest(user_id=user_id)
+    _set(request, "revision", revision)
     if expected_revision is not None:
         _set(request, "expected_revision", expected_revision)
     return request

@@ -135,6 +135,7 @@ def test_model_without_a_chat_template_is_a_warning(folders: ModelFolders) -> No
 def test_folder_that_is_not_there_is_said_with_the_option(tmp_path: Path) -> None:
     found = by_check(models.check_models(ModelFolders(tmp_path / "a", tmp_path / "b")))
     assert "--models" in found["models.base"].advice
+    assert set(found) == {"models.base", "models.persrm"}
 
 
 def test_occupied_port_is_found_and_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +274,9 @@ def site_without(folder: Path, *missing: str) -> list[str]:
             link = folder / item.name
             if not is_missing and item.name not in missing and not link.exists():
                 link.symlink_to(item)
-    return [str(ROOT / "client"), str(ROOT / "protos"), str(folder)]
+    for package in ("client/pad_client", "protos/pad"):
+        (folder / Path(package).name).symlink_to(ROOT / package)
+    return [str(folder)]
 
 
 def packages_without(folder: Path, *missing: str) -> dict[str, Finding]:
@@ -284,7 +287,8 @@ import sys
 sys.path[:0] = {site_without(folder, *missing)}
 import dataclasses, json
 from pad_client.doctor import packages
-print(json.dumps([dataclasses.asdict(each) for each in packages.check_packages()]))
+found = [*packages.check_python(), *packages.check_packages()]
+print(json.dumps([dataclasses.asdict(each) for each in found]))
 """
     # -S: without the site packages of this environment.
     command = [sys.executable, "-I", "-S", "-c", script]
@@ -307,6 +311,13 @@ def test_extra_that_nobody_asked_for_is_not_missed(tmp_path: Path) -> None:
     assert found["packages.server"].level is Level.WARN
     assert found["packages.edge"].level is Level.OK
     assert "not installed" in found["packages.edge"].found
+
+
+def test_client_that_is_only_on_a_path_is_found(tmp_path: Path) -> None:
+    """What asks for its version must not fail for lack of it."""
+    found = packages_without(tmp_path / "three", "pad_client")
+    assert set(found) == {"packages.client"}
+    assert found["packages.client"].level is Level.FAIL
 
 
 def test_package_that_is_there_but_broken_is_found(
@@ -345,7 +356,7 @@ async def test_server_is_asked_for_all_that_a_request_needs(address: str) -> Non
 async def test_server_of_another_version_is_a_warning(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pad_client.doctor.server.version", lambda name: "9.9.9")
+    monkeypatch.setattr("pad_client.doctor.server.client_version", lambda: "9.9.9")
     assert (await ask(address))["server.version"].level is Level.WARN
 
 
@@ -373,6 +384,14 @@ async def test_server_that_is_not_there_matters_if_it_was_named() -> None:
     assert (await ask("127.0.0.1:1"))["server"].level is Level.FAIL
     found = (await ask("127.0.0.1:1", is_wanted=False))["server"]
     assert (found.level, "`pad up`" in found.advice) == (Level.WARN, True)
+
+
+async def test_something_else_at_the_address_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        server = Server(address, is_wanted=False, timeout_s=0.3, access={})
+        found = (await asyncio.to_thread(lambda: by_check(check_server(server))))["server"]
+    assert (found.level, "what listens there" in found.advice) == (Level.FAIL, True)
 
 
 async def test_command_prints_a_table_or_json_and_fails_with_a_failure(pad: Pad) -> None:

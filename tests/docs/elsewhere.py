@@ -150,12 +150,13 @@ def kubectl(command: Command, stack: EmbeddedStack) -> None:
 
 
 def extras(command: Command, stack: EmbeddedStack) -> None:
-    """The extras of this distribution that the line names exist."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    offered = set(project["optional-dependencies"])
+    """The extras of our distributions that the line names exist."""
     for word in command.words[2:]:
         if word.startswith("."):
-            assert Requirement(f"pad-serving{word[1:]}").extras <= offered, word
+            folder, bracket, names = word.partition("[")
+            project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+            wanted = Requirement(f"{project['name']}{bracket}{names}").extras
+            assert wanted <= set(project["optional-dependencies"]), word
         elif not word.startswith("-"):
             assert re.fullmatch(r"[a-z-]+", word), word  # of another project
 
@@ -184,8 +185,8 @@ ELSEWHERE = (
         r"make [a-z]", "sets up, runs or measures for minutes; CI runs the quick ones", make_target
     ),
     Elsewhere(
-        r"(\S*/)?pad (up|playground|demo|train|evaluate)\b(?!.*--help)",
-        "runs until Ctrl-C, or trains for hours; the stack of the tests is what `pad up` starts",
+        r"(\S*/)?pad (up|playground|demo|train|evaluate|profile edit)\b(?!.*--help)",
+        "runs until Ctrl-C, trains for hours, or opens an editor; `pad up` is the tests' stack",
         pad_command,
     ),
     Elsewhere(r"(\w+=\S+ )*docker compose ", "needs Docker and builds images", compose),

@@ -119,15 +119,28 @@ class Generator:
         return answer
 
     def opening(
-        self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0
+        self,
+        number: int,
+        what: RewardContext,
+        written: Sequence[int] = (),
+        epoch: int = 0,
+        *,
+        is_explained: bool = False,
     ) -> Opening:
         plan = plan_session(what, self.model.tokenizer, self.model.conditioning)
-        return Opening(number, epoch, plan, tuple(written))
+        return Opening(number, epoch, plan, tuple(written), is_explained)
 
     async def open(
-        self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0
+        self,
+        number: int,
+        what: RewardContext,
+        written: Sequence[int] = (),
+        epoch: int = 0,
+        *,
+        is_explained: bool = False,
     ) -> Opened:
-        await self.send(openings=(self.opening(number, what, written, epoch),))
+        opening = self.opening(number, what, written, epoch, is_explained=is_explained)
+        await self.send(openings=(opening,))
         answer = await self.next_answer()
         assert not answer.faults, answer.faults
         return answer.opened[0]

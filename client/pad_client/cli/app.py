@@ -29,7 +29,8 @@ COMMANDS = {
         "Write text for a user; without --user and --preference it is the base model's own.",
     ),
     "profile": LazyCommand(
-        "pad_client.cli.profile:profile_app", "Put, get, list and delete user profiles."
+        "pad_client.cli.profile:profile_app",
+        "Put, edit, undo, list, move and delete user profiles.",
     ),
     "token": LazyCommand("pad_client.cli.token:token_app", "Make API tokens."),
     "info": LazyCommand(

@@ -39,6 +39,8 @@ def check_models(folders: ModelFolders) -> Iterator[Finding]:
             yield ok(check, _check_folder(folder))
         except _BadFileError as error:
             yield fail(check, str(error), error.advice)
+        if not folder.is_dir():
+            continue
         try:
             fingerprints[check] = tokenizer_fingerprint(folder)
         except _BadFileError as error:

@@ -63,6 +63,11 @@ def serves() -> bool:
     return _version(SERVING) is not None
 
 
+def client_version() -> str | None:
+    """Return the client's version; None where it is no installed package, only on a path."""
+    return _version(CLIENT)
+
+
 def check_python() -> Iterator[Finding]:
     """Look at the interpreter's version."""
     found = f"{platform.python_version()} ({sys.executable})"
@@ -83,6 +88,8 @@ def check_python() -> Iterator[Finding]:
 
 def check_packages() -> Iterator[Finding]:
     """Compare what is installed with what the packages ask for."""
+    if client_version() is None:
+        return  # as `check_python` said
     yield from _check_extra(CLIENT, "cli", "pip install './client[cli]' in a checkout", needed=True)
     if not serves():
         return

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import grpc
 
 from pad_client.access import AccessOptions
 from pad_client.client import GeneratorClient
 from pad_client.doctor.findings import Finding, fail, ok, warn
+from pad_client.doctor.packages import client_version
 from pad_client.embedded.probes import is_serving
 from pad_client.errors import (
     AccessDeniedError,
+    DeadlineExceededError,
     NotFoundError,
     PadError,
     UnavailableError,
 )
 from pad_client.types import ServerInfo
 
+_LOG = "look for the cause in the server's log"
 _NOBODY = "pad-doctor"  # a user without a profile, in all likelihood; nothing is written
 
 
@@ -44,7 +46,7 @@ def check_server(server: Server) -> Iterator[Finding]:
         with GeneratorClient(server.address, timeout_s=server.timeout_s, **server.access) as client:
             try:
                 info = client.server_info()
-            except UnavailableError as error:
+            except (UnavailableError, DeadlineExceededError) as error:
                 yield _no_answer(server, error)
                 return
             yield _check_health(server, info)
@@ -53,7 +55,7 @@ def check_server(server: Server) -> Iterator[Finding]:
             yield _check_store(client)
             yield _check_answer(client)
     except PadError as error:
-        yield fail("server", f"{server.address}: {_said(error)}", error.hint)
+        yield fail("server", f"{server.address}: {_said(error)}", error.hint or _LOG)
 
 
 def answers(findings: list[Finding]) -> bool:
@@ -63,6 +65,9 @@ def answers(findings: list[Finding]) -> bool:
 
 def _no_answer(server: Server, error: PadError) -> Finding:
     found = f"{server.address}: no server answers"
+    if isinstance(error, DeadlineExceededError):
+        advice = "see what listens there; a server with TLS asks for --ca-file or --tls"
+        return fail("server", f"{found} within {server.timeout_s:g} s", advice)
     if server.is_wanted:
         advice = "check address, TLS options and firewall; is the generator running?"
         return fail("server", f"{found}: {error}", advice)
@@ -79,7 +84,7 @@ def _check_health(server: Server, info: ServerInfo) -> Finding:
 
 
 def _check_version(info: ServerInfo) -> Finding:
-    own = version("pad-client")
+    own = client_version()
     found = f"server {info.software_version}, client {own}"
     if own == info.software_version:
         return ok("server.version", found)
@@ -123,7 +128,7 @@ def _check_answer(client: GeneratorClient) -> Finding:
     except AccessDeniedError as error:
         return warn(check, f"not asked: {_said(error)}", "use a token with the scope generate")
     except PadError as error:
-        return fail(check, f"no guided token: {_said(error)}", error.hint)
+        return fail(check, f"no guided token: {_said(error)}", error.hint or _LOG)
     return ok(check, f"a guided token in {1000 * summary.timings.total_s:.0f} ms")
 
 

@@ -173,6 +173,7 @@ class SessionOpen(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    WANTS_PREFERENCE_REWARDS_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     """Number the generator gives the session; unique on the stream while it is open."""
     epoch: _builtins.int
@@ -181,6 +182,8 @@ class SessionOpen(_message.Message):
     """Tokens already written; uint32 each. Not empty when an answer moves from another replica."""
     tokenizer_fingerprint: _builtins.str
     """Version of the tokenizer the ids belong to; must be the reward model's own."""
+    wants_preference_rewards: _builtins.bool
+    """Whether its rows also say what each preference alone gives; see RewardRows.preference_rewards."""
     @_builtins.property
     def context(self) -> Global___RewardContext:
         """Prompt and preferences."""
@@ -193,10 +196,11 @@ class SessionOpen(_message.Message):
         context: Global___RewardContext | None = ...,
         token_ids: _builtins.bytes = ...,
         tokenizer_fingerprint: _builtins.str = ...,
+        wants_preference_rewards: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "epoch", b"epoch", "session", b"session", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "epoch", b"epoch", "session", b"session", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint", "wants_preference_rewards", b"wants_preference_rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,6 +429,8 @@ class RewardRows(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
     REWARDS_FIELD_NUMBER: _builtins.int
+    NUM_PREFERENCES_FIELD_NUMBER: _builtins.int
+    PREFERENCE_REWARDS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.bytes
     """Session numbers; uint32[B]."""
     epochs: _builtins.bytes
@@ -437,6 +443,15 @@ class RewardRows(_message.Message):
     """sum_j w_j * (log p_theta_j - log p_reference), each normalised over the row's candidates;
     with REFERENCE_MODE_BASE without the reference's part. float32, row after row.
     """
+    num_preferences: _builtins.bytes
+    """Preferences of each row that preference_rewards tells of, 0 for the rows of sessions that do
+    not want them; uint32[B]. Empty where no row has some.
+    """
+    preference_rewards: _builtins.bytes
+    """log p_theta_j - log p_reference, without its weight, normalised as in rewards; with
+    REFERENCE_MODE_BASE log p_theta_j alone. float32: row after row, in a row preference after
+    preference, of each its candidates. Weighted and summed they are rewards, but for rounding.
+    """
     def __init__(
         self,
         *,
@@ -445,10 +460,12 @@ class RewardRows(_message.Message):
         steps: _builtins.bytes = ...,
         num_candidates: _builtins.bytes = ...,
         rewards: _builtins.bytes = ...,
+        num_preferences: _builtins.bytes = ...,
+        preference_rewards: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "num_candidates", b"num_candidates", "rewards", b"rewards", "sessions", b"sessions", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "num_candidates", b"num_candidates", "num_preferences", b"num_preferences", "preference_rewards", b"preference_rewards", "rewards", b"rewards", "sessions", b"sessions", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
