@@ -1,8 +1,9 @@
 """Write the generated parts of README.md, of pages in docs/ and of the model card.
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
-metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
-evaluation, the references of API and command from protos and command.
+metrics, tables of spans from what is written into them, the speed figures from the newest entry of
+the log, the figures of quality from the newest evaluation, the references of API and command from
+protos and command.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from docs.api_reference import api_reference
 from docs.command_reference import command_reference
 from docs.metric_tables import edge_metric_table, metric_tables
+from docs.trace_tables import trace_tables
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
 from evaluation import markdown
@@ -137,6 +139,7 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
         (DOCS / "evaluation.md", evaluation_parts()),
         (DOCS / "benchmarks.md", speed_parts()),
         (DOCS / "metrics.md", metric_tables()),
+        (DOCS / "tracing.md", trace_tables()),
         (DOCS / "openai.md", edge_parts()),
         (DOCS / "playground.md", playground_parts()),
         (CARD, card_parts()),

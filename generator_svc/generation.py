@@ -92,7 +92,7 @@ class Generator:
         sequence = self._sequence(request, plan, plan.params)
         count = _TokenCount()
         explanation = Explanation.of(plan) if request.wants_explanation else None
-        with self._running([sequence], ticket):
+        with self._running([sequence], plan, ticket):
             async for token in sequence.tokens():
                 count.add(token)
                 if explanation is not None:
@@ -110,7 +110,7 @@ class Generator:
             self._sequence(request, plan, plan.params.with_seed(plan.params.seed + i))
             for i in range(request.num_samples)
         ]
-        with self._running(samples, ticket):
+        with self._running(samples, plan, ticket):
             answers = await _collect_all(samples)
         timeout_s = plan.origin.deadline.limit(RANKING_TIMEOUT_S)
         ranking = await rank_samples(
@@ -147,16 +147,17 @@ class Generator:
         )
 
     @contextmanager
-    def _running(self, sequences: list[Sequence], ticket: Ticket) -> Iterator[None]:
+    def _running(self, sequences: list[Sequence], plan: Plan, ticket: Ticket) -> Iterator[None]:
         """Have the engine write the sequences for as long as someone reads them."""
-        try:
-            for sequence in sequences:
-                self._engine.submit(sequence, ticket.place)
-            yield
-        finally:
-            for sequence in sequences:
-                self._engine.cancel(sequence)
-            ticket.num_used = sum(sequence.num_used_tokens for sequence in sequences)
+        with plan.origin.trace.following(sequences):
+            try:
+                for sequence in sequences:
+                    self._engine.submit(sequence, ticket.place)
+                yield
+            finally:
+                for sequence in sequences:
+                    self._engine.cancel(sequence)
+                ticket.num_used = sum(sequence.num_used_tokens for sequence in sequences)
 
     def _summary(
         self,
@@ -173,6 +174,12 @@ class Generator:
         assert count.finish_reason is not None
         if sequence.reward_models:
             model_version = sequence.reward_models[-1].version
+        plan.origin.trace.finished(
+            count.finish_reason,
+            num_tokens=count.num_tokens,
+            num_fallback=num_fallback,
+            model_version=model_version,
+        )
         return AnswerSummary(
             request_id=plan.origin.request_id,
             finish_reason=count.finish_reason,

@@ -11,6 +11,7 @@ from generator_svc.engine.scorer import Replicas
 from generator_svc.engine.sequence import ChosenToken
 from generator_svc.explaining import check_may_explain
 from generator_svc.generation import Generator
+from generator_svc.generation_trace import NO_TRACE, GenerationTraces
 from generator_svc.planning import Origin
 from generator_svc.request_parsing import RequestLimits, parse_request
 from generator_svc.responses import summary_message, token_message
@@ -36,12 +37,14 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         fleet: Replicas,
         limits: RequestLimits,
         info: generator_pb2.GetServerInfoResponse,
+        traces: GenerationTraces | None = None,
     ) -> None:
         self._generator = generator
         self._tokenizer = tokenizer
         self._fleet = fleet
         self._limits = limits
         self._info = info
+        self._traces = traces
 
     async def Generate(
         self, request: generator_pb2.GenerateRequest, context: Context
@@ -50,7 +53,8 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         caller = current_caller()
         check_may_explain(checked, caller)
         deadline = Deadline.after(context.time_remaining())
-        origin = Origin(current_request_id(), caller.tenant, deadline)
+        trace = NO_TRACE if self._traces is None else self._traces.begin(checked)
+        origin = Origin(current_request_id(), caller.tenant, deadline, trace=trace)
         answer = self._generator.answer(checked, origin)
         async with aclosing(answer) as events:
             async for event in events:

@@ -200,4 +200,24 @@ class GeneratorSettings:
     reward_token_file: str = setting(
         "", help="token for reward replicas, alone in the file; read anew if changed"
     )
+    traces_endpoint: str = setting(
+        "",
+        help="host:port of a collector that speaks OTLP over gRPC, for traces; empty: none",
+    )
+    traces_ca_file: str = setting(
+        "", help="authorities of the collector's certificate, PEM; empty: plain text"
+    )
+    traces_sample_ratio: float = setting(
+        1.0,
+        min=0,
+        max=1,
+        help="share of the requests that come without a trace that get one; of the others"
+        " whoever began their trace decides",
+    )
+    traces_step_ratio: float = setting(
+        0.0,
+        min=0,
+        max=1,
+        help="share of the traced answers whose trace tells of each step (of the first 256)",
+    )
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

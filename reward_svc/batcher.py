@@ -14,6 +14,7 @@ from reward_svc.intake import Intake
 from reward_svc.jobs import Job, JobQueue, run_steps
 from reward_svc.messages import Answer, ByPreference, Load, Opened, Reason
 from reward_svc.metrics import RewardMetrics
+from reward_svc.session_trace import SessionTraces
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Session
 from reward_svc.turn import CommitRules, Runs
@@ -47,7 +48,9 @@ class Batcher:
         metrics: RewardMetrics,
         *,
         max_waiting_sessions: int,
+        traces: SessionTraces | None = None,
     ) -> None:
+        self._traces = traces
         self._cache = cache
         self._thread = thread
         self._metrics = metrics
@@ -55,7 +58,9 @@ class Batcher:
         self._jobs = JobQueue()
         self._num_turns_without_job = 0
         rules = CommitRules(cache.model.vocabulary_size, cache.model.context_length)
-        self.intake = Intake(metrics, rules, max_waiting_sessions=max_waiting_sessions)
+        self.intake = Intake(
+            metrics, rules, max_waiting_sessions=max_waiting_sessions, traces=traces
+        )
 
     @property
     def load(self) -> Load:
@@ -137,6 +142,8 @@ class Batcher:
             return
         select_s = time.perf_counter() - taken
         self._metrics.select_s.observe(select_s)
+        if self._traces is not None:
+            self._traces.scored(work.group.sessions, select_s)
         forward_s = max([session.forward_s for session in work.group.sessions])
         batch.add_timings(taken, forward_s, select_s)
         batch.score(work.rows, *scored)
@@ -185,6 +192,8 @@ class Batcher:
             if error is not None:
                 self._fail(sessions)
                 continue
+            if self._traces is not None:
+                self._traces.committed(sessions)
             self._metrics.forward_s.observe(sessions[0].forward_s)
             self._metrics.batch_rows.observe(sum([len(session.rows) for session in sessions]))
 
@@ -212,7 +221,10 @@ class Batcher:
         """Run a job as far as the pace allows, and tell who waits for it if it is finished."""
         started = time.perf_counter()
         is_finished = await self._attempt(run_steps, job, pace)
-        self._metrics.prefill_s.observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.prefill_s.observe(seconds)
+        if self._traces is not None and job.session is not None:
+            self._traces.prefilled(job.session, started, seconds)
         if is_finished is False:
             return
         self._jobs.remove(job)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_svc.prompts import Plan
+from svc_common.trace_context import TraceContext
 
 UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
 
@@ -50,6 +51,7 @@ class Opening:
     plan: Plan
     token_ids: tuple[int, ...]
     is_explained: bool = False
+    trace: TraceContext | None = None  # that the session is part of
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from svc_common.errors import ServiceError
 from svc_common.metrics import RpcMetrics
 from svc_common.reader_watch import ReaderWatch
 from svc_common.rpc_requests import CheckedRequests, deserializer, receive_one
+from svc_common.rpc_spans import RpcSpans
 from svc_common.running_calls import RunningCalls
+from svc_common.tracing import Span
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,15 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, metrics: RpcMetrics, identify: Identify, calls: RunningCalls, max_stall_s: float
+        self,
+        metrics: RpcMetrics,
+        identify: Identify,
+        calls: RunningCalls,
+        max_stall_s: float,
+        spans: RpcSpans | None = None,
     ) -> None:
         self._metrics = metrics
+        self._spans = spans
         self._identify = identify
         self._calls = calls
         self._max_stall_s = max_stall_s
@@ -101,6 +109,7 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         async def run(requests: Any, context: _Context) -> Any:
             _REQUEST_ID.set(_request_id(context))  # in this RPC's own task: nothing to reset
             context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
+            span = self._begin_span(method, context)
             code = grpc.StatusCode.OK
             started = time.monotonic()
             caller = NOBODY
@@ -139,8 +148,16 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
                 return response
             finally:
                 self._end(method, code, time.monotonic() - started, caller)
+                if span is not None and self._spans is not None:
+                    self._spans.end(span, code)
 
         return run
+
+    def _begin_span(self, method: str, context: _Context) -> Span | None:
+        if self._spans is None:
+            return None
+        metadata: Any = context.invocation_metadata() or ()
+        return self._spans.begin(method, current_request_id(), metadata)
 
     def _end(self, method: str, code: grpc.StatusCode, duration_s: float, caller: Caller) -> None:
         self._metrics.observe(method, code.name, duration_s)

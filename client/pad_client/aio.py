@@ -157,10 +157,11 @@ class AsyncGeneratorClient:
     ) -> AsyncTokenStream:
         """Start an answer and return the stream of its tokens."""
         request = requests.build_request(**options)
+        trace = self._access.trace()  # of here, wherever the tokens are read
 
         def start(remaining_s: float) -> _Call:
             return self._generator.Generate(
-                request, timeout=remaining_s, metadata=self._access.metadata()
+                request, timeout=remaining_s, metadata=self._access.metadata(trace)
             )
 
         return AsyncTokenStream(start, self._deadline(timeout_s), self._budget)
@@ -311,10 +312,11 @@ class AsyncGeneratorClient:
         is_repeatable: bool = True,
     ) -> _ResponseT:
         attempts = Attempts(self._deadline(timeout_s), self._budget, is_repeatable=is_repeatable)
+        trace = self._access.trace()
         while True:
             try:
                 return await method(
-                    request, timeout=attempts.remaining_s, metadata=self._access.metadata()
+                    request, timeout=attempts.remaining_s, metadata=self._access.metadata(trace)
                 )
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error)

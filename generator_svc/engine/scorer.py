@@ -11,6 +11,7 @@ from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.strategies import Reference
 from svc_common.lm.slots import Row
 from svc_common.preference_prompt import Prompt
+from svc_common.trace_context import TraceContext
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RewardContext:
     is_base_prompt: bool = False
     subject: bytes = b""  # whose answers: an opaque name, by which caches can be cleared
     is_explained: bool = False
+    trace: TraceContext | None = None  # the request's, for whoever works on it elsewhere
 
     @property
     def total_weight(self) -> float:

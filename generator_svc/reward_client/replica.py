@@ -22,6 +22,7 @@ from generator_svc.reward_client.wire import (
     pack_commits,
     pack_context,
     pack_ids,
+    pack_trace,
 )
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from svc_common.fault_points import FaultPoints
@@ -122,6 +123,7 @@ class Replica:
             token_ids=pack_ids(session.token_ids),
             tokenizer_fingerprint=self._fingerprint,
             wants_preference_rewards=context.is_explained,
+            trace=pack_trace(context.trace),
         )
         num_preferences = len(context.preferences)
         self.num_free_slots -= (1 if self._shares_rows else num_preferences) + (

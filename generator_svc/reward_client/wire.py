@@ -10,6 +10,7 @@ from torch import Tensor
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext, ScoredRows
 from pad.v1 import common_pb2, reward_pb2
+from svc_common.trace_context import TraceContext
 
 REFERENCES = {
     Reference.BACKBONE: common_pb2.REFERENCE_MODE_BACKBONE,
@@ -54,6 +55,13 @@ def pack_context(
             encoding=preference.encoding if is_fitting else b"",
         )
     return message
+
+
+def pack_trace(trace: TraceContext | None) -> reward_pb2.TraceContext | None:
+    """Return the message that says which trace a session is part of, if of any."""
+    if trace is None:
+        return None
+    return reward_pb2.TraceContext(traceparent=trace.traceparent, tracestate=trace.tracestate)
 
 
 CommitRow = tuple[int, int, int, int]

@@ -14,7 +14,16 @@ import pytest
 import pad_client
 from pad_client.cli.app import COMMANDS
 
-HEAVY = {"torch", "transformers", "numpy", "redis", "svc_common", "generator_svc", "reward_svc"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "numpy",
+    "redis",
+    "svc_common",
+    "generator_svc",
+    "reward_svc",
+    "opentelemetry",
+}
 CLI = {"typer", "rich", "click"}
 GRPC = {"grpc", "google", "asyncio", "pad"}
 HELP = "import sys; sys.argv = ['pad', '--help']; from pad_client.cli import main; main()"

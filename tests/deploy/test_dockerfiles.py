@@ -128,7 +128,7 @@ def test_dependencies_are_the_server_extra_at_the_constrained_versions(dockerfil
     assert len(installs) == 2
     assert all("-c constraints.txt" in words for words in installs)
     # The client from here too: a name that no index has might one day be somebody else's there.
-    assert installs[-1].endswith('./client ".[server]"')
+    assert installs[-1].endswith('./client ".[server,tracing]"')
 
 
 @pytest.mark.parametrize("service", FRONTS, indirect=True)

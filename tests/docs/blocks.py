@@ -6,6 +6,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
+READMES = ("client/README.md", "examples/README.md")
 GENERATED = {"changelog.md"}  # has the text of CHANGELOG.md alone
 
 
@@ -23,10 +24,14 @@ class Block:
         return f"{self.path}:{self.line}"
 
 
+def site_pages() -> list[Path]:
+    """Return the pages of the site that are written here."""
+    return [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name not in GENERATED]
+
+
 def pages() -> list[Path]:
-    """Return README.md and the pages of the site."""
-    found = sorted((ROOT / "docs").rglob("*.md"))
-    return [ROOT / "README.md", *(path for path in found if path.name not in GENERATED)]
+    """Return these and what somebody reads who finds the project, its client or its examples."""
+    return [ROOT / "README.md", *(ROOT / name for name in READMES), *site_pages()]
 
 
 def blocks(path: Path) -> list[Block]:

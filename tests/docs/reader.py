@@ -45,7 +45,7 @@ class Reader:
         self._shown = ""  # by the block before
         self._prints: Callable[[], str] = str  # what one of its commands would print elsewhere
         self._services = PageServices(folder, stack.addresses["redis"])
-        self._handlers: dict[str, Callable[[Block], None]] = {
+        self._handlers: dict[str, Callable[[Block], object]] = {
             "bash": self._bash,
             "python": self._python,
             "output": self._output,

@@ -331,6 +331,8 @@ FREE = {
 ROWS = {
     "SessionOpen.token_ids",
     "SessionOpen.tokenizer_fingerprint",
+    "TraceContext.traceparent",
+    "TraceContext.tracestate",
     "ScoreRequest.closes",
     "ScoreRequest.opens",
     *(f"CommitRows.{name}" for name in ("sessions", "epochs", "steps", "token_ids")),

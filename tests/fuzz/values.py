@@ -112,6 +112,10 @@ FRIENDLY: dict[str, Make] = {
     "closes": lambda rng: rng.randrange(NUM_SESSIONS),
     "epoch": lambda rng: rng.choice([0, 0, 0, 0, 1]),
     "SessionOpen.token_ids": _numbers(VOCABULARY_SIZE),
+    "traceparent": lambda rng: (
+        f"00-{rng.getrandbits(127) + 1:032x}-{rng.getrandbits(63) + 1:016x}-01"
+    ),
+    "tracestate": lambda rng: rng.choice(["", "a=1", "a=1,b@c=2"]),
     "encoding": _numbers(VOCABULARY_SIZE),
     "sequences": _numbers(VOCABULARY_SIZE, 8),
     "batch_id": lambda rng: rng.randrange(1, 1000),

@@ -32,12 +32,14 @@ from reward_svc.pad_config import Conditioning
 from reward_svc.preference_head import save_preference_head
 from reward_svc.preference_vectors import HEAD_FILES
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference, plan_session
+from reward_svc.session_trace import SessionTraces
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.preference_prompt import ChatMessage, Prompt
+from svc_common.tracing import Tracer
 from tests.reward_svc.oracle import REFERENCE_SEED, THETA_SEED, random_preference_head
 from tests.tiny_model import VOCABULARY_SIZE, save_tiny_model
 
@@ -209,6 +211,7 @@ async def running_replica(
     pace: PrefillPace | None = None,
     max_prefix_bytes: int = 1 << 22,
     max_waiting_sessions: int = 16,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Replica]:
     registry = CollectorRegistry()
     metrics = RewardMetrics(registry)
@@ -220,7 +223,10 @@ async def running_replica(
         metrics=metrics,
     )
     thread = ModelThread(1)
-    batcher = Batcher(cache, thread, metrics, max_waiting_sessions=max_waiting_sessions)
+    traces = None if tracer is None else SessionTraces(tracer, model.model_id, model.version)
+    batcher = Batcher(
+        cache, thread, metrics, max_waiting_sessions=max_waiting_sessions, traces=traces
+    )
     loop_task = asyncio.create_task(batcher.run())
     try:
         async with asyncio.timeout(60):

@@ -163,6 +163,36 @@ class RewardContext(_message.Message):
 Global___RewardContext: _TypeAlias = RewardContext  # noqa: Y015
 
 @_typing.final
+class TraceContext(_message.Message):
+    """Where a request stands in a distributed trace, as W3C Trace Context has it. The stream's own
+    metadata cannot say it, as a stream carries the sessions of all requests.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
+    traceparent: _builtins.str
+    """Header of that name, version 00: 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, in lower
+    case, neither id all zeros.
+    """
+    tracestate: _builtins.str
+    """Header of that name: at most 32 pairs key=value between commas, 512 characters. May be empty."""
+    def __init__(
+        self,
+        *,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceContext: _TypeAlias = TraceContext  # noqa: Y015
+
+@_typing.final
 class SessionOpen(_message.Message):
     """Opens a session."""
 
@@ -174,6 +204,7 @@ class SessionOpen(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
     WANTS_PREFERENCE_REWARDS_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     """Number the generator gives the session; unique on the stream while it is open."""
     epoch: _builtins.int
@@ -188,6 +219,12 @@ class SessionOpen(_message.Message):
     def context(self) -> Global___RewardContext:
         """Prompt and preferences."""
 
+    @_builtins.property
+    def trace(self) -> Global___TraceContext:
+        """The span of the request that the session is part of: a replica that traces goes on from it.
+        Absent where nobody traces; it changes nothing else.
+        """
+
     def __init__(
         self,
         *,
@@ -197,10 +234,11 @@ class SessionOpen(_message.Message):
         token_ids: _builtins.bytes = ...,
         tokenizer_fingerprint: _builtins.str = ...,
         wants_preference_rewards: _builtins.bool = ...,
+        trace: Global___TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "epoch", b"epoch", "session", b"session", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint", "wants_preference_rewards", b"wants_preference_rewards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "epoch", b"epoch", "session", b"session", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint", "trace", b"trace", "wants_preference_rewards", b"wants_preference_rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
