@@ -1,7 +1,7 @@
 """The requests of an RPC as they arrive: in time, and such that they can be read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from svc_common.errors import InvalidRequestError, StalledSenderError
 
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Deserialize: TypeAlias = Callable[[bytes], Any]
 
 
@@ -35,7 +36,7 @@ def deserializer(deserialize: _Deserialize | None) -> _Deserialize | None:
     return read
 
 
-async def receive_one(context: "grpc.aio.ServicerContext[Any, Any]", within_s: float) -> Any:
+async def receive_one(context: _Context, within_s: float) -> Any:
     """Return the one request of an RPC.
 
     Raises:
@@ -56,16 +57,23 @@ async def receive_one(context: "grpc.aio.ServicerContext[Any, Any]", within_s: f
 
 
 class CheckedRequests:
-    """The messages of a stream; one that could not be read is an error where it stands."""
+    """The requests of a stream; one that could not be read is an error where it stands.
 
-    def __init__(self, requests: AsyncIterator[Any]) -> None:
-        self._requests = requests  # whose iterator, made too early, warns if it is never used
+    gRPC's own iterator is in a ring of references with what it gave last, which would stay until
+    the garbage collector comes.
+    """
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
 
     def __aiter__(self) -> "CheckedRequests":
         return self
 
     async def __anext__(self) -> Any:
-        return _checked(await anext(self._requests))
+        request = await self._context.read()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return _checked(request)
 
 
 def _checked(request: Any) -> Any:
