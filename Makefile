@@ -9,19 +9,19 @@ SEED ?= 1
 # Index to take torch from, for example the one of CPU builds; empty: pip's own choice.
 TORCH_INDEX_URL ?=
 
-.PHONY: help setup demo up test check format protos train evaluate bench faults soak clean
+.PHONY: help setup demo up playground test check format docs docs-serve protos train evaluate bench faults soak clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed  ## Make the virtual environment with everything in it
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --no-deps -c constraints.txt \
 		$(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ./client -e '.[dev]'
 	touch $@
 
 demo: setup  ## Start both services and Redis, write for five users, stop everything
@@ -30,6 +30,9 @@ demo: setup  ## Start both services and Redis, write for five users, stop everyt
 up: setup  ## Run both services and Redis in the foreground
 	$(BIN)/pad up
 
+playground: setup  ## Serve a web page to try profiles on, with a server of its own
+	$(BIN)/pad playground
+
 test: setup  ## Run all tests
 	$(BIN)/pytest
 
@@ -37,11 +40,21 @@ check: setup  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/*.py
 	$(BIN)/lint-imports
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The theme says on every build that it has a successor: docs/decisions.md.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: setup  ## Build the documentation's site into site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: setup  ## Show the site on port 8001 while its pages are written
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8001
 
 protos: setup  ## Generate the code of protos/ again
 	$(BIN)/python protos/generate.py protos
@@ -63,4 +76,4 @@ soak: setup  ## Leak checks of 21,000 calls, then MINUTES of fuzzing from SEED o
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

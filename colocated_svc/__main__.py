@@ -27,7 +27,7 @@ from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.serving import Parts, Rewards, serve_engine
-from generator_svc.settings import GeneratorSettings
+from generator_svc.settings import PREFIX, GeneratorSettings
 from reward_svc.metrics import PrefixMetrics
 from reward_svc.model import PersRM
 from reward_svc.prompts import REFERENCE
@@ -40,6 +40,7 @@ from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.logs import configure_logging
 from svc_common.settings import SettingsError
+from svc_common.tracing import check_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def main() -> int:
         settings, reward_settings = load_both_settings(os.environ)
         configure_logging(settings.log_level, sys.stderr)
         check_access(settings)
+        check_tracing(settings, PREFIX)
         torch.set_num_threads(settings.num_torch_threads)
         check_device("GENERATOR_DEVICE", settings.device)
         base, model = load_both(settings, reward_settings)

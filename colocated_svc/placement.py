@@ -81,4 +81,5 @@ def place(owner: RewardSession, model: PersRM, stream: Stream, max_rows: int) ->
     if num_rows > max_rows:
         rule = f"must fit in REWARD_NUM_SLOTS={max_rows} rows"
         raise InvalidRequestError(f"preferences: {rule}, need {num_rows}")
-    return Placement(Session(stream, Opening(0, 0, own, written)), num_rows, plan, base, is_shared)
+    session = Session(stream, Opening(0, 0, own, written, owner.context.is_explained))
+    return Placement(session, num_rows, plan, base, is_shared)

@@ -2,13 +2,11 @@
 
 from collections import deque
 
-from torch import Tensor
-
 from colocated_svc.placement import Placement, place
 from colocated_svc.rows import SharedRows
 from colocated_svc.work import Work
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
-from reward_svc.scorer import Scorer
+from reward_svc.scorer import Scored, Scorer
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Group, Session, Stream
 from svc_common.errors import ServiceError
@@ -83,12 +81,13 @@ class ColocatedScorer:
     async def score(self, rows: ScoreRows) -> ScoredRows:
         """Return rewards; the forward that they need has run."""
         if self._model.device.type == "cpu":  # here, rather than behind a prompt on that thread
-            rewards = self._score(rows)
+            scored = self._score(rows)
         else:  # on its stream
-            rewards = await self._thread.run(self._score, rows)
-        return ScoredRows(rewards, [True] * len(rows.sessions))
+            scored = await self._thread.run(self._score, rows)
+        by_preference = {i: its[:, : rows.counts[i]] for i, its in scored.by_preference.items()}
+        return ScoredRows(scored.rewards, [True] * len(rows.sessions), by_preference)
 
-    def _score(self, rows: ScoreRows) -> Tensor:
+    def _score(self, rows: ScoreRows) -> Scored:
         placements = [self._placements[session] for session in rows.sessions]
         for placement in placements:
             placement.join()
@@ -96,7 +95,7 @@ class ColocatedScorer:
         if sessions != self._group.sessions:
             self._group = Group(sessions)
         steps = [session.num_committed for session in sessions]
-        return self._scorer.score_block(self._group, steps, rows.counts, rows.token_ids)  # [B, K]
+        return self._scorer.score_block(self._group, steps, rows.counts, rows.token_ids)
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state; its rows may be given again at once."""

@@ -8,12 +8,12 @@ from edge_svc.metrics import EdgeMetrics
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.store_metrics import StoreMetrics
 from reward_svc.metrics import RewardMetrics
-from svc_common.metrics import RpcMetrics, new_registry
+from svc_common.metrics import RpcMetrics, TraceMetrics, new_registry
 
 SECTIONS: dict[str, tuple[Callable[[CollectorRegistry], object], ...]] = {
     "generator": (GeneratorMetrics, StoreMetrics),
     "reward": (RewardMetrics,),
-    "both": (RpcMetrics,),
+    "both": (RpcMetrics, TraceMetrics),
 }
 
 

@@ -1,47 +1,67 @@
-"""Write the generated parts of README.md, docs/metrics.md, docs/openai.md and the model card.
+"""Write the generated parts of README.md, of pages in docs/ and of the model card.
 
 `python docs/update_readme.py`. Settings tables come from the settings, metric tables from the
-metrics, the speed figures from the newest entry of the log, the figures of quality from the newest
-evaluation.
+metrics, tables of spans from what is written into them, the speed figures from the newest entry of
+the log, the figures of quality from the newest evaluation, the references of API and command from
+protos and command.
 """
 
 import json
 import sys
 from pathlib import Path
 
+from docs.api_reference import api_reference
+from docs.command_reference import command_reference
 from docs.metric_tables import edge_metric_table, metric_tables
+from docs.trace_tables import trace_tables
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
 from evaluation import markdown
 from generator_svc.settings import PREFIX as GENERATOR_PREFIX
 from generator_svc.settings import GeneratorSettings
+from playground_svc.settings import PREFIX as PLAYGROUND_PREFIX
+from playground_svc.settings import PlaygroundSettings
 from reward_svc.settings import PREFIX as REWARD_PREFIX
 from reward_svc.settings import RewardSettings
 from svc_common.settings import settings_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-EDGE = ROOT / "docs/openai.md"
-METRICS = ROOT / "docs/metrics.md"
+DOCS = ROOT / "docs"
 CARD = ROOT / "models/demo-persrm/README.md"
-EVALUATION = ROOT / "docs/evaluation/evaluation.json"
+EVALUATION = DOCS / "evaluation/evaluation.json"
 TABLES = {
     "settings:generator": (GeneratorSettings, GENERATOR_PREFIX),
     "settings:reward": (RewardSettings, REWARD_PREFIX),
 }
+# The contenders that README.md shows.
+HEADLINE = ("prompt", "best-of-n prompt n4", "pad prompt b1 k10", "theta prompt", "user-lora")
 
 
-def readme_parts() -> dict[str, str]:
-    """Return the generated parts of README.md by the names of their markers."""
-    tables = {name: settings_table(settings, prefix) for name, (settings, prefix) in TABLES.items()}
+def settings_parts() -> dict[str, str]:
+    """Return the settings tables of both services by the names of their markers."""
+    return {name: settings_table(settings, prefix) for name, (settings, prefix) in TABLES.items()}
+
+
+def evaluation_parts() -> dict[str, str]:
+    """Return the tables of the evaluation's page."""
     summary = json.loads(EVALUATION.read_text(encoding="utf-8"))
     return {
-        **tables,
-        "bench": newest_entry((ROOT / "benchmarks/LOG.md").read_text("utf-8"), "models"),
         "quality": markdown.contender_table(summary),
         "bar": markdown.bar_table(summary),
         "claims": markdown.claims_table(summary),
     }
+
+
+def readme_parts() -> dict[str, str]:
+    """Return the generated part of README.md: a few contenders."""
+    summary = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    return {"headline": markdown.contender_table(summary, HEADLINE)}
+
+
+def speed_parts() -> dict[str, str]:
+    """Return the newest whole run of the models' suite."""
+    return {"bench": newest_entry((ROOT / "benchmarks/LOG.md").read_text("utf-8"), "models")}
 
 
 def edge_parts() -> dict[str, str]:
@@ -50,6 +70,11 @@ def edge_parts() -> dict[str, str]:
         "settings:edge": settings_table(EdgeSettings, EDGE_PREFIX),
         "metrics:edge": edge_metric_table(),
     }
+
+
+def playground_parts() -> dict[str, str]:
+    """Return the generated part of the playground's page."""
+    return {"settings:playground": settings_table(PlaygroundSettings, PLAYGROUND_PREFIX)}
 
 
 def card_parts() -> dict[str, str]:
@@ -108,8 +133,15 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
     """Return the files that have generated parts, with these parts."""
     return [
         (README, readme_parts()),
-        (METRICS, metric_tables()),
-        (EDGE, edge_parts()),
+        (DOCS / "api.md", {"api": api_reference()}),
+        (DOCS / "cli.md", {"cli": command_reference()}),
+        (DOCS / "settings.md", settings_parts()),
+        (DOCS / "evaluation.md", evaluation_parts()),
+        (DOCS / "benchmarks.md", speed_parts()),
+        (DOCS / "metrics.md", metric_tables()),
+        (DOCS / "tracing.md", trace_tables()),
+        (DOCS / "openai.md", edge_parts()),
+        (DOCS / "playground.md", playground_parts()),
         (CARD, card_parts()),
     ]
 

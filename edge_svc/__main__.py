@@ -19,6 +19,7 @@ from edge_svc.settings import PREFIX, EdgeSettings
 from svc_common.logs import configure_logging
 from svc_common.metrics import new_registry
 from svc_common.settings import SettingsError, load_settings
+from svc_common.tracing import check_tracing, open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def main() -> int:
     try:
         settings = load_settings(EdgeSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
+        check_tracing(settings, PREFIX)
         asyncio.run(run(settings))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
@@ -37,14 +39,20 @@ def main() -> int:
 
 async def run(settings: EdgeSettings) -> None:
     """Serve until SIGTERM."""
-    registry = new_registry("edge", importlib.metadata.version("pad-serving"))
+    version = importlib.metadata.version("pad-serving")
+    registry = new_registry("edge", version)
     metrics = EdgeMetrics(registry)
+    tracer = open_tracer(settings, PREFIX, "edge", version, registry)
     async with open_channel(settings) as channel:
         may_pass = passes_tokens(settings)
         if not may_pass:
             logger.warning("callers' tokens are not passed on: no TLS to the generator")
         edge = Edge(settings, Generator(channel, passes_tokens=may_pass), metrics)
-        await serve(settings, new_app(settings, edge, metrics), registry, edge)
+        try:
+            await serve(settings, new_app(settings, edge, metrics, tracer), registry, edge)
+        finally:
+            if tracer is not None:
+                tracer.close()
 
 
 if __name__ == "__main__":

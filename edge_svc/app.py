@@ -25,6 +25,7 @@ from edge_svc.schema import ChatBody, CompletionBody, parse_body
 from edge_svc.settings import EdgeSettings
 from edge_svc.writing import Writer
 from pad_client import PadError, ServerInfo
+from svc_common.tracing import Tracer
 
 
 class Edge:
@@ -122,7 +123,9 @@ class Edge:
             yield event
 
 
-def new_app(settings: EdgeSettings, edge: Edge, metrics: EdgeMetrics) -> ASGIApp:
+def new_app(
+    settings: EdgeSettings, edge: Edge, metrics: EdgeMetrics, tracer: Tracer | None = None
+) -> ASGIApp:
     """Return the application; everything it answers goes through the boundary."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/v1/chat/completions", edge.chat, methods=["POST"])
@@ -135,7 +138,7 @@ def new_app(settings: EdgeSettings, edge: Edge, metrics: EdgeMetrics) -> ASGIApp
     app.add_exception_handler(PadError, _on_pad_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
-    wrapped: ASGIApp = Boundary(app, metrics, settings.max_requests)
+    wrapped: ASGIApp = Boundary(app, metrics, settings.max_requests, tracer)
     if settings.cors_origins:
         wrapped = CORSMiddleware(
             wrapped,
@@ -149,7 +152,7 @@ def new_app(settings: EdgeSettings, edge: Edge, metrics: EdgeMetrics) -> ASGIApp
 
 def _caller(request: Request) -> Caller:
     authorization = read_authorization(request.headers.get("authorization"))
-    return Caller(request.state.request_id, authorization)
+    return Caller(request.state.request_id, authorization, request.state.trace)
 
 
 def _model(info: ServerInfo) -> dict[str, Any]:

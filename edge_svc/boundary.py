@@ -12,7 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_svc.errors import ApiError, overloaded
 from edge_svc.hang_up import CALLER_GONE, CallerGoneError
+from edge_svc.http_spans import begin_span, end_span
 from edge_svc.metrics import EdgeMetrics, route_of
+from svc_common.trace_context import read_trace_context
+from svc_common.tracing import Span, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +27,17 @@ _PROBES = ("/healthz", "/readyz")  # never refused, and not worth a line each
 class Boundary:
     """Wraps the application: knows nothing of what is asked."""
 
-    def __init__(self, app: ASGIApp, metrics: EdgeMetrics, max_requests: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: EdgeMetrics,
+        max_requests: int,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._max_requests = max_requests
+        self._tracer = tracer
         self._num_in_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,8 +45,15 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         route = route_of(scope["path"])
-        request_id = _request_id(Request(scope))
-        scope.setdefault("state", {})["request_id"] = request_id
+        request = Request(scope)
+        request_id = _request_id(request)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["trace"] = trace = read_trace_context(request.headers.items())
+        span: Span | None = None
+        if self._tracer is not None and route not in _PROBES:
+            span = begin_span(self._tracer, scope["method"], route, request_id, trace)
+            state["trace"] = span.context or trace
         started, status = time.monotonic(), 500
 
         async def send_with_id(message: Message) -> None:
@@ -71,6 +88,8 @@ class Boundary:
                     "duration_s": round(duration_s, 6),
                 },
             )
+            if span is not None:
+                end_span(span, status)
 
     def _refusal(self, scope: Scope, route: str) -> ApiError | None:
         """Return why a request is refused, whatever it asks for."""

@@ -51,10 +51,11 @@ def completion_logprobs(tokens: Sequence[Token], num_top: int, offset: int) -> d
 
 
 def pad_tokens(tokens: Sequence[Token]) -> list[dict[str, Any]]:
-    """Return what the profile did to each token."""
+    """Return what the profile did to each token, and each of its wishes where that was asked."""
     names = ("index", "text", "token_id", "logprob", "reward", "guided", "changed")
     return [
         {name: getattr(token, name) for name in (*names, "base_token_id", "base_text")}
+        | ({} if token.explanation is None else {"explanation": asdict(token.explanation)})
         for token in tokens
     ]
 
@@ -62,7 +63,10 @@ def pad_tokens(tokens: Sequence[Token]) -> list[dict[str, Any]]:
 def pad_summary(event: Event) -> dict[str, Any]:
     """Return how an answer came about, in the words of generator.proto."""
     assert isinstance(event.value, Summary)  # the last event of each choice
-    return {**asdict(event.value), "is_profile_missing": not event.has_profile}
+    told = {**asdict(event.value), "is_profile_missing": not event.has_profile}
+    if event.value.explanation is None:
+        del told["explanation"]
+    return told
 
 
 def _chosen(token: Token) -> Candidate:

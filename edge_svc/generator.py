@@ -14,6 +14,7 @@ from pad_client.addresses import grpc_target
 from pad_client.requests import CHANNEL_OPTIONS
 from svc_common.settings import SettingsError
 from svc_common.tls import TlsFiles, client_credentials
+from svc_common.trace_context import TraceContext
 
 _HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 # HealthCheckResponse with its one field, status (number 1), at SERVING (1): spelt out, so that the
@@ -26,16 +27,18 @@ _BEARER = re.compile(r"(?i:bearer) +[\x21-\x7e]+")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, as the generator is told: a request id, and the token if there is one."""
+    """Who calls, as the generator is told: a request id, and token and trace if there are some."""
 
     request_id: str
     authorization: str = ""
+    trace: TraceContext | None = None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What is sent with each call."""
         token = (("authorization", self.authorization),) if self.authorization else ()
-        return (("x-request-id", self.request_id), *token)
+        trace = () if self.trace is None else self.trace.metadata
+        return (("x-request-id", self.request_id), *token, *trace)
 
 
 def read_authorization(header: str | None) -> str:

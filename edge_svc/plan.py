@@ -68,6 +68,8 @@ def without_profile(options: GenerateOptions) -> GenerateOptions:
     for name in ("reference", "num_samples"):
         plain.pop(name, None)  # type: ignore[misc]
     plain["preference_in_base_prompt"] = False
+    if plain.get("detail") is Detail.EXPLANATION:  # there is nothing to explain
+        plain["detail"] = None
     return plain
 
 
@@ -91,6 +93,10 @@ def _plan(
                 field, f"must be at most pad.top_k, which is {top_k}, got {num_top_logprobs}"
             )
         prompts = [{**each, "detail": Detail.CANDIDATES} for each in prompts]
+    if pad.explain:
+        if num_top_logprobs is not None:
+            raise invalid("pad.explain", "must not be given with logprobs")
+        prompts = [{**each, "detail": Detail.EXPLANATION} for each in prompts]
     first = secrets.randbits(_SEED_BITS) if body.seed is None else body.seed
     seeds = [(first + SEED_STRIDE * index) % _SEEDS for index in range(n)]
     rule = pad.if_no_profile or settings.if_no_profile
@@ -100,7 +106,7 @@ def _plan(
         is_streamed=bool(body.stream),
         tells_usage=body.stream_options is not None and body.stream_options.include_usage,
         num_top_logprobs=num_top_logprobs,
-        tells_details=pad.details,
+        tells_details=pad.details or pad.explain,
         takes_base=rule == "base" and bool(body.user) and not pad.preferences,
         timeout_s=min(pad.timeout_s or settings.request_timeout_s, settings.request_timeout_s),
     )

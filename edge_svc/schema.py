@@ -72,6 +72,7 @@ class PadOptions(Body):
     preference_in_base_prompt: bool = False
     ignore_end_of_turn: bool = False
     details: bool = False
+    explain: bool = False
     if_no_profile: Literal["error", "base"] | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
 
@@ -149,7 +150,7 @@ def parse_body(kind: type[BodyT], value: Any) -> BodyT:
     for name in fields:
         if name in NEUTRAL and name not in kind.model_fields:
             raise unsupported(name, NEUTRAL[name].reason)
-    _check_width(fields)
+    check_width(fields)
     if "messages" in fields:
         fields["messages"] = _without_empty(fields["messages"])
     try:
@@ -160,7 +161,7 @@ def parse_body(kind: type[BodyT], value: Any) -> BodyT:
     return body
 
 
-def _check_width(value: Any) -> None:
+def check_width(value: Any) -> None:
     """Refuse objects with more fields than any of ours.
 
     Raises:
@@ -173,7 +174,7 @@ def _check_width(value: Any) -> None:
         value = value.values()
     for each in value:
         if isinstance(each, dict | list):
-            _check_width(each)
+            check_width(each)
 
 
 def _without_empty(messages: Any) -> Any:

@@ -62,4 +62,18 @@ class EdgeSettings:
         (), help="web pages that may call: https://host, or * for all; empty: none"
     )
     drain_s: float = setting(30.0, min=0, max=3600, help="running answers get this to finish")
+    traces_endpoint: str = setting(
+        "",
+        help="host:port of a collector that speaks OTLP over gRPC, for traces; empty: none",
+    )
+    traces_ca_file: str = setting(
+        "", help="authorities of the collector's certificate, PEM; empty: plain text"
+    )
+    traces_sample_ratio: float = setting(
+        1.0,
+        min=0,
+        max=1,
+        help="share of the requests that come without a trace that get one; of the others"
+        " whoever began their trace decides",
+    )
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

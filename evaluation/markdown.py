@@ -1,6 +1,6 @@
-"""The report's main tables as Markdown, for README.md and the model card."""
+"""The report's main tables as Markdown, for README.md, docs/evaluation.md and the model card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evaluation.claims import shown
@@ -19,8 +19,12 @@ def bar_table(summary: Summary) -> str:
     return table(("measure", "wanted", "measured", "reached"), rows)
 
 
-def contender_table(summary: Summary) -> str:
-    """Return every contender's gain with its prices; of PAD, the main number of candidates."""
+def contender_table(summary: Summary, labels: Collection[str] = ()) -> str:
+    """Return each contender's gain with its prices; of PAD, the main number of candidates.
+
+    Args:
+        labels: the contenders to show, by label; none means all.
+    """
     main = summary["text"][summary["about"]["main"]]["setting"]
     rows = [
         (
@@ -31,8 +35,9 @@ def contender_table(summary: Summary) -> str:
             shown(entry["fluency"]["perplexity_ratio"]),
             f"{entry['price']['relative_tokens']['value']:.1f} x",
         )
-        for entry in summary["text"].values()
+        for label, entry in summary["text"].items()
         if entry["gain"]["value"] is not None
+        and (not labels or label in labels)
         and not entry["setting"]["multi"]
         and entry["setting"]["k"] in (0, main["k"])
     ]

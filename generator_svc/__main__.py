@@ -32,6 +32,7 @@ from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.logs import configure_logging
 from svc_common.settings import SettingsError, load_settings
+from svc_common.tracing import check_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def main() -> int:
         settings = load_settings(GeneratorSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
         check_access(settings)
+        check_tracing(settings, PREFIX)
         torch.set_num_threads(settings.num_torch_threads)
         check_device(f"{PREFIX}DEVICE", settings.device)
         loaded = load_model(

@@ -12,12 +12,15 @@ from svc_common.tokens import NAME_RULE, TokenFile, is_name
 
 METHOD_SCOPES: MethodScopes = {
     "pad.v1.GeneratorService/Complete": Scope.GENERATE,
+    "pad.v1.GeneratorService/ExplainPersonalization": Scope.GENERATE,  # see check_may_explain
     "pad.v1.GeneratorService/Generate": Scope.GENERATE,
     "pad.v1.GeneratorService/GetServerInfo": Scope.GENERATE,
     "pad.v1.ProfileService/DeleteProfile": Scope.PROFILES_WRITE,
     "pad.v1.ProfileService/GetProfile": Scope.PROFILES_READ,
     "pad.v1.ProfileService/ListProfiles": Scope.PROFILES_READ,
+    "pad.v1.ProfileService/ListProfileRevisions": Scope.PROFILES_READ,
     "pad.v1.ProfileService/PutProfile": Scope.PROFILES_WRITE,
+    "pad.v1.ProfileService/RestoreProfile": Scope.PROFILES_WRITE,
 }
 
 

@@ -18,6 +18,7 @@ from generator_svc.engine.sequence import (
     Sequence,
     Timings,
 )
+from generator_svc.explaining import Explanation
 from generator_svc.planning import Origin, Plan, Planner
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
@@ -44,6 +45,7 @@ class AnswerSummary:
     reward_models: tuple[RewardModelUse, ...]
     timings: Timings
     sample_rewards: tuple[float, ...]
+    explanation: Explanation | None = None
 
 
 class Generator:
@@ -89,12 +91,15 @@ class Generator:
             return
         sequence = self._sequence(request, plan, plan.params)
         count = _TokenCount()
-        with self._running([sequence], ticket):
+        explanation = Explanation.of(plan) if request.wants_explanation else None
+        with self._running([sequence], plan, ticket):
             async for token in sequence.tokens():
                 count.add(token)
+                if explanation is not None:
+                    explanation.add(token)
                 yield token
         num_fallback = count.num_tokens - count.num_guided if plan.params.is_guided else 0
-        yield self._summary(request, plan, sequence, count, num_fallback)
+        yield self._summary(request, plan, sequence, count, num_fallback, explanation=explanation)
 
     async def _answer_best(
         self, request: GenerationRequest, plan: Plan, ticket: Ticket
@@ -105,7 +110,7 @@ class Generator:
             self._sequence(request, plan, plan.params.with_seed(plan.params.seed + i))
             for i in range(request.num_samples)
         ]
-        with self._running(samples, ticket):
+        with self._running(samples, plan, ticket):
             answers = await _collect_all(samples)
         timeout_s = plan.origin.deadline.limit(RANKING_TIMEOUT_S)
         ranking = await rank_samples(
@@ -142,16 +147,17 @@ class Generator:
         )
 
     @contextmanager
-    def _running(self, sequences: list[Sequence], ticket: Ticket) -> Iterator[None]:
+    def _running(self, sequences: list[Sequence], plan: Plan, ticket: Ticket) -> Iterator[None]:
         """Have the engine write the sequences for as long as someone reads them."""
-        try:
-            for sequence in sequences:
-                self._engine.submit(sequence, ticket.place)
-            yield
-        finally:
-            for sequence in sequences:
-                self._engine.cancel(sequence)
-            ticket.num_used = sum(sequence.num_used_tokens for sequence in sequences)
+        with plan.origin.trace.following(sequences):
+            try:
+                for sequence in sequences:
+                    self._engine.submit(sequence, ticket.place)
+                yield
+            finally:
+                for sequence in sequences:
+                    self._engine.cancel(sequence)
+                ticket.num_used = sum(sequence.num_used_tokens for sequence in sequences)
 
     def _summary(
         self,
@@ -163,10 +169,17 @@ class Generator:
         *,
         sample_rewards: tuple[float, ...] = (),
         model_version: str = "",
+        explanation: Explanation | None = None,
     ) -> AnswerSummary:
         assert count.finish_reason is not None
         if sequence.reward_models:
             model_version = sequence.reward_models[-1].version
+        plan.origin.trace.finished(
+            count.finish_reason,
+            num_tokens=count.num_tokens,
+            num_fallback=num_fallback,
+            model_version=model_version,
+        )
         return AnswerSummary(
             request_id=plan.origin.request_id,
             finish_reason=count.finish_reason,
@@ -183,6 +196,7 @@ class Generator:
             reward_models=tuple(sequence.reward_models),
             timings=sequence.timings,
             sample_rewards=sample_rewards,
+            explanation=explanation,
         )
 
 

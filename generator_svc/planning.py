@@ -11,6 +11,7 @@ from generator_svc.encodings import TIMEOUT_S as ENCODING_TIMEOUT_S
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.scorer import RewardContext
 from generator_svc.engine.sequence import GenerationParams
+from generator_svc.generation_trace import NO_TRACE, GenerationTrace
 from generator_svc.profile_format import subject_of, subject_of_tenant, user_tag
 from generator_svc.profiles import LookupSource, Preference, ProfileStore
 from generator_svc.request_parsing import GenerationRequest
@@ -39,6 +40,7 @@ class Origin:
     tenant: str
     deadline: Deadline
     arrived_at: float = field(default_factory=time.perf_counter)
+    trace: GenerationTrace = NO_TRACE
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Plan:
     context: RewardContext | None
     profile_revision: int
     subject: bytes
+    preferences: tuple[Preference, ...] = ()
 
 
 class Planner:
@@ -106,6 +109,8 @@ class Planner:
                 request.reference,
                 is_base_prompt=not request.prompts_base,
                 subject=subject,
+                is_explained=request.wants_explanation,
+                trace=origin.trace.context,
             )
         seed = secrets.randbits(63) if request.seed is None else request.seed
         params = GenerationParams(
@@ -119,7 +124,10 @@ class Planner:
             reward_context=context if request.strategy.guides_steps else None,
             falls_back=request.falls_back,
         )
-        return Plan(origin, prompt_ids, params, context, revision, subject)
+        origin.trace.planned(
+            num_prompt_tokens=len(prompt_ids), beta=beta, profile_revision=revision
+        )
+        return Plan(origin, prompt_ids, params, context, revision, subject, preferences)
 
     async def _preferences(
         self, request: GenerationRequest, tenant: str

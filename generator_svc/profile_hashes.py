@@ -21,8 +21,9 @@ from generator_svc.profile_format import (
     tombstone_key,
     user_tag,
 )
+from generator_svc.profile_history import History, parse_history
 from generator_svc.profile_index import UserIndex, user_id_of
-from generator_svc.profile_scripts import DELETE, PUT, READ
+from generator_svc.profile_scripts import DELETE, PUT, READ, READ_HISTORY
 from generator_svc.store_health import StoreHealth
 from svc_common.errors import ProfileConflictError, ProfileDamagedError, ProfileNotFoundError
 
@@ -37,6 +38,10 @@ class DamagedProfile:
     """Stands in a list for a user whose profile cannot be read."""
 
     user_id: str
+
+
+class HistoryChangedError(Exception):
+    """A revision that was to be restored is not kept any more."""
 
 
 class ProfileHashes:
@@ -65,6 +70,23 @@ class ProfileHashes:
             raise _not_found(user_id)
         return from_stored(user_id, stored)
 
+    async def read_history(self, tenant: str, user_id: str, most: int) -> History:
+        """Return the profile as it is now, and up to `most` earlier revisions.
+
+        Raises:
+            ProfileNotFoundError: The user has none.
+        """
+        async with self._health.answering():
+            found: Any = await self._redis.eval(
+                READ_HISTORY, 1, profile_key(user_tag(tenant, user_id))
+            )
+        *stored, history = found
+        if stored[0] == b"none":
+            raise _not_found(user_id)
+        current = _or_damaged(user_id, stored)
+        readable = None if isinstance(current, DamagedProfile) else current
+        return parse_history(user_id, readable, history or b"", most)
+
     async def read_preferences(self, tenant: str, user_id: str) -> bytes:
         """Return the preferences as they are stored, whatever they are; empty if there are none."""
         return (await self._read(tenant, user_id))[2] or b""
@@ -76,10 +98,23 @@ class ProfileHashes:
         preferences: tuple[Preference, ...],
         beta: float | None,
         expected_revision: int | None,
+        *,
+        most_earlier: int,
+        kept_line: bytes = b"",
     ) -> tuple[Profile, set[str]]:
         """Create or replace a profile; return it with its new revision, and texts it had before.
 
+        Args:
+            tenant: Whose user it is.
+            user_id: The user.
+            preferences: Checked.
+            beta: Checked; None for the server's default.
+            expected_revision: Write only if this is stored; 0 is none; None is any.
+            most_earlier: Revisions that are kept beside the new one.
+            kept_line: Write only if the history has this line; empty: whatever it has.
+
         Raises:
+            HistoryChangedError: It has not.
             ProfileConflictError: Another revision than `expected_revision` is stored.
             ProfileDamagedError: See `read`.
         """
@@ -92,10 +127,14 @@ class ProfileHashes:
             await self._index.add(tenant, user_id)
             status, revision, old = await self._put_script(
                 keys=[profile_key(tag), tombstone_key(tag)],
-                args=[expected, CHANGES_CHANNEL, tag, *pairs],
+                args=[expected, CHANGES_CHANNEL, tag, most_earlier, kept_line, *pairs],
             )
             if status != b"updated":
                 await self._index.correct(tenant, user_id)
+        if status == b"missing":
+            raise _not_found(user_id)
+        if status == b"changed":
+            raise HistoryChangedError
         _check_outcome(status, user_id, expected, revision)
         return Profile(user_id, preferences, beta, int(revision), updated_at), texts_of(old)
 

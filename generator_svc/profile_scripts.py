@@ -11,6 +11,8 @@
 
 # 8 texts of 2000 characters, each at most 12 bytes of JSON, and weights: 200 KB.
 MAX_PREFERENCES_BYTES = 256 * 1024
+# Of earlier revisions of one profile: two of the largest, thousands of usual ones.
+MAX_HISTORY_BYTES = 512 * 1024
 
 _READERS = f"""
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -24,6 +26,9 @@ end
 local function preferences()
   return field('preferences', {MAX_PREFERENCES_BYTES}) or ''
 end
+local function history()
+  return field('history', {MAX_HISTORY_BYTES}) or ''
+end
 """
 
 # Returns {kind of the key, schema, preferences, beta, revision, updated_at}; nothing for a field
@@ -36,13 +41,55 @@ return {kind, field('schema', 64), preferences(), field('beta', 64),
 """
 )
 
-# ARGV: expected revision or '', channel, message, then the fields and values of the hash.
-# Returns {status, revision, old preferences}: 'created' or 'updated' with the new revision,
-# 'conflict' with the stored one (0 if there is none), or 'damaged'.
-PUT = (
+# Returns what READ does, and then the history: a line a revision, newest first, of schema,
+# revision, time, beta and preferences with tabs between.
+READ_HISTORY = (
     _READERS
     + """
+return {kind, field('schema', 64), preferences(), field('beta', 64),
+  field('revision', 15), field('updated_at', 64), history()}
+"""
+)
+
+# The history is a field of the profile's own hash: whatever erases the profile erases it too, also
+# a server of a version that does not know it. Such a server's next write drops it.
+#
+# ARGV: expected revision or '', channel, message, most earlier revisions to keep, a line that the
+# history must hold or '', then the fields and values of the hash.
+# Returns {status, revision, old preferences}: 'created' or 'updated' with the new revision,
+# 'conflict' with the stored one (0 if there is none), or 'damaged'; where a line must be there,
+# 'missing' if there is no profile, and 'changed' if the line is not there.
+PUT = (
+    _READERS
+    + f"""
+local function as_line(number)
+  local parts = {{field('schema', 64), number, field('updated_at', 64), field('beta', 64),
+    preferences()}}
+  for i = 1, 5 do
+    if not parts[i] or string.find(parts[i], '[\\t\\r\\n]') then return '' end
+  end
+  if parts[5] == '' then return '' end
+  return table.concat(parts, '\\t') .. '\\n'
+end
+local function trimmed(lines, most)
+  local count, stop = 0, 0
+  while count < most do
+    local place = string.find(lines, '\\n', stop + 1, true)
+    if not place or place > {MAX_HISTORY_BYTES} then break end
+    count, stop = count + 1, place
+  end
+  return string.sub(lines, 1, stop)
+end
 local stored = revision(field('revision', 15))
+local earlier = history()
+if ARGV[5] ~= '' then
+  if kind == 'none' then return {{'missing', '0', ''}} end
+  if not string.find('\\n' .. earlier, '\\n' .. ARGV[5], 1, true) then
+    return {{'changed', '0', ''}}
+  end
+end
+"""
+    + """
 if ARGV[1] ~= '' then
   if kind ~= 'none' and not stored then return {'damaged', '0', ''} end
   if ARGV[1] ~= (stored or '0') then return {'conflict', stored or '0', ''} end
@@ -51,8 +98,10 @@ local buried = redis.call('TYPE', KEYS[2]).ok == 'string' and redis.call('STRLEN
 local before = stored or revision(buried and redis.call('GET', KEYS[2])) or '0'
 local after = string.format('%.0f', tonumber(before) + 1)
 local old = preferences()
+local kept = trimmed((stored and as_line(stored) or '') .. earlier, tonumber(ARGV[4]))
 redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('HSET', KEYS[1], 'revision', after, unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'revision', after, unpack(ARGV, 6))
+if kept ~= '' then redis.call('HSET', KEYS[1], 'history', kept) end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 return {stored and 'updated' or 'created', after, old}
 """

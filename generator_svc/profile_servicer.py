@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import grpc
 
-from generator_svc.profiles import DamagedProfile, Profile, ProfileStore
+from generator_svc.profiles import DamagedProfile, Preference, Profile, ProfileStore
 from generator_svc.request_checks import parse_beta, parse_preferences, parse_user_id
 from pad.v1 import profile_pb2 as pb
 from pad.v1 import profile_pb2_grpc as pb_grpc
@@ -45,16 +45,20 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         has_revision = request.HasField("expected_revision")
         user_id = parse_user_id(request.user_id)
         preferences = parse_preferences(request.preferences)
-        for i, preference in enumerate(preferences):
-            self._check_text(f"preferences[{i}].text", preference.text)
+        self._check_texts(preferences)
         profile = await self._store.put(
             current_caller().tenant,
             user_id,
             preferences,
             parse_beta(request.beta) if request.HasField("beta") else None,
             request.expected_revision if has_revision else None,
+            erases_history=request.erases_history,
         )
         return pb.PutProfileResponse(profile=_to_message(profile))
+
+    def _check_texts(self, preferences: tuple[Preference, ...]) -> None:
+        for i, preference in enumerate(preferences):
+            self._check_text(f"preferences[{i}].text", preference.text)
 
     async def GetProfile(
         self,
@@ -71,9 +75,7 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         context: grpc.aio.ServicerContext[pb.DeleteProfileRequest, pb.DeleteProfileResponse],
     ) -> pb.DeleteProfileResponse:
         user_id = parse_user_id(request.user_id)
-        expected = request.expected_revision if request.HasField("expected_revision") else None
-        if expected == 0:
-            raise InvalidRequestError("expected_revision: must be >= 1 or absent, got 0")
+        expected = _expected_revision(request)
         await self._store.delete(current_caller().tenant, user_id, expected)
         return pb.DeleteProfileResponse()
 
@@ -93,6 +95,52 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         is_last = last == found[-1].user_id if found else True
         response.next_page_token = "" if is_last else _to_token(last)
         return response
+
+    async def ListProfileRevisions(
+        self,
+        request: pb.ListProfileRevisionsRequest,
+        context: grpc.aio.ServicerContext[
+            pb.ListProfileRevisionsRequest, pb.ListProfileRevisionsResponse
+        ],
+    ) -> pb.ListProfileRevisionsResponse:
+        user_id = parse_user_id(request.user_id)
+        history = await self._store.history(current_caller().tenant, user_id)
+        current = [] if history.current is None else [history.current]
+        return pb.ListProfileRevisionsResponse(
+            revisions=map(_to_message, [*current, *(one.profile for one in history.earlier)]),
+            current_revision=current[0].revision if current else 0,
+            num_damaged=history.num_damaged,
+        )
+
+    async def RestoreProfile(
+        self,
+        request: pb.RestoreProfileRequest,
+        context: grpc.aio.ServicerContext[pb.RestoreProfileRequest, pb.RestoreProfileResponse],
+    ) -> pb.RestoreProfileResponse:
+        user_id = parse_user_id(request.user_id)
+        if request.revision == 0:
+            raise InvalidRequestError("revision: must be >= 1, got 0")
+        profile = await self._store.restore(
+            current_caller().tenant,
+            user_id,
+            request.revision,
+            _expected_revision(request),
+            self._check_texts,
+        )
+        return pb.RestoreProfileResponse(profile=_to_message(profile))
+
+
+def _expected_revision(request: pb.DeleteProfileRequest | pb.RestoreProfileRequest) -> int | None:
+    """Return the revision of a profile that must be there.
+
+    Raises:
+        InvalidRequestError: It is 0.
+    """
+    if not request.HasField("expected_revision"):
+        return None
+    if request.expected_revision == 0:
+        raise InvalidRequestError("expected_revision: must be >= 1 or absent, got 0")
+    return request.expected_revision
 
 
 def _to_message(profile: Profile) -> pb.Profile:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Self
 
 from redis.asyncio import Redis
@@ -12,7 +13,8 @@ from generator_svc.encoding_store import EncodingStore
 from generator_svc.profile_cache import LocalCache, SharedReads
 from generator_svc.profile_changes import ChangeListener
 from generator_svc.profile_format import Preference, Profile, subject_of, texts_of, user_tag
-from generator_svc.profile_hashes import DamagedProfile, ProfileHashes
+from generator_svc.profile_hashes import DamagedProfile, HistoryChangedError, ProfileHashes
+from generator_svc.profile_history import History
 from generator_svc.redis_calls import connect
 from generator_svc.store_health import Patience, StoreHealth
 from generator_svc.store_ports import Caches, LookupSource, StoreObserver, StoreOptions
@@ -137,6 +139,9 @@ class ProfileStore:
         preferences: tuple[Preference, ...],
         beta: float | None,
         expected_revision: int | None = None,
+        *,
+        erases_history: bool = False,
+        kept_line: bytes = b"",
     ) -> Profile:
         """Create or replace a profile and return it with its new revision.
 
@@ -146,14 +151,23 @@ class ProfileStore:
             preferences: Checked.
             beta: Checked; None for the server's default.
             expected_revision: Write only if this is stored; 0 is none; None is any.
+            erases_history: Keep no earlier revision.
+            kept_line: Write only if the history has this line; see `restore`.
 
         Raises:
+            HistoryChangedError: It has not.
             ProfileConflictError: Another revision is stored.
             ProfileDamagedError, StoreUnavailableError: See `load`.
         """
         try:
             profile, old_texts = await self._hashes.put(
-                tenant, user_id, preferences, beta, expected_revision
+                tenant,
+                user_id,
+                preferences,
+                beta,
+                expected_revision,
+                most_earlier=0 if erases_history else self._options.max_revisions,
+                kept_line=kept_line,
             )
         finally:
             self._drop(user_tag(tenant, user_id))  # unanswered, it may have been done
@@ -164,6 +178,51 @@ class ProfileStore:
         except StoreUnavailableError:
             logger.warning("encodings of replaced texts stay until they expire")
         return profile
+
+    async def history(self, tenant: str, user_id: str) -> History:
+        """Return the profile as Redis has it now, and its earlier revisions.
+
+        Raises:
+            ProfileNotFoundError, StoreUnavailableError: See `load`.
+        """
+        return await self._hashes.read_history(tenant, user_id, self._options.max_revisions)
+
+    async def restore(
+        self,
+        tenant: str,
+        user_id: str,
+        revision: int,
+        expected_revision: int | None,
+        check: Callable[[tuple[Preference, ...]], None],
+    ) -> Profile:
+        """Write what an earlier revision said as a new one, and return that.
+
+        Args:
+            tenant: Whose user it is.
+            user_id: The user.
+            revision: The earlier one.
+            expected_revision: Write only if this is stored; None is any.
+            check: Given the preferences before they are written; may raise.
+
+        Raises:
+            ProfileNotFoundError: The user has no profile, or the revision is not kept.
+            InvalidRequestError: The revision is the stored one.
+            ProfileConflictError, ProfileDamagedError, StoreUnavailableError: See `put`.
+        """
+        while True:
+            earlier = (await self.history(tenant, user_id)).find(revision)
+            its = earlier.profile
+            check(its.preferences)
+            # Should the profile be erased meanwhile, or the revision, this brings nothing back.
+            with suppress(HistoryChangedError):
+                return await self.put(
+                    tenant,
+                    user_id,
+                    its.preferences,
+                    its.beta,
+                    expected_revision,
+                    kept_line=earlier.line,
+                )
 
     async def delete(self, tenant: str, user_id: str, expected_revision: int | None = None) -> None:
         """Erase a profile, the encodings of its texts, and the user's place in index and caches.
@@ -219,11 +278,19 @@ class ProfileStore:
     async def _erase(self, tenant: str, user_id: str, expected_revision: int | None) -> None:
         for _ in range(_MAX_ERASURE_TRIES):
             seen = await self._hashes.read_preferences(tenant, user_id)
-            await self._encodings.forget(tenant, texts_of(seen))
+            texts = texts_of(seen) | await self._earlier_texts(tenant, user_id)
+            await self._encodings.forget(tenant, texts)
             if await self._hashes.delete(tenant, user_id, expected_revision, seen):
                 return
         rule = f"must not change while it is erased, did so {_MAX_ERASURE_TRIES} times"
         raise ProfileConflictError(f"user_id: the profile {rule}")
+
+    async def _earlier_texts(self, tenant: str, user_id: str) -> set[str]:
+        """Return texts of earlier revisions: their encodings may have stayed when they went."""
+        try:
+            return (await self.history(tenant, user_id)).texts
+        except ProfileNotFoundError:
+            return set()
 
     async def _read_and_keep(self, tenant: str, user_id: str) -> Profile:
         tag = user_tag(tenant, user_id)

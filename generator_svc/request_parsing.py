@@ -73,6 +73,7 @@ class GenerationRequest:
     prompts_base: bool
     ignores_end_of_turn: bool
     wants_candidates: bool
+    wants_explanation: bool
     priority: Priority
 
 
@@ -106,7 +107,8 @@ def parse_request(
         falls_back=_parse_fallback(request),
         prompts_base=strategy.prompts_base or request.preference_in_base_prompt,
         ignores_end_of_turn=request.ignore_end_of_turn,
-        wants_candidates=_parse_detail(request),
+        wants_candidates=_parse_detail(request) == generator_pb2.DETAIL_CANDIDATES,
+        wants_explanation=_parse_explanation(request, strategy),
         priority=_parse_priority(request),
     )
 
@@ -202,10 +204,20 @@ def _parse_fallback(request: generator_pb2.GenerateRequest) -> bool:
     return request.fallback == generator_pb2.FALLBACK_POLICY_UNGUIDED
 
 
-def _parse_detail(request: generator_pb2.GenerateRequest) -> bool:
+def _parse_detail(request: generator_pb2.GenerateRequest) -> generator_pb2.Detail.ValueType:
     if request.detail not in generator_pb2.Detail.values():
         raise InvalidRequestError(f"detail: must be a known value, got {request.detail}")
-    return request.detail == generator_pb2.DETAIL_CANDIDATES
+    return request.detail
+
+
+def _parse_explanation(request: generator_pb2.GenerateRequest, strategy: Strategy) -> bool:
+    wants_explanation = request.detail == generator_pb2.DETAIL_EXPLANATION
+    if wants_explanation and not strategy.guides_steps:
+        raise InvalidRequestError(
+            "detail: explanation is for strategies that guide each token (pad, pad-released),"
+            f" got {strategy.name}"
+        )
+    return wants_explanation
 
 
 def _parse_priority(request: generator_pb2.GenerateRequest) -> Priority:

@@ -1,9 +1,10 @@
 """From the engine's values to the messages of generator.proto."""
 
 from generator_svc.engine.sequence import ChosenToken, FinishReason
+from generator_svc.explaining import Explanation
 from generator_svc.generation import AnswerSummary
 from generator_svc.request_parsing import STRATEGY_NAMES
-from pad.v1 import generator_pb2
+from pad.v1 import common_pb2, generator_pb2
 from svc_common.lm.tokenizer import Tokenizer
 
 FINISH_REASONS = {
@@ -38,6 +39,14 @@ def token_message(
                 reward=reward,
                 score=score,
             )
+    if token.explanation is not None:
+        message.explanation.CopyFrom(
+            generator_pb2.TokenExplanation(
+                rewards=token.explanation.rewards,
+                base_rewards=token.explanation.base_rewards,
+                changed_by=token.explanation.changed_by,
+            )
+        )
     return message
 
 
@@ -60,4 +69,19 @@ def summary_message(summary: AnswerSummary) -> generator_pb2.Summary:
         reward_models=[generator_pb2.RewardModelUse(**vars(use)) for use in summary.reward_models],
         timings=timings,
         sample_rewards=summary.sample_rewards,
+        explanation=None if summary.explanation is None else _explanation(summary.explanation),
     )
+
+
+def _explanation(explanation: Explanation) -> generator_pb2.Explanation:
+    message = generator_pb2.Explanation(num_unexplained_tokens=explanation.num_unexplained)
+    for share in explanation.shares:
+        message.preferences.add(
+            preference=common_pb2.Preference(
+                text=share.preference.text, weight=share.preference.weight
+            ),
+            num_changed_tokens=share.num_changed,
+            contribution=share.contribution,
+            reward=share.reward,
+        )
+    return message

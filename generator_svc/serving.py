@@ -13,6 +13,7 @@ from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
 from generator_svc.erasures import Erasures
 from generator_svc.generation import Generator
+from generator_svc.generation_trace import TRACED_METHODS, GenerationTraces, TracedMetrics
 from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.planning import GenerationDefaults, Planner
@@ -33,7 +34,9 @@ from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizing import Tokenizing
 from svc_common.metrics import new_registry
+from svc_common.rpc_spans import RpcSpans
 from svc_common.server import ServerOptions, serve
+from svc_common.tracing import open_tracer
 
 GENERATOR_SERVICE = "pad.v1.GeneratorService"
 PROFILE_SERVICE = "pad.v1.ProfileService"
@@ -49,15 +52,27 @@ class Rewards:
 
 
 class Parts:
-    """What every part of the process shares."""
+    """What every part of the process shares; `tracer` and `traces` where traces are wanted."""
 
     def __init__(self, settings: GeneratorSettings, loaded: LoadedModel) -> None:
         self.version = importlib.metadata.version("pad-serving")
         self.registry = new_registry("generator", self.version)
-        self.metrics = GeneratorMetrics(self.registry)
+        self.tracer = open_tracer(settings, PREFIX, "generator", self.version, self.registry)
+        self.traces: GenerationTraces | None = None
+        if self.tracer is None:
+            self.metrics = GeneratorMetrics(self.registry)
+        else:
+            self.traces = GenerationTraces(loaded.model_id, settings.traces_step_ratio)
+            self.metrics = TracedMetrics(self.registry, self.traces)
         self.faults = FaultPoints()
         self.limits = limit_table(settings)
         self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
+
+    def close(self) -> None:
+        """End the threads; spans that ended are sent first."""
+        if self.tracer is not None:
+            self.tracer.close()
+        self.thread.close()
 
 
 async def serve_engine(
@@ -102,7 +117,9 @@ async def serve_engine(
         )
         generator = Generator(engine, loaded.tokenizer, admission, planner, rewards.queries)
         info = _server_info(settings, loaded, parts.version)
-        servicer = GeneratorServicer(generator, loaded.tokenizer, rewards.replicas, limits, info)
+        servicer = GeneratorServicer(
+            generator, loaded.tokenizer, rewards.replicas, limits, info, parts.traces
+        )
         profiles = ProfileServicer(store, loaded.tokenizer.check_text)
         options = ServerOptions(
             settings_prefix=PREFIX,
@@ -118,6 +135,7 @@ async def serve_engine(
             max_calls=settings.max_calls,
             max_connection_calls=settings.max_connection_calls,
             max_connection_age_s=settings.max_connection_age_s,
+            spans=None if parts.tracer is None else RpcSpans(parts.tracer, TRACED_METHODS),
         )
         warm_up = WarmUp(
             generator,
@@ -147,7 +165,7 @@ async def serve_engine(
                 erasures.run(),
             )
         finally:
-            parts.thread.close()
+            parts.close()
             tokenizing.close()
 
 
@@ -155,6 +173,7 @@ def _store_options(settings: GeneratorSettings) -> StoreOptions:
     return StoreOptions(
         local_ttl_s=settings.profile_ttl_s,
         stale_window_s=settings.profile_stale_s,
+        max_revisions=settings.profile_history,
         encoding_ttl_s=settings.encoding_ttl_s,
     )
 

@@ -13,7 +13,7 @@ PREFIX = "GENERATOR_"
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Everything an operator can set; see README for the table made from this."""
+    """Everything an operator can set; see docs/settings.md for the table made from this."""
 
     model_dir: Path = setting(help="folder of the base model")
     reward_targets: tuple[str, ...] = setting(
@@ -88,6 +88,13 @@ class GeneratorSettings:
     )
     profile_stale_s: float = setting(
         600.0, min=0, max=86400, help="how long a kept profile serves while Redis is down"
+    )
+    profile_history: int = setting(
+        10,
+        min=0,
+        max=1000,
+        help="earlier revisions that are kept of each profile, so that a change can be undone, of"
+        " 512 KB together; 0: none. Fewer than before take effect with a profile's next write",
     )
     encoding_ttl_s: float = setting(
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
@@ -192,5 +199,25 @@ class GeneratorSettings:
     )
     reward_token_file: str = setting(
         "", help="token for reward replicas, alone in the file; read anew if changed"
+    )
+    traces_endpoint: str = setting(
+        "",
+        help="host:port of a collector that speaks OTLP over gRPC, for traces; empty: none",
+    )
+    traces_ca_file: str = setting(
+        "", help="authorities of the collector's certificate, PEM; empty: plain text"
+    )
+    traces_sample_ratio: float = setting(
+        1.0,
+        min=0,
+        max=1,
+        help="share of the requests that come without a trace that get one; of the others"
+        " whoever began their trace decides",
+    )
+    traces_step_ratio: float = setting(
+        0.0,
+        min=0,
+        max=1,
+        help="share of the traced answers whose trace tells of each step (of the first 256)",
     )
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

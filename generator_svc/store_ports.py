@@ -39,7 +39,7 @@ class Caches(Protocol):
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """How long the store waits and how long things stay; all in seconds but `max_local_profiles`.
+    """How long the store waits and how long things stay; all in seconds but the two `max_`.
 
     Attributes:
         timeout_s: Redis is unavailable if an operation takes longer.
@@ -48,6 +48,7 @@ class StoreOptions:
         local_ttl_s: A local copy serves for this long unless it is told to be outdated.
         stale_window_s: Age up to which a local copy serves while Redis is unavailable.
         max_local_profiles: Local copies kept.
+        max_revisions: Earlier revisions that are kept of a profile.
         encoding_ttl_s: An encoding stays in Redis for this long.
         tombstone_ttl_s: A deleted profile's revision is remembered for this long.
         expiry_interval_s: Local copies that are too old are looked for so often.
@@ -59,6 +60,7 @@ class StoreOptions:
     local_ttl_s: float = 30.0
     stale_window_s: float = 600.0
     max_local_profiles: int = 10_000
+    max_revisions: int = 10
     encoding_ttl_s: float = 86_400.0
     tombstone_ttl_s: float = 600.0
     expiry_interval_s: float = 10.0

@@ -21,6 +21,7 @@ from reward_svc.forgetting import Forgetting
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM, load_pers_rm
 from reward_svc.servicer import RewardServicer
+from reward_svc.session_trace import TRACED_METHODS, SessionTraces
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import PREFIX, RewardSettings
 from reward_svc.warm_up import WarmUpError, warm_up
@@ -34,8 +35,10 @@ from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizing import Tokenizing
 from svc_common.logs import configure_logging
 from svc_common.metrics import new_registry
+from svc_common.rpc_spans import RpcSpans
 from svc_common.server import ServerOptions, serve
 from svc_common.settings import SettingsError, load_settings
+from svc_common.tracing import check_tracing, open_tracer
 
 
 @exits_on_signals()
@@ -45,6 +48,7 @@ def main() -> int:
         settings = load_settings(RewardSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
         check_access(settings)
+        check_tracing(settings, PREFIX)
         model = load_pers_rm(settings)
         asyncio.run(run(settings, model))
     except (SettingsError, ModelFolderError) as error:
@@ -58,6 +62,8 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
     software_version = version("pad-serving")
     registry = new_registry("reward", software_version)
     metrics = RewardMetrics(registry)
+    tracer = open_tracer(settings, PREFIX, "reward", software_version, registry)
+    traces = None if tracer is None else SessionTraces(tracer, model.model_id, model.version)
     thread = ModelThread(settings.num_torch_threads, model.device)
     # The event loop scores a few candidates itself.
     torch.set_num_threads(settings.num_torch_threads)
@@ -68,7 +74,9 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         prefixes=PrefixCache(settings.max_prefix_cache_bytes, max_age_s=settings.max_prefix_age_s),
         metrics=metrics,
     )
-    batcher = Batcher(cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions)
+    batcher = Batcher(
+        cache, thread, metrics, max_waiting_sessions=settings.max_waiting_sessions, traces=traces
+    )
     encoder = PreferenceEncoder(cache, batcher)
     faults = FaultPoints()
     forgetting = Forgetting(cache, thread, metrics)
@@ -89,6 +97,7 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         health_listen=settings.health_listen,
         max_calls=settings.max_calls,
         max_connection_calls=settings.max_connection_calls,
+        spans=None if tracer is None else RpcSpans(tracer, TRACED_METHODS),
     )
     warn_of_strangers(settings)
     add_servicer = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
@@ -102,6 +111,9 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
             faults.listen(settings.fault_points),
         )
     finally:
+        if tracer is not None and traces is not None:
+            traces.stop()
+            tracer.close()
         thread.close()
         tokenizing.close()
 

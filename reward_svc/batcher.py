@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from reward_svc import states
 from reward_svc.intake import Intake
 from reward_svc.jobs import Job, JobQueue, run_steps
-from reward_svc.messages import Answer, Load, Opened, Reason
+from reward_svc.messages import Answer, ByPreference, Load, Opened, Reason
 from reward_svc.metrics import RewardMetrics
+from reward_svc.session_trace import SessionTraces
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Session
 from reward_svc.turn import CommitRules, Runs
@@ -47,7 +48,9 @@ class Batcher:
         metrics: RewardMetrics,
         *,
         max_waiting_sessions: int,
+        traces: SessionTraces | None = None,
     ) -> None:
+        self._traces = traces
         self._cache = cache
         self._thread = thread
         self._metrics = metrics
@@ -55,7 +58,9 @@ class Batcher:
         self._jobs = JobQueue()
         self._num_turns_without_job = 0
         rules = CommitRules(cache.model.vocabulary_size, cache.model.context_length)
-        self.intake = Intake(metrics, rules, max_waiting_sessions=max_waiting_sessions)
+        self.intake = Intake(
+            metrics, rules, max_waiting_sessions=max_waiting_sessions, traces=traces
+        )
 
     @property
     def load(self) -> Load:
@@ -130,22 +135,24 @@ class Batcher:
         if not work.rows:
             return
         counts, ids = batch.asked.of_rows(work.rows)
-        rewards = await self._rewards(work, counts, ids)
-        if isinstance(rewards, Exception):
+        scored = await self._rewards(work, counts, ids)
+        if isinstance(scored, Exception):
             for row, session, step in zip(work.rows, work.group.sessions, work.steps, strict=True):
                 self.intake.fail(work, row, session.fault(step, Reason.INTERNAL, SEE_LOG))
             return
         select_s = time.perf_counter() - taken
         self._metrics.select_s.observe(select_s)
+        if self._traces is not None:
+            self._traces.scored(work.group.sessions, select_s)
         forward_s = max([session.forward_s for session in work.group.sessions])
         batch.add_timings(taken, forward_s, select_s)
-        batch.score(work.rows, rewards)
+        batch.score(work.rows, *scored)
         self.intake.answer_if_done(work)
 
     async def _rewards(
         self, work: ScoreWork, counts: list[int], ids: NDArray[np.uint32]
-    ) -> NDArray[np.float32] | Exception:
-        """Return the rewards of rows, or the error that was raised.
+    ) -> tuple[NDArray[np.float32], ByPreference] | Exception:
+        """Return the rewards of rows and what explains them, or the error that was raised.
 
         A few candidates are scored here, between two calls on the model thread: to wake it and
         to be woken by it costs as much as to score them.
@@ -185,6 +192,8 @@ class Batcher:
             if error is not None:
                 self._fail(sessions)
                 continue
+            if self._traces is not None:
+                self._traces.committed(sessions)
             self._metrics.forward_s.observe(sessions[0].forward_s)
             self._metrics.batch_rows.observe(sum([len(session.rows) for session in sessions]))
 
@@ -212,7 +221,10 @@ class Batcher:
         """Run a job as far as the pace allows, and tell who waits for it if it is finished."""
         started = time.perf_counter()
         is_finished = await self._attempt(run_steps, job, pace)
-        self._metrics.prefill_s.observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.prefill_s.observe(seconds)
+        if self._traces is not None and job.session is not None:
+            self._traces.prefilled(job.session, started, seconds)
         if is_finished is False:
             return
         self._jobs.remove(job)

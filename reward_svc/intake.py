@@ -18,6 +18,7 @@ from reward_svc.messages import (
     unpack,
 )
 from reward_svc.metrics import RewardMetrics
+from reward_svc.session_trace import SessionTraces
 from reward_svc.stream import Group, Session, Stream
 from reward_svc.turn import CommitRules, WorkQueue
 from reward_svc.work import CommitWork, PendingBatch, ScoreWork
@@ -39,9 +40,15 @@ class Intake:
     """
 
     def __init__(
-        self, metrics: RewardMetrics, rules: CommitRules, *, max_waiting_sessions: int
+        self,
+        metrics: RewardMetrics,
+        rules: CommitRules,
+        *,
+        max_waiting_sessions: int,
+        traces: SessionTraces | None = None,
     ) -> None:
         self._metrics = metrics
+        self._traces = traces
         self._max_waiting_sessions = max_waiting_sessions
         self._inbox: deque[Callable[[], None]] = deque()
         self._is_draining = False
@@ -128,6 +135,8 @@ class Intake:
         """Free a session's rows at the next turn; candidates that wait for it get this error."""
         session.is_closed = True
         session.stream.remove(session)
+        if self._traces is not None:
+            self._traces.closed(session, reason)
         if not session.is_ready:
             session.stream.num_unanswered -= 1
         self.closed.append(session)
@@ -167,9 +176,13 @@ class Intake:
         if current is not None:
             self.close(current, Reason.OUT_OF_STEP, f"epoch: session was opened again as {epoch}")
         session = Session(stream, opening)
+        if self._traces is not None:
+            self._traces.opened(session)
         refusal = self._refusal()
         if refusal:
             self.refuse(stream, session.fault(0, Reason.NO_FREE_SLOTS, refusal))
+            if self._traces is not None:
+                self._traces.closed(session, Reason.NO_FREE_SLOTS)
             return
         stream.add(session)
         stream.num_unanswered += 1

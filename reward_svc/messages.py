@@ -3,13 +3,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reward_svc.prompts import Plan
+from svc_common.trace_context import TraceContext
 
 UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
+
+ByPreference: TypeAlias = dict[int, NDArray[np.float32]]
+"""By row: what each preference alone gives to its candidates, `[P, K]`."""
 
 
 class Reason(Enum):
@@ -36,12 +41,17 @@ class RowFault:
 
 @dataclass(frozen=True)
 class Opening:
-    """A session to open; `token_ids` were already written."""
+    """A session to open; `token_ids` were already written.
+
+    If it `is_explained`, its rows also say what each preference alone gives.
+    """
 
     session: int
     epoch: int
     plan: Plan
     token_ids: tuple[int, ...]
+    is_explained: bool = False
+    trace: TraceContext | None = None  # that the session is part of
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,8 @@ class RewardRows:
     steps: bytes
     num_candidates: bytes
     rewards: bytes
+    num_preferences: bytes = b""
+    preference_rewards: bytes = b""
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Rewards of candidates, from the hidden states that the last forward left; runs no forward."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reward_svc import scoring
+from reward_svc.messages import ByPreference
 from reward_svc.model import PersRM
 from reward_svc.preference_head import apply_vectors
 from reward_svc.prompts import REFERENCE, THETA
@@ -62,6 +64,11 @@ class Part:
     weights: Tensor
     vectors: Tensor | None
 
+    @cached_property
+    def explained(self) -> list[int]:
+        """Which of its sessions want to know what each preference alone gives."""
+        return [i for i, one in enumerate(self.sessions) if one.opening.is_explained]
+
     def pieces(self, size: int) -> list["Part"]:
         """Return parts of at most `size` sessions."""
         if len(self.members) <= size:
@@ -76,6 +83,18 @@ class Part:
             )
             for start in range(0, len(self.members), size)
         ]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rewards `[B, K]`, 0 behind a row's own candidates.
+
+    `by_preference` holds, by row, what each preference alone gives, `[P, K]`, of those sessions
+    that want to know it.
+    """
+
+    rewards: Tensor
+    by_preference: dict[int, Tensor] = field(default_factory=dict)
 
 
 def split(sessions: Sequence[Session]) -> list[Part]:
@@ -93,6 +112,10 @@ def split(sessions: Sequence[Session]) -> list[Part]:
     return parts
 
 
+def _trimmed(scored: Scored, counts: list[int]) -> ByPreference:
+    return {i: its[:, : counts[i]].numpy() for i, its in scored.by_preference.items()}
+
+
 class Scorer:
     """Scores candidates by the heads of a reward model."""
 
@@ -106,8 +129,8 @@ class Scorer:
 
     def score(
         self, group: Group, steps: list[int], counts: list[int], ids: NDArray[np.uint32]
-    ) -> NDArray[np.float32]:
-        """Return the rewards of all candidates, row after row.
+    ) -> tuple[NDArray[np.float32], ByPreference]:
+        """Return the rewards of all candidates, row after row, and what explains some of the rows.
 
         Args:
             group: one session a row.
@@ -118,20 +141,19 @@ class Scorer:
         num_rows, longest = len(counts), max(counts)
         if len(ids) == num_rows * longest:
             asked = torch.from_numpy(ids.astype(np.int64)).view(num_rows, longest)  # [B, K]
-            return self.score_block(group, steps, counts, asked).numpy().reshape(-1)
+            scored = self.score_block(group, steps, counts, asked)
+            return scored.rewards.numpy().reshape(-1), _trimmed(scored, counts)
         is_asked = np.arange(longest) < np.array(counts)[:, None]  # [B, K]
         padded = np.zeros(is_asked.shape, np.int64)
         padded[is_asked] = ids
-        rewards: NDArray[np.float32] = self.score_block(
-            group, steps, counts, torch.from_numpy(padded)
-        ).numpy()
-        return rewards[is_asked]
+        scored = self.score_block(group, steps, counts, torch.from_numpy(padded))
+        return scored.rewards.numpy()[is_asked], _trimmed(scored, counts)
 
     @torch.inference_mode()
     def score_block(
         self, group: Group, steps: list[int], counts: list[int], asked: Tensor
-    ) -> Tensor:
-        """Do what `score` does for ids `[B, K]` int64: rewards `[B, K]`, 0 behind a row's own."""
+    ) -> Scored:
+        """Do what `score` does for ids `[B, K]` int64."""
         if group.parts is None:
             group.parts = split(group.sessions)
         is_ragged = min(counts) < asked.shape[1]
@@ -141,26 +163,33 @@ class Scorer:
 
     def _score_all(
         self, parts: Sequence[Part], steps: list[int], asked: Tensor, counts: Tensor | None
-    ) -> Tensor:
-        """Return rewards `[B, K]` of candidates `[B, K]`, of which a row has `counts` `[B]`."""
+    ) -> Scored:
+        """Return what candidates `[B, K]` get, of which a row has `counts` `[B]`."""
         num_rows, longest = asked.shape
         size = max(1, MAX_SCORED_PLACES // longest)
         if len(parts) == 1 and num_rows <= size:  # as usual
             return self._score(parts[0], steps, asked, counts)
-        rewards = torch.empty(num_rows, longest)
+        all_scored = Scored(torch.empty(num_rows, longest))
         for part in [piece for whole in parts for piece in whole.pieces(size)]:
             rows = torch.tensor(part.members)
             its_steps = [steps[i] for i in part.members]
             its_counts = None if counts is None else counts[rows]
-            rewards[rows] = self._score(part, its_steps, asked[rows], its_counts)
-        return rewards
+            scored = self._score(part, its_steps, asked[rows], its_counts)
+            all_scored.rewards[rows] = scored.rewards
+            for i, its in scored.by_preference.items():
+                all_scored.by_preference[part.members[i]] = its
+        return all_scored
 
-    def _score(self, part: Part, steps: list[int], asked: Tensor, counts: Tensor | None) -> Tensor:
-        """Return rewards `[B, K]`; what stands behind a row's candidates is 0."""
+    def _score(self, part: Part, steps: list[int], asked: Tensor, counts: Tensor | None) -> Scored:
         logits = self._logits(part, gather(part.sessions, steps), asked)  # [B, S, K]
         num_candidates = None if counts is None else counts.unsqueeze(1)  # [B, 1]
         logprobs = scoring.candidate_logprobs(logits, num_candidates)  # [B, S, K]
-        return scoring.sum_terms(logprobs, part.weights)  # [B, K]
+        rewards = scoring.sum_terms(logprobs, part.weights)  # [B, K]
+        if not part.explained:
+            return Scored(rewards)
+        explained = logprobs[part.explained]  # [E, S, K]
+        by_preference = scoring.preference_rewards(explained, part.shape.num_theta)  # [E, P, K]
+        return Scored(rewards, dict(zip(part.explained, by_preference, strict=True)))
 
     def _logits(self, part: Part, hidden: Tensor, ids: Tensor) -> Tensor:
         """Return each term's logits on the CPU, `[B, S, K]` float32, from states `[B, R, D]`.

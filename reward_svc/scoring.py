@@ -62,6 +62,21 @@ def sum_terms(logprobs: Tensor, weights: Tensor) -> Tensor:
     return (logprobs * weights.unsqueeze(-1)).sum(1)  # [B, K]
 
 
+def preference_rewards(logprobs: Tensor, num_preferences: int) -> Tensor:
+    """Return what each preference alone gives: log p_theta_j - log p_ref, without its weight.
+
+    Args:
+        logprobs: `[B, S, K]` float32, as `sum_terms` takes them: the preferences' terms first, then
+            the reference's, if there is one.
+        num_preferences: P <= S.
+
+    Returns:
+        `[B, P, K]` float32.
+    """
+    theta, reference = logprobs[:, :num_preferences], logprobs[:, num_preferences:]
+    return theta - reference if reference.shape[1] else theta  # [B, P, K] - [B, 1, K]
+
+
 def sequence_logprob(logits: Tensor, token_ids: Tensor) -> float:
     """Return the sum of the tokens' log-probabilities over the whole vocabulary.
 

@@ -124,11 +124,15 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             token_ids = self._token_ids("token_ids", message.token_ids)
             self._model.check_length("context", plan.longest + len(token_ids))
             self._check_rows(len(plan.prompts))
+            trace = wire_context.trace("trace", message)
         except InvalidRequestError as error:
             return RowFault(message.session, message.epoch, 0, Reason.INVALID, str(error))
         except ModelMismatchError as error:
             return RowFault(message.session, message.epoch, 0, Reason.MODEL_MISMATCH, str(error))
-        return Opening(message.session, message.epoch, plan, token_ids)
+        is_explained = message.wants_preference_rewards
+        return Opening(
+            message.session, message.epoch, plan, token_ids, is_explained=is_explained, trace=trace
+        )
 
     def _token_ids(self, field: str, data: bytes) -> tuple[int, ...]:
         return wire.token_ids(field, data, self._model.vocabulary_size, self._model.context_length)

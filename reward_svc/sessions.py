@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reward_svc import states
+from reward_svc.messages import ByPreference
 from reward_svc.metrics import PrefixMetrics
 from reward_svc.model import PersRM
 from reward_svc.prompts import Plan, RowPrompt
@@ -191,7 +192,7 @@ class SessionCache:
 
     def score(
         self, group: Group, steps: list[int], counts: list[int], ids: NDArray[np.uint32]
-    ) -> NDArray[np.float32]:
+    ) -> tuple[NDArray[np.float32], ByPreference]:
         """Return the rewards of candidates, row after row, without a forward; see `Scorer`."""
         return self._scorer.score(group, steps, counts, ids)
 

@@ -118,6 +118,20 @@ class RewardSettings:
     health_listen: str = setting(
         "", help="host:port that answers health probes alone, in plain text; empty: none"
     )
+    traces_endpoint: str = setting(
+        "",
+        help="host:port of a collector that speaks OTLP over gRPC, for traces; empty: none",
+    )
+    traces_ca_file: str = setting(
+        "", help="Authorities of the collector's certificate, PEM; empty: plain text"
+    )
+    traces_sample_ratio: float = setting(
+        1.0,
+        min=0,
+        max=1,
+        help="Share of the requests that come without a trace that get one; of the others"
+        " whoever began their trace decides",
+    )
     log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
     max_message_bytes: int = setting(
         4 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"

@@ -6,9 +6,11 @@ from reward_svc.batcher import Batcher
 from reward_svc.messages import CandidateRows, CommitRows, Message, Opening
 from reward_svc.model import PersRM
 from reward_svc.prompts import REFERENCE, THETA, Plan, RowPrompt, Term, WeightedPreference
+from svc_common.trace_context import TraceContext
 
 NUM_TOKENS = 8
 PREFERENCE = WeightedPreference("Be brief.", 1.0)
+UNSAMPLED = TraceContext(f"00-{1:032x}-{1:016x}-00")  # nobody asked for it: it is in no trace
 
 
 class WarmUpError(RuntimeError):
@@ -30,7 +32,7 @@ async def warm_up(batcher: Batcher, model: PersRM) -> None:
     stream = batcher.intake.open_stream()
     try:
         message = Message(
-            openings=(Opening(0, 0, Plan(tuple(prompts), tuple(terms)), ()),),
+            openings=(Opening(0, 0, Plan(tuple(prompts), tuple(terms)), (), trace=UNSAMPLED),),
             commits=CommitRows.of([(0, 0, 0, 0)]),
             candidates=CandidateRows.of(1, [(0, 0, 1, (0, 1))], time.perf_counter()),
         )

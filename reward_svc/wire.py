@@ -134,6 +134,9 @@ def response(answer: Answer, load: Load) -> reward_pb2.ScoreResponse:
         rows.SetInParent()
         rows.sessions, rows.epochs, rows.steps = scored.sessions, scored.epochs, scored.steps
         rows.num_candidates, rows.rewards = scored.num_candidates, scored.rewards
+        if scored.num_preferences:
+            rows.num_preferences = scored.num_preferences
+            rows.preference_rewards = scored.preference_rewards
     if answer.opened:
         message.opened.extend(_opened(opened) for opened in answer.opened)
     if answer.faults:

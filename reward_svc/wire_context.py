@@ -12,6 +12,7 @@ from reward_svc.prompts import Reference, RewardContext, WeightedPreference
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.preference_prompt import ChatMessage, Prompt
 from svc_common.preference_rules import check_count, check_stated_preference
+from svc_common.trace_context import TraceContext, check_trace_context
 
 ROLES = ("system", "user", "assistant")
 MAX_HINT_IDS = 1 << 14  # no preference takes so many; what stands behind them is not looked at
@@ -100,6 +101,17 @@ def context(
         _reference(message, has_reference),
         message.subject,
     )
+
+
+def trace(field: str, message: reward_pb2.SessionOpen) -> TraceContext | None:
+    """Return the trace that a session is part of, None if it is part of none.
+
+    Raises:
+        InvalidRequestError: It is no trace.
+    """
+    if not message.HasField("trace"):
+        return None
+    return check_trace_context(field, message.trace.traceparent, message.trace.tracestate)
 
 
 def _reference(message: reward_pb2.RewardContext, has_reference: bool) -> Reference:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from reward_svc.messages import (
     Answer,
+    ByPreference,
     CandidateRows,
     RewardRows,
     RowFault,
@@ -26,6 +27,7 @@ class PendingBatch:
         self.timings = Timings()
         self.num_left = len(asked.counts)
         self._rewards: dict[int, NDArray[np.float32]] = {}
+        self._by_preference: ByPreference = {}
         self._faults: dict[int, RowFault] = {}
 
     def fail(self, row: int, fault: RowFault) -> None:
@@ -34,9 +36,13 @@ class PendingBatch:
         self._faults[row] = fault
         self.num_left -= 1
 
-    def score(self, rows: Sequence[int], rewards: NDArray[np.float32]) -> None:
-        """Give the rewards of rows, one behind the other."""
+    def score(
+        self, rows: Sequence[int], rewards: NDArray[np.float32], by_preference: ByPreference
+    ) -> None:
+        """Give the rewards of rows, one behind the other, and what explains some of them."""
         counts = self.asked.counts
+        for i, its in by_preference.items():
+            self._by_preference[rows[i]] = its
         if len(rows) == len(counts):
             self._rewards[0] = rewards
         else:
@@ -62,8 +68,17 @@ class PendingBatch:
             columns = [unpack(key) for key in keys]
             keys = [pack([column[row] for row in rows]) for column in columns]
         sessions, epochs, steps, counts = keys
-        scored = RewardRows(sessions, epochs, steps, counts, rewards)
+        scored = RewardRows(sessions, epochs, steps, counts, rewards, *self._explanation())
         return Answer(asked.batch_id, scored=scored, faults=faults, timings=self.timings)
+
+    def _explanation(self) -> tuple[bytes, bytes]:
+        """Return the fields `num_preferences` and `preference_rewards`, of the rows that came."""
+        told = self._by_preference
+        if not told:
+            return b"", b""
+        rows = [row for row in range(len(self.asked.counts)) if row not in self._faults]
+        numbers = pack([len(told[row]) if row in told else 0 for row in rows])
+        return numbers, b"".join([told[row].tobytes() for row in rows if row in told])
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Logs as JSON lines: a constant event text, its values, the request id where there is one.
+"""Logs as JSON lines: a constant event text, its values, the ids of request and trace if any.
 
 No line holds what a caller wrote: our own name none of it, and of exceptions, whose texts often
 quote the value that broke them, only those texts are logged that cannot.
@@ -12,12 +12,16 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from svc_common.rpc_boundary import current_request_id
+from svc_common.tracing import current_trace_id
 
 # gRPC's words, with a traceback, for a caller who hung up while the answer was sent.
 _HANG_UP = "ExecuteBatchError raised in core"
 LEVELS = ("debug", "info", "warning", "error")
 _OWN = frozenset(
-    ["svc_common", "generator_svc", "reward_svc", "colocated_svc", "edge_svc", "__main__"]
+    [
+        *("svc_common", "generator_svc", "reward_svc", "colocated_svc", "edge_svc"),
+        *("playground_svc", "__main__"),
+    ]
 )
 # Their texts speak of devices, memory, files, types and our own rules. Those of others (ValueError,
 # KeyError, of Redis, gRPC, chat templates) may quote a prompt, a profile, or a user's id in a key.
@@ -68,6 +72,9 @@ class JsonFormatter(logging.Formatter):
         request_id = current_request_id()
         if request_id:
             fields["request_id"] = request_id
+        trace_id = current_trace_id()
+        if trace_id:
+            fields["trace_id"] = trace_id
         if record.exc_info and record.exc_info[1] is not None:
             fields["traceback"] = "\n".join(_chain(record.exc_info[1]))
         # default=str: a log line with an odd value beats an error about the log line.

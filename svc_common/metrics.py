@@ -82,3 +82,26 @@ class RpcMetrics:
         """Count one RPC that ended with status `code` (`OK`, `NOT_FOUND`, ...)."""
         self._ended.labels(method, code).inc()
         self._duration.labels(method).observe(duration_s)
+
+
+class TraceMetrics:
+    """Counts spans; there only where traces are wanted."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._spans = Counter(
+            "pad_trace_spans_total",
+            "Where traces are wanted: spans that ended, and of these what the collector took"
+            " (exported) or did not take (failed). The rest waits, or was dropped as too much did.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("ended", "exported", "failed"):
+            self._spans.labels(outcome)
+
+    def ended(self) -> None:
+        """Count a span that was recorded."""
+        self._spans.labels("ended").inc()
+
+    def exported(self, num_spans: int, *, is_failure: bool) -> None:
+        """Count spans that were sent to the collector."""
+        self._spans.labels("failed" if is_failure else "exported").inc(num_spans)

@@ -21,7 +21,9 @@ from svc_common.errors import ServiceError
 from svc_common.metrics import RpcMetrics
 from svc_common.reader_watch import ReaderWatch
 from svc_common.rpc_requests import CheckedRequests, deserializer, receive_one
+from svc_common.rpc_spans import RpcSpans
 from svc_common.running_calls import RunningCalls
+from svc_common.tracing import Span
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +76,15 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, metrics: RpcMetrics, identify: Identify, calls: RunningCalls, max_stall_s: float
+        self,
+        metrics: RpcMetrics,
+        identify: Identify,
+        calls: RunningCalls,
+        max_stall_s: float,
+        spans: RpcSpans | None = None,
     ) -> None:
         self._metrics = metrics
+        self._spans = spans
         self._identify = identify
         self._calls = calls
         self._max_stall_s = max_stall_s
@@ -119,6 +127,7 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         async def run(_requests: Any, context: _Context) -> Any:
             _REQUEST_ID.set(_request_id(context))  # in this RPC's own task: nothing to reset
             context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
+            span = self._begin_span(method, context)
             started = time.monotonic()
             outcome = _Outcome()
             try:
@@ -128,6 +137,8 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
                 return response
             finally:
                 self._end(method, outcome.code, time.monotonic() - started, outcome.caller)
+                if span is not None and self._spans is not None:
+                    self._spans.end(span, outcome.code)
                 # gRPC keeps the exception of `abort`, which knows this frame: what the frame knows
                 # would stay until the garbage collector comes.
                 del context, _requests
@@ -166,6 +177,12 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             return None
 
         return run
+
+    def _begin_span(self, method: str, context: _Context) -> Span | None:
+        if self._spans is None:
+            return None
+        metadata: Any = context.invocation_metadata() or ()
+        return self._spans.begin(method, current_request_id(), metadata)
 
     def _end(self, method: str, code: grpc.StatusCode, duration_s: float, caller: Caller) -> None:
         self._metrics.observe(method, code.name, duration_s)

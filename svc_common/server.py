@@ -19,6 +19,7 @@ from svc_common.lifetime import stop_signals
 from svc_common.metrics import RpcMetrics
 from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.rpc_boundary import RpcBoundary
+from svc_common.rpc_spans import RpcSpans
 from svc_common.running_calls import HEALTH_SERVICE, CallLimits, RunningCalls
 from svc_common.settings import SettingsError
 
@@ -55,6 +56,7 @@ class ServerOptions:
         max_connection_calls: RPCs that one connection may have under way; 0 is no limit.
         max_connection_age_s: Seconds after which a connection is told to take no more calls, give
             or take a tenth; those under way go on. 0 is never.
+        spans: Traces RPCs; None: they are not traced.
     """
 
     settings_prefix: str
@@ -70,6 +72,7 @@ class ServerOptions:
     max_calls: int = 0
     max_connection_calls: int = 0
     max_connection_age_s: float = 0.0
+    spans: RpcSpans | None = None
 
 
 async def serve(
@@ -137,7 +140,9 @@ def new_server(
     calls = new_calls(options) if calls is None else calls  # it is falsy while empty
     server = grpc.aio.server(
         interceptors=[
-            RpcBoundary(RpcMetrics(registry), options.identify, calls, options.max_stall_s)
+            RpcBoundary(
+                RpcMetrics(registry), options.identify, calls, options.max_stall_s, options.spans
+            )
         ],
         options=_channel_options(options),
     )

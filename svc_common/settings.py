@@ -1,4 +1,4 @@
-"""Read a service's settings from environment variables, once, and describe them for the README."""
+"""Read a service's settings from environment variables, once, and make the table of them."""
 
 import dataclasses
 import difflib

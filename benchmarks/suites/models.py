@@ -1,6 +1,7 @@
 """Real models: plain decoding, PAD in all its forms, and what others offer on the same weights."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks.stacks import StackPlan, cores
 from benchmarks.worker import Worker
 
 ENGINE, GENERATE = "engine, in process", "transformers generate"
+BESIDE = f"{ENGINE}, beside another"
 NO_CACHE = "no cache (released code)"
 MIXED_BATCH = 16
 REWARD_PROMPT = 128  # tokens that the preference and its words add to a prompt, at most
@@ -54,7 +56,7 @@ BLOCKS = {
     Scale.DEFAULT: (
         Block("demo", ((1, 64), (16, 64)), 48, 2),
         Block("30m", ((1, 64), (4, 64), (16, 64)), 48, 3, has_mixed=True, two_rows=BOTH),
-        Block("30m", ((64, 64),), 16, 1),
+        Block("30m", ((64, 64),), 16, 1, two_rows=()),  # else 20 GB of caches
         Block("30m", ((1, 256),), 32, 3, no_cache_prompts=(256,)),
         Block("30m", ((1, 1024),), 32, 2, no_cache_prompts=(1024,)),
         Block("135m", ((1, 64),), 12, 2),
@@ -80,6 +82,8 @@ def run(options: Options) -> Report:
         " run; prompts are not in it",
         "`pad`: its reference is the base model, so the reward service runs theta alone;"
         " `two rows`: it runs both in one forward, as it must for any other reference",
+        f"`{BESIDE}`: the same while a second one runs on the other core, without any message: what"
+        " two models cost each other in this machine's memory",
         "`full`: theta has weights of its own; `lora`: theta is a rank-8 adapter of the base",
         f"`{NO_CACHE}`: 128 new tokens, integrated from steps timed at a few prefix lengths",
     ]
@@ -98,8 +102,11 @@ def _measure(block: Block, options: Options, report: Report) -> None:
         first = next(iter(pairs.values()))
         tokenizer = pair_tokenizer(first)
         most, longest = block.most
-        worker = stack.enter_context(Worker(first, cores()[0], most, max(longest, 128) + 256))
-        library = _Library(worker, first)
+        worker, neighbour = (
+            stack.enter_context(Worker(first, core, most, max(longest, 128) + 256))
+            for core in cores()
+        )
+        library = _Library(worker, neighbour, first)
         for batch, prompt in block.cells:
             cell = Cell(block.model, batch, prompt)
             contenders = service_contenders(services, tokenizer, cell, block.num_steps)
@@ -121,7 +128,8 @@ def _services(block: Block, pairs: Mapping[str, Path]) -> ServiceLoop:
     for kind in block.two_rows:
         plan = plans[kind]
         own = {**plan.generator, "shares_reference": "false"}
-        plans[kind + TWO_ROWS] = replace(plan, generator=own)
+        rows = {**plan.reward, "num_slots": 2 * slots + 2}
+        plans[kind + TWO_ROWS] = replace(plan, generator=own, reward=rows)
     first = next(iter(pairs.values()))
     plans[SEQUENTIAL] = service_plan(first, slots, context, "benchmarks.sequential")
     return ServiceLoop(plans)
@@ -145,7 +153,7 @@ def service_plan(
         },
         reward={
             **shared,
-            "num_slots": 2 * num_slots + 2,
+            "num_slots": num_slots + 2,
             "max_waiting_sessions": 4 * num_slots + 64,
         },
     )
@@ -154,16 +162,31 @@ def service_plan(
 class _Library:
     """Contenders without services."""
 
-    def __init__(self, worker: Worker, pair: Path) -> None:
+    def __init__(self, worker: Worker, neighbour: Worker, pair: Path) -> None:
         self._worker = worker
+        self._neighbour = neighbour  # on the reward service's core
         self._tokenizer = pair_tokenizer(pair)
 
     def steady(self, cell: Cell, num_steps: int) -> dict[str, Callable[[], Sample]]:
         ids = self._ids([cell.prompt] * cell.batch)
         return {
             ENGINE: self._call("engine_steady", prompts=ids, num_steps=num_steps),
+            BESIDE: lambda: self._beside(prompts=ids, num_steps=num_steps),
             GENERATE: self._call("generate_steady", prompts=ids, num_steps=num_steps),
         }
+
+    def _beside(self, prompts: list[list[int]], num_steps: int) -> Sample:
+        """Time the engine while another one reads the same weights on the other core.
+
+        Two services share the machine's memory: no message between them is in this.
+        """
+        self._neighbour.call("engine_steady", prompts=prompts[:1], num_steps=1)  # loads its model
+        with ThreadPoolExecutor(1) as pool:
+            call = {"prompts": prompts, "num_steps": 3 * num_steps}
+            other = pool.submit(self._neighbour.call, "engine_steady", **call)
+            sample = self._worker.call("engine_steady", prompts=prompts, num_steps=num_steps)
+            other.result()
+        return sample
 
     def mixed(self, cell: Cell) -> dict[str, Callable[[], Sample]]:
         """Prompts of 16 to 256 tokens, answers of 8 to 128."""

@@ -8,9 +8,9 @@ from typing import TypeAlias, TypedDict
 import grpc
 
 from pad_client.errors import AccessDeniedError, InvalidRequestError
+from pad_client.trace_context import TRACEPARENT_KEY, Metadata, current_trace
 
 FilePath: TypeAlias = str | Path
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 _AUTHORIZATION_KEY = "authorization"
 
 
@@ -86,8 +86,13 @@ class Access:
         named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
         return [*options, *named]
 
-    def metadata(self) -> Metadata:
-        """Return what a call carries.
+    def trace(self) -> Metadata:
+        """Return what tells of the caller's current span, unless `metadata` names one itself."""
+        has_own = any(key.lower() == TRACEPARENT_KEY for key, _ in self._metadata)
+        return () if has_own else current_trace()
+
+    def metadata(self, trace: Metadata = ()) -> Metadata:
+        """Return what a call carries, as part of a trace.
 
         Raises:
             AccessDeniedError: The token's file cannot be read.
@@ -98,9 +103,10 @@ class Access:
             token = _read_token(Path(self._token_file))
         elif token is not None and not _is_token(token):
             raise InvalidRequestError("token: must be ASCII characters without spaces")
+        metadata = (*self._metadata, *trace)
         if token is None:
-            return self._metadata
-        return (*self._metadata, (_AUTHORIZATION_KEY, f"Bearer {token}"))
+            return metadata
+        return (*metadata, (_AUTHORIZATION_KEY, f"Bearer {token}"))
 
 
 def _asks_for_tls(options: AccessOptions) -> bool:

@@ -14,12 +14,13 @@ from pad_client import requests, responses
 from pad_client.access import Access, AccessOptions
 from pad_client.addresses import grpc_target
 from pad_client.errors import InternalError, RequestCancelledError, error_from_rpc
-from pad_client.retries import Attempts
+from pad_client.retries import Attempts, RetryBudget
 from pad_client.types import (
     Completion,
     GenerateOptions,
     Preference,
     Profile,
+    ProfileHistory,
     ServerInfo,
     Summary,
     Token,
@@ -39,10 +40,12 @@ class AsyncTokenStream:
     longer referenced.
     """
 
-    def __init__(self, start: Callable[[float], _Call], timeout_s: float) -> None:
+    def __init__(
+        self, start: Callable[[float], _Call], timeout_s: float, budget: RetryBudget
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._start = start
-        self._attempts = Attempts(timeout_s)
+        self._attempts = Attempts(timeout_s, budget)
         self._call = start(timeout_s)
         self._has_begun = False
         self._summary: Summary | None = None
@@ -134,6 +137,7 @@ class AsyncGeneratorClient:
         **access: Unpack[AccessOptions],
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
+        self._budget = RetryBudget()
         self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.aio.Channel | None = None
         if isinstance(target, str | Sequence):
@@ -153,22 +157,35 @@ class AsyncGeneratorClient:
     ) -> AsyncTokenStream:
         """Start an answer and return the stream of its tokens."""
         request = requests.build_request(**options)
+        trace = self._access.trace()  # of here, wherever the tokens are read
 
         def start(remaining_s: float) -> _Call:
             return self._generator.Generate(
-                request, timeout=remaining_s, metadata=self._access.metadata()
+                request, timeout=remaining_s, metadata=self._access.metadata(trace)
             )
 
-        return AsyncTokenStream(start, self._deadline(timeout_s))
+        return AsyncTokenStream(start, self._deadline(timeout_s), self._budget)
 
     async def complete(
         self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
         """Return a whole answer."""
         request = generator_pb2.CompleteRequest(generation=requests.build_request(**options))
-        return responses.read_completion(
-            await self._call(self._generator.Complete, request, timeout_s)
+        response = await self._call(self._generator.Complete, request, timeout_s)
+        return responses.read_completion(response)
+
+    async def explain(
+        self, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Completion:
+        """Return a whole answer, and which preference changed which token: its `explanation`.
+
+        With a stored profile the caller must be allowed to read profiles.
+        """
+        request = generator_pb2.ExplainPersonalizationRequest(
+            generation=requests.build_request(**options)
         )
+        response = await self._call(self._generator.ExplainPersonalization, request, timeout_s)
+        return responses.read_completion(response)
 
     async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """Return what is being served, and its limits."""
@@ -184,11 +201,25 @@ class AsyncGeneratorClient:
         *,
         beta: float | None = None,
         expected_revision: int | None = None,
+        erase_history: bool = False,
         timeout_s: float | None = None,
     ) -> Profile:
-        """Create or replace a profile; `expected_revision` 0 means: only create."""
+        """Create or replace a profile.
+
+        Args:
+            user_id: The user.
+            preferences: The wishes.
+            beta: Guidance strength; None for the server's default.
+            expected_revision: Only if this one is stored; 0: only create.
+            erase_history: Leave no earlier revision, for what should not have been stored.
+            timeout_s: How long it may take.
+        """
         request = requests.put_profile_request(
-            user_id, preferences, beta=beta, expected_revision=expected_revision
+            user_id,
+            preferences,
+            beta=beta,
+            expected_revision=expected_revision,
+            erase_history=erase_history,
         )
         response = await self._call(
             self._profiles.PutProfile, request, timeout_s, is_repeatable=False
@@ -211,6 +242,32 @@ class AsyncGeneratorClient:
         """Erase the user's profile."""
         request = requests.delete_profile_request(user_id, expected_revision=expected_revision)
         await self._call(self._profiles.DeleteProfile, request, timeout_s, is_repeatable=False)
+
+    async def profile_history(
+        self, user_id: str, *, timeout_s: float | None = None
+    ) -> ProfileHistory:
+        """Return the revisions of the user's profile that are kept."""
+        request = profile_pb2.ListProfileRevisionsRequest(user_id=user_id)
+        return responses.read_history(
+            await self._call(self._profiles.ListProfileRevisions, request, timeout_s)
+        )
+
+    async def restore_profile(
+        self,
+        user_id: str,
+        revision: int,
+        *,
+        expected_revision: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Profile:
+        """Write what an earlier revision said as a new one, and return that."""
+        request = requests.restore_profile_request(
+            user_id, revision, expected_revision=expected_revision
+        )
+        response = await self._call(
+            self._profiles.RestoreProfile, request, timeout_s, is_repeatable=False
+        )
+        return responses.read_profile(response.profile)
 
     async def list_profiles(
         self, *, page_size: int = 100, timeout_s: float | None = None
@@ -254,11 +311,12 @@ class AsyncGeneratorClient:
         *,
         is_repeatable: bool = True,
     ) -> _ResponseT:
-        attempts = Attempts(self._deadline(timeout_s), is_repeatable=is_repeatable)
+        attempts = Attempts(self._deadline(timeout_s), self._budget, is_repeatable=is_repeatable)
+        trace = self._access.trace()
         while True:
             try:
                 return await method(
-                    request, timeout=attempts.remaining_s, metadata=self._access.metadata()
+                    request, timeout=attempts.remaining_s, metadata=self._access.metadata(trace)
                 )
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error)

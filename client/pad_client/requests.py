@@ -116,10 +116,14 @@ def put_profile_request(
     *,
     beta: float | None,
     expected_revision: int | None,
+    erase_history: bool,
 ) -> profile_pb2.PutProfileRequest:
     """Return the request that creates or replaces a profile."""
     request = profile_pb2.PutProfileRequest(
-        user_id=user_id, preferences=_write_preferences(preferences), beta=beta
+        user_id=user_id,
+        preferences=_write_preferences(preferences),
+        beta=beta,
+        erases_history=erase_history,
     )
     if expected_revision is not None:
         _set(request, "expected_revision", expected_revision)
@@ -131,6 +135,17 @@ def delete_profile_request(
 ) -> profile_pb2.DeleteProfileRequest:
     """Return the request that erases a profile."""
     request = profile_pb2.DeleteProfileRequest(user_id=user_id)
+    if expected_revision is not None:
+        _set(request, "expected_revision", expected_revision)
+    return request
+
+
+def restore_profile_request(
+    user_id: str, revision: int, *, expected_revision: int | None
+) -> profile_pb2.RestoreProfileRequest:
+    """Return the request that writes an earlier revision anew."""
+    request = profile_pb2.RestoreProfileRequest(user_id=user_id)
+    _set(request, "revision", revision)
     if expected_revision is not None:
         _set(request, "expected_revision", expected_revision)
     return request
@@ -172,12 +187,18 @@ def _write_message(index: int, message: Message | Mapping[str, str]) -> common_p
 def _write_preferences(preferences: Sequence[str | Preference]) -> list[common_pb2.Preference]:
     if isinstance(preferences, str):
         raise InvalidRequestError("preferences: must be a list, got one string")
-    return [
-        common_pb2.Preference(text=each)
-        if isinstance(each, str)
-        else common_pb2.Preference(text=each.text, weight=each.weight)
-        for each in preferences
-    ]
+    return [_write_preference(index, each) for index, each in enumerate(preferences)]
+
+
+def _write_preference(index: int, preference: object) -> common_pb2.Preference:
+    if isinstance(preference, str):
+        return common_pb2.Preference(text=preference)
+    if isinstance(preference, Preference):
+        return common_pb2.Preference(text=preference.text, weight=preference.weight)
+    found = type(preference).__name__
+    raise InvalidRequestError(
+        f"preferences[{index}]: must be a string or a Preference, got {found}"
+    )
 
 
 def _set(request: object, name: str, value: float) -> None:

@@ -11,9 +11,12 @@ from pad_client.errors import DamagedProfileError, InternalError
 from pad_client.types import (
     Candidate,
     Completion,
+    Explanation,
     FinishReason,
     Preference,
+    PreferenceExplanation,
     Profile,
+    ProfileHistory,
     RewardModelUse,
     RewardReplica,
     ServerInfo,
@@ -21,6 +24,7 @@ from pad_client.types import (
     Summary,
     Timings,
     Token,
+    TokenExplanation,
 )
 
 
@@ -49,6 +53,33 @@ def read_token(token: generator_pb2.Token) -> Token:
             Candidate(each.token_id, each.text, each.logprob, each.reward, each.score)
             for each in token.candidates
         ),
+        explanation=(
+            _read_token_explanation(token.explanation) if token.HasField("explanation") else None
+        ),
+    )
+
+
+def _read_token_explanation(message: generator_pb2.TokenExplanation) -> TokenExplanation:
+    return TokenExplanation(
+        rewards=tuple(message.rewards),
+        base_rewards=tuple(message.base_rewards),
+        changed_by=message.changed_by if message.HasField("changed_by") else None,
+    )
+
+
+def _read_explanation(message: generator_pb2.Explanation) -> Explanation:
+    return Explanation(
+        preferences=tuple(
+            PreferenceExplanation(
+                each.preference.text,
+                each.preference.weight,
+                each.num_changed_tokens,
+                each.contribution,
+                each.reward,
+            )
+            for each in message.preferences
+        ),
+        num_unexplained_tokens=message.num_unexplained_tokens,
     )
 
 
@@ -84,10 +115,15 @@ def read_summary(summary: generator_pb2.Summary) -> Summary:
             RewardModelUse(each.version, each.first_index, each.num_guided_tokens)
             for each in summary.reward_models
         ),
+        explanation=(
+            _read_explanation(summary.explanation) if summary.HasField("explanation") else None
+        ),
     )
 
 
-def read_completion(response: generator_pb2.CompleteResponse) -> Completion:
+def read_completion(
+    response: generator_pb2.CompleteResponse | generator_pb2.ExplainPersonalizationResponse,
+) -> Completion:
     """Return a whole answer."""
     return Completion(
         text=response.text,
@@ -123,6 +159,15 @@ def read_profile(profile: profile_pb2.Profile) -> Profile:
         updated_at=(
             profile.updated_at.ToDatetime(tzinfo=UTC) if profile.HasField("updated_at") else None
         ),
+    )
+
+
+def read_history(response: profile_pb2.ListProfileRevisionsResponse) -> ProfileHistory:
+    """Return the revisions of a profile."""
+    return ProfileHistory(
+        revisions=tuple(map(read_profile, response.revisions)),
+        current_revision=response.current_revision,
+        num_damaged=response.num_damaged,
     )
 
 

@@ -6,6 +6,7 @@ tokens may have been shown already. Whatever else a server says, also that its r
 are away, is the answer.
 """
 
+import threading
 import time
 from typing import cast
 
@@ -16,6 +17,36 @@ from pad_client.errors import PUSHBACK_KEY, REQUEST_ID_KEY, read_pushback
 MAX_ATTEMPTS = 6
 FIRST_PAUSE_S = 0.05  # and twice as long each time
 MAX_ASKED_S = 0.5  # a server that stops asks for that much; for more the caller is asked
+# What a client may send again, over all its calls: so many at once, so many a second, and a share
+# of its calls. Servers in trouble then get little more than those calls, not six times as many.
+MAX_REPEATS = 100.0
+REPEATS_PER_S = 10.0
+REPEATS_PER_CALL = 0.25
+
+
+class RetryBudget:
+    """Bounds what all calls of a client together may send again; usable from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = MAX_REPEATS
+        self._counted_at = time.monotonic()
+
+    def add_call(self) -> None:
+        """Count a call, which earns a share of a repeat."""
+        with self._lock:
+            self._left = min(MAX_REPEATS, self._left + REPEATS_PER_CALL)
+
+    def take(self) -> bool:
+        """Return whether a call may be sent again, and count that it is."""
+        with self._lock:
+            now = time.monotonic()
+            earned = (now - self._counted_at) * REPEATS_PER_S
+            self._left, self._counted_at = min(MAX_REPEATS, self._left + earned), now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
 
 
 class Attempts:
@@ -23,10 +54,15 @@ class Attempts:
 
     Args:
         timeout_s: how long all of them may take.
+        budget: that of the client.
         is_repeatable: whether doing it twice is as good as once, should the first have been done.
     """
 
-    def __init__(self, timeout_s: float, *, is_repeatable: bool = True) -> None:
+    def __init__(
+        self, timeout_s: float, budget: RetryBudget, *, is_repeatable: bool = True
+    ) -> None:
+        budget.add_call()
+        self._budget = budget
         self._deadline = time.monotonic() + timeout_s
         self._is_repeatable = is_repeatable
         self._num_failed = 0
@@ -46,7 +82,7 @@ class Attempts:
         pause = max(pause, asked)
         if self._num_failed >= MAX_ATTEMPTS or pause >= self.remaining_s:
             return None
-        return pause
+        return pause if self._budget.take() else None
 
 
 def _asked_s(error: grpc.RpcError) -> float | None:

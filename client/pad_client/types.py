@@ -36,6 +36,7 @@ class Detail(StrEnum):
 
     TOKENS = "tokens"
     CANDIDATES = "candidates"
+    EXPLANATION = "explanation"
 
 
 class Priority(StrEnum):
@@ -111,6 +112,38 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenExplanation:
+    """What each preference said of a token; see `TokenExplanation` in generator.proto.
+
+    `rewards` and `base_rewards` (of the base model's choice) are in the order of
+    `Explanation.preferences`; `changed_by` is an index of these, None if nothing was changed.
+    """
+
+    rewards: tuple[float, ...]
+    base_rewards: tuple[float, ...]
+    changed_by: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceExplanation:
+    """What a preference did to an answer; see `PreferenceExplanation` in generator.proto."""
+
+    text: str
+    weight: float
+    num_changed_tokens: int
+    contribution: float
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which preference did what; `num_unexplained_tokens` count for none of them."""
+
+    preferences: tuple[PreferenceExplanation, ...]
+    num_unexplained_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One token of an answer; `changed` says that the base model would have chosen another."""
 
@@ -124,6 +157,7 @@ class Token:
     base_token_id: int
     base_text: str
     candidates: tuple[Candidate, ...] = ()
+    explanation: TokenExplanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +205,7 @@ class Summary:
     timings: Timings
     sample_rewards: tuple[float, ...] = ()
     reward_models: tuple[RewardModelUse, ...] = ()
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +226,19 @@ class Profile:
     beta: float | None
     revision: int
     updated_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileHistory:
+    """The revisions of a profile that are kept, newest first, what is stored now among them.
+
+    `current_revision` is 0 where what is stored now is damaged, and then not among `revisions`;
+    `num_damaged` earlier ones cannot be read either.
+    """
+
+    revisions: tuple[Profile, ...]
+    current_revision: int
+    num_damaged: int
 
 
 @dataclass(frozen=True, slots=True)

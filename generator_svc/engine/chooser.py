@@ -8,8 +8,10 @@ from torch import Tensor
 
 from generator_svc.decoding.candidates import Candidates, gather_candidates
 from generator_svc.decoding.choice import Choices, choose, choose_base
+from generator_svc.decoding.explanation import TokenExplanation, against_base, explain
+from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.observer import EngineObserver
-from generator_svc.engine.scorer import RewardScorer, ScoreRows, SessionState
+from generator_svc.engine.scorer import RewardScorer, ScoredRows, ScoreRows, SessionState
 from generator_svc.engine.sequence import Sequence
 
 
@@ -21,10 +23,23 @@ class Chosen:
     choices: Choices
     row: int
     is_guided: bool
+    by_preference: Tensor | None = None  # [P, K], what each preference alone gives; see ScoredRows
 
     @property
     def token_id(self) -> int:
         return self.choices.token_ids[self.row]
+
+    def explanation(self) -> TokenExplanation | None:
+        """Return what each preference said of the token, where that is known."""
+        rewards, context = self.by_preference, self.sequence.params.reward_context
+        if rewards is None or context is None:
+            return None
+        choices, row = self.choices, self.row
+        if context.reference is Reference.BASE:
+            logprobs = choices.candidates.logprobs[row, : rewards.shape[1]]
+            rewards = against_base(rewards, logprobs)
+        weights = [preference.weight for preference in context.preferences]
+        return explain(rewards, weights, choices.columns[row], choices.base_columns[row])
 
 
 class Proposal:
@@ -67,7 +82,8 @@ class Chooser:
         """
         sequences, block = proposal.sequences, proposal.block
         started = time.perf_counter()
-        rewards, is_guided = await self._score(proposal, guesses)
+        scored = await self._score(proposal, guesses)
+        rewards, is_guided = scored.rewards, scored.has_rewards
         received = time.perf_counter()
         rows = list(range(len(sequences)))
         if not all(is_guided):
@@ -88,25 +104,28 @@ class Chooser:
         if any(is_guided):
             self._observer.phase("reward_wait", received - started)
         self._observer.phase("select", selected - received)
-        return [Chosen(sequences[i], choices, row, is_guided[i]) for row, i in enumerate(rows)]
+        told = scored.by_preference
+        return [
+            Chosen(sequences[i], choices, row, is_guided[i], told.get(i) if told else None)
+            for row, i in enumerate(rows)
+        ]
 
-    async def _score(
-        self, proposal: Proposal, guesses: list[int | None] | None
-    ) -> tuple[Tensor, list[bool]]:
-        """Return rewards `[B, K]`, and which of the rows got some."""
+    async def _score(self, proposal: Proposal, guesses: list[int | None] | None) -> ScoredRows:
+        """Return rewards `[B, K]` of all sequences, and which of them got some."""
         sequences, block = proposal.sequences, proposal.block
         places = [i for i, is_scored in enumerate(proposal.is_scored) if is_scored]
         if not places:
-            return torch.zeros_like(block.logprobs), [False] * len(sequences)
+            return ScoredRows(torch.zeros_like(block.logprobs), [False] * len(sequences))
         sessions = [session for i in places if (session := sequences[i].session) is not None]
         counts = [sequences[i].params.top_k for i in places]
         is_all = len(places) == len(sequences)
         asked = block if is_all else Candidates(block.token_ids[places], block.logprobs[places])
         scored = await self._scorer.score(ScoreRows(sessions, asked, counts, guesses))
         if is_all:
-            return scored.rewards, scored.has_rewards
+            return scored
         rewards, is_guided = torch.zeros_like(block.logprobs), [False] * len(sequences)
         rewards[places, : scored.rewards.shape[1]] = scored.rewards
         for i, has_rewards in zip(places, scored.has_rewards, strict=True):
             is_guided[i] = has_rewards
-        return rewards, is_guided
+        by_preference = {places[i]: its for i, its in scored.by_preference.items()}
+        return ScoredRows(rewards, is_guided, by_preference)

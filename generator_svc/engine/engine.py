@@ -276,7 +276,13 @@ class Engine:
         for one, reason in accepted:
             sequence = one.sequence
             previous = sequence.last_token_at
-            token = sequence.emit(one.choices, one.row, reason, is_guided=one.is_guided)
+            token = sequence.emit(
+                one.choices,
+                one.row,
+                reason,
+                is_guided=one.is_guided,
+                explanation=one.explanation(),
+            )
             since = sequence.last_token_at - previous if previous else None
             self._observer.token(token, sequence, since)
         self._observer.phase("emit", time.perf_counter() - started)

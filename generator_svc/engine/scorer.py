@@ -1,7 +1,7 @@
 """What the engine asks of a reward service, whatever stands behind it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from generator_svc.decoding.candidates import Candidates
 from generator_svc.decoding.strategies import Reference
 from svc_common.lm.slots import Row
 from svc_common.preference_prompt import Prompt
+from svc_common.trace_context import TraceContext
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class EncodedPreference:
 class RewardContext:
     """What rewards are about: answers to `prompt` (without preferences) under `preferences`.
 
-    With `is_base_prompt` the base model reads that same prompt.
+    With `is_base_prompt` the base model reads that same prompt. If it `is_explained`, it is asked
+    for what each preference alone gives, too.
     """
 
     prompt: Prompt
@@ -38,6 +40,8 @@ class RewardContext:
     reference: Reference
     is_base_prompt: bool = False
     subject: bytes = b""  # whose answers: an opaque name, by which caches can be cleared
+    is_explained: bool = False
+    trace: TraceContext | None = None  # the request's, for whoever works on it elsewhere
 
     @property
     def total_weight(self) -> float:
@@ -103,10 +107,16 @@ class ScoreRows:
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rewards `[B, K]` float32, 0 behind a row's candidates, and which rows have some."""
+    """Rewards `[B, K]` float32, 0 behind a row's candidates, and which rows have some.
+
+    `by_preference` holds, by row, what each preference alone gives to the row's candidates, without
+    its weight: `[P, K]`. Only rows of explained sessions have it, and none whose replica is of a
+    version that cannot tell.
+    """
 
     rewards: Tensor
     has_rewards: list[bool]
+    by_preference: dict[int, Tensor] = field(default_factory=dict)
 
 
 class RewardScorer(Protocol):

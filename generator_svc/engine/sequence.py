@@ -11,6 +11,7 @@ from torch import Tensor
 
 from generator_svc.decoding.candidates import CandidateRow
 from generator_svc.decoding.choice import Choices, RowParams
+from generator_svc.decoding.explanation import TokenExplanation
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.fair_line import Priority
 from generator_svc.engine.scorer import RewardContext, RewardSession, SessionState
@@ -76,6 +77,7 @@ class ChosenToken:
     choices: Choices = field(repr=False)
     row: int
     num_candidates: int
+    explanation: TokenExplanation | None = None
 
     def candidates(self) -> Iterator[tuple[int, float, float, float]]:
         """Yield token id, log-probability, reward and score of each candidate, likeliest first."""
@@ -227,7 +229,13 @@ class Sequence:
         return self._finish_reason(token_id, context_length)
 
     def emit(
-        self, choices: Choices, row: int, finish_reason: FinishReason | None, *, is_guided: bool
+        self,
+        choices: Choices,
+        row: int,
+        finish_reason: FinishReason | None,
+        *,
+        is_guided: bool,
+        explanation: TokenExplanation | None = None,
     ) -> ChosenToken:
         """Hand the token that was appended last to the reader and return it."""
         token_id = choices.token_ids[row]
@@ -247,6 +255,7 @@ class Sequence:
             choices=choices,
             row=row,
             num_candidates=self.params.top_k,
+            explanation=explanation,
         )
         self._time_token()
         self._outputs.put_nowait(token)

@@ -11,6 +11,7 @@ from generator_svc.reward_client.fleet import Fleet
 from generator_svc.reward_client.replica import Replica
 from generator_svc.reward_client.wire import pack_context, pack_ids
 from pad.v1 import reward_pb2
+from svc_common.tracing import trace_metadata
 
 
 class RewardCalls:
@@ -41,7 +42,7 @@ class RewardCalls:
         )
         with unary_errors():
             response = await replica.stub.ScoreSequences(
-                request, timeout=timeout_s, metadata=replica.metadata
+                request, timeout=timeout_s, metadata=(*replica.metadata, *trace_metadata())
             )
         return replica.model_version, list(response.rewards)
 
@@ -58,7 +59,7 @@ class RewardCalls:
         replica = await self._any_replica(timeout_s)
         with unary_errors():
             response = await replica.stub.EncodePreference(
-                request, timeout=timeout_s, metadata=replica.metadata
+                request, timeout=timeout_s, metadata=(*replica.metadata, *trace_metadata())
             )
         return response.model_version, response.encoding
 

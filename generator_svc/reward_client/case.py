@@ -9,6 +9,16 @@ from generator_svc.reward_client.placement import Placement
 from generator_svc.reward_client.replica import Replica
 
 
+@dataclass(frozen=True)
+class LateAnswer:
+    """Rewards `[K]` that came for a step when nobody waited any more."""
+
+    step: int
+    rewards: Tensor
+    by_preference: Tensor | None  # [P, K]
+    model_version: str
+
+
 @dataclass(eq=False)
 class Case:
     """One session's way over the replicas; times by `time.monotonic`."""
@@ -25,20 +35,20 @@ class Case:
     placed: float = 0.0  # when its replica was asked to open it
     retry_at: float = 0.0  # earliest next placement
     was_full: bool = False  # a replica had no room
-    # (step, rewards, version of their model) that came and were not taken yet
-    answer: tuple[int, Tensor, str] | None = None
+    answer: LateAnswer | None = None  # came and was not taken yet
 
     @property
     def step(self) -> int:
         """Position of the token its rewards are for."""
         return len(self.session.token_ids)
 
-    def take_answer(self) -> Tensor | None:
+    def take_answer(self) -> LateAnswer | None:
         """Return the rewards for its step, once, or None if there are none."""
-        if self.answer is None or self.answer[0] != self.step:
+        if self.answer is None or self.answer.step != self.step:
             return None
-        (_, rewards, self.session.model_version), self.answer = self.answer, None
-        return rewards
+        answer, self.answer = self.answer, None
+        self.session.model_version = answer.model_version
+        return answer
 
     def leave(self) -> None:
         """Have its replica, if it has one, free its rows."""

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from generator_svc.engine.scorer import ScoredRows
 from generator_svc.reward_client.breaker import Breaker
+from generator_svc.reward_client.placement import Placement
+from generator_svc.reward_client.wire import add_explanations, unpack_rewards
 from pad.v1 import reward_pb2
 
-OnAnswer = Callable[[Tensor, list[bool]], None]
-"""Told the rewards `[B, K]` of a question's rows, and which of them came."""
+OnAnswer = Callable[[ScoredRows], None]
+"""Told the rewards of a question's rows, and which of them came."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,29 @@ class Question:
     """Candidates whose rewards a replica owes."""
 
     asked: reward_pb2.CandidateRows
+    placements: list[Placement]
     counts: list[int]
     on_answer: OnAnswer
     timer: asyncio.TimerHandle
     asked_at: float
 
-    def answer(self, rewards: Tensor, came: list[bool]) -> None:
+    def answer(self, scored: ScoredRows) -> None:
         """Tell who asked."""
         self.timer.cancel()
-        self.on_answer(rewards, came)
+        self.on_answer(scored)
+
+    def read(self, rows: reward_pb2.RewardRows) -> ScoredRows:
+        """Return the rewards of an answer.
+
+        Raises:
+            ValueError: it does not fit the question.
+        """
+        scored = unpack_rewards(self.asked, rows, self.counts)
+        if rows.num_preferences:
+            contexts = [placement.session.context for placement in self.placements]
+            expected = [len(its.preferences) * its.is_explained for its in contexts]
+            add_explanations(scored, self.asked, rows, expected)
+        return scored
 
 
 def judge(response: reward_pb2.ScoreResponse, came: list[bool], breaker: Breaker) -> None:

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from generator_svc.decoding.explanation import against_base
 from generator_svc.decoding.guidance import subtract_base
 from generator_svc.engine.scorer import ScoredRows, ScoreRows, SessionState
-from generator_svc.reward_client.case import Case
+from generator_svc.reward_client.case import Case, LateAnswer
 from generator_svc.reward_client.placement import Placement
 from generator_svc.reward_client.replica import Replica
 from generator_svc.reward_client.wire import CandidateBlock
@@ -54,13 +55,18 @@ class _Round:
             self.done.set_result(None)
 
 
-def _subtract_ours(rewards: Tensor, asked: _Asked) -> Tensor:
+def _subtract_ours(scored: ScoredRows, asked: _Asked) -> ScoredRows:
     """Return rewards `[b, K]` whole: less the references that are the base model itself."""
     weights = [placement.base_weight for placement in asked.placements]
     if not any(weights):
-        return rewards
-    logprobs = asked.logprobs[asked.rows, : rewards.shape[1]]
-    return subtract_base(rewards, logprobs, torch.tensor(weights))
+        return scored
+    logprobs = asked.logprobs[asked.rows, : scored.rewards.shape[1]]
+    by_preference = {
+        i: against_base(its, logprobs[i, : its.shape[1]]) if weights[i] else its
+        for i, its in scored.by_preference.items()
+    }
+    rewards = subtract_base(scored.rewards, logprobs, torch.tensor(weights))
+    return ScoredRows(rewards, scored.has_rewards, by_preference)
 
 
 def _candidates(rows: ScoreRows, chosen: list[int]) -> CandidateBlock:
@@ -126,8 +132,10 @@ class Questions:
                 continue
             kept = case.take_answer()
             if kept is not None:
-                scored.rewards[row, : len(kept)] = kept
+                scored.rewards[row, : len(kept.rewards)] = kept.rewards
                 scored.has_rewards[row] = True
+                if kept.by_preference is not None:
+                    scored.by_preference[row] = kept.by_preference
             elif case.replica is not None and case.placement is not None:
                 asked = groups.setdefault(
                     case.replica, _Asked(rows.candidates.logprobs, [], [], [], [], [])
@@ -139,25 +147,29 @@ class Questions:
                 asked.counts.append(rows.counts[row])
         return groups
 
-    def _receive(self, turn: _Round, replica: Replica, rewards: Tensor, came: list[bool]) -> None:
+    def _receive(self, turn: _Round, replica: Replica, scored: ScoredRows) -> None:
         """Take a replica's answer; rows without rewards have lost their place there."""
         asked = turn.waiting.pop(replica)
         was_late = turn.is_over
-        rewards = _subtract_ours(rewards, asked)
+        scored = _subtract_ours(scored, asked)
+        rewards = scored.rewards
         if not was_late:
             turn.scored.rewards[asked.rows, : rewards.shape[1]] = rewards
-        parts = zip(asked.rows, asked.cases, asked.placements, asked.steps, came, strict=True)
-        for i, (row, case, placement, step, has_rewards) in enumerate(parts):
+        parts = zip(asked.rows, asked.cases, asked.placements, asked.steps, strict=True)
+        for i, (row, case, placement, step) in enumerate(parts):
             session = case.session
             session.is_scoring = False
-            if has_rewards:
+            if scored.has_rewards[i]:
                 case.num_failures = 0
+                told = scored.by_preference.get(i)
                 if was_late:
                     kept = rewards[i, : asked.counts[i]]
-                    case.answer = (step, kept, replica.model_version)
+                    case.answer = LateAnswer(step, kept, told, replica.model_version)
                 else:
                     session.model_version = replica.model_version
                     turn.scored.has_rewards[row] = True
+                    if told is not None:
+                        turn.scored.by_preference[row] = told
             elif case.placement is placement and session.state is SessionState.OPEN:
                 self._on_lost(case)
             if was_late:

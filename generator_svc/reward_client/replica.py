@@ -8,7 +8,7 @@ from itertools import count
 import torch
 
 from generator_svc.decoding.strategies import Reference
-from generator_svc.engine.scorer import RewardSession
+from generator_svc.engine.scorer import RewardSession, ScoredRows
 from generator_svc.reward_client.breaker import Breaker, Circuit
 from generator_svc.reward_client.connection import Connection
 from generator_svc.reward_client.connector import Connector, Metadata
@@ -22,7 +22,7 @@ from generator_svc.reward_client.wire import (
     pack_commits,
     pack_context,
     pack_ids,
-    unpack_rewards,
+    pack_trace,
 )
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from svc_common.fault_points import FaultPoints
@@ -122,6 +122,8 @@ class Replica:
             ),
             token_ids=pack_ids(session.token_ids),
             tokenizer_fingerprint=self._fingerprint,
+            wants_preference_rewards=context.is_explained,
+            trace=pack_trace(context.trace),
         )
         num_preferences = len(context.preferences)
         self.num_free_slots -= (1 if self._shares_rows else num_preferences) + (
@@ -177,7 +179,8 @@ class Replica:
             request.tentative_commits.CopyFrom(pack_commits(guessed))
         timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
         now = time.monotonic()
-        question = Question(request.candidates, candidates.counts, on_answer, timer, now)
+        counts = candidates.counts
+        question = Question(request.candidates, placements, counts, on_answer, timer, now)
         self._pending[request.batch_id] = question
         self.connection.send(request)
 
@@ -237,25 +240,25 @@ class Replica:
                 placement.is_open = True
                 self._events.session_opened(self, placement, opened)
         question = self._pending.get(response.batch_id)
-        rewards = None
+        scored = None
         if question is not None:
             try:
-                rewards = unpack_rewards(question.asked, response.rewards, question.counts)
+                scored = question.read(response.rewards)
             except ValueError:
                 self.breaker.note_failure()
                 raise
-        if rewards is not None:
-            judge(response, rewards[1], self.breaker)
+        if scored is not None:
+            judge(response, scored.has_rewards, self.breaker)
         for error in response.row_errors:
             placement = self._placements.get(error.session)
             if placement is not None and placement.epoch == error.epoch:
                 self._forget(placement)
                 self._events.session_failed(self, placement, error)
-        if question is not None and rewards is not None:
+        if question is not None and scored is not None:
             del self._pending[response.batch_id]
             self._events.batch_timed(response.timings)
             self.patience.note(self.heard_at - question.asked_at)
-            question.answer(*rewards)
+            question.answer(scored)
 
     def disconnected(self) -> None:
         """Tell everyone who waits for this replica that nothing will come."""
@@ -264,7 +267,8 @@ class Replica:
         questions, self._pending = list(self._pending.values()), {}
         for question in questions:
             counts = question.counts
-            question.answer(torch.zeros(len(counts), max(counts)), [False] * len(counts))
+            nothing = torch.zeros(len(counts), max(counts))
+            question.answer(ScoredRows(nothing, [False] * len(counts)))
         if was_there or placements:
             self._events.replica_lost(self, placements)
 

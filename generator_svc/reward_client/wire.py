@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from generator_svc.decoding.strategies import Reference
-from generator_svc.engine.scorer import RewardContext
+from generator_svc.engine.scorer import RewardContext, ScoredRows
 from pad.v1 import common_pb2, reward_pb2
+from svc_common.trace_context import TraceContext
 
 REFERENCES = {
     Reference.BACKBONE: common_pb2.REFERENCE_MODE_BACKBONE,
@@ -54,6 +55,13 @@ def pack_context(
             encoding=preference.encoding if is_fitting else b"",
         )
     return message
+
+
+def pack_trace(trace: TraceContext | None) -> reward_pb2.TraceContext | None:
+    """Return the message that says which trace a session is part of, if of any."""
+    if trace is None:
+        return None
+    return reward_pb2.TraceContext(traceparent=trace.traceparent, tracestate=trace.tracestate)
 
 
 CommitRow = tuple[int, int, int, int]
@@ -109,7 +117,7 @@ RewardKey = tuple[int, int, int]
 
 def unpack_rewards(
     asked: reward_pb2.CandidateRows, rows: reward_pb2.RewardRows, counts: list[int]
-) -> tuple[Tensor, list[bool]]:
+) -> ScoredRows:
     """Return the rewards of the rows that were asked for, and which of them came.
 
     Args:
@@ -117,20 +125,15 @@ def unpack_rewards(
         rows: the answer.
         counts: candidates of each asked row.
 
-    Returns:
-        `[B, K]` float32, 0 where there are none; B booleans.
-
     Raises:
         ValueError: the arrays do not fit each other, or a number is not finite.
     """
-    rewards = np.frombuffer(rows.rewards, dtype="<f4")
-    if not np.isfinite(rewards).all():
-        raise ValueError("rewards: must be finite")
+    rewards = _numbers("rewards", rows.rewards)
     width = max(counts)
     is_whole = _names(asked) == _names(rows)
     if is_whole and len(rewards) == width * len(counts) and min(counts) == width:
         # As in most steps: every row came, in the order it was asked.
-        return torch.from_numpy(rewards.reshape(-1, width).copy()), [True] * len(counts)
+        return ScoredRows(torch.from_numpy(rewards.reshape(-1, width).copy()), [True] * len(counts))
     by_key = _by_key(rows, rewards)
     result, came = torch.zeros(len(counts), width), [False] * len(counts)
     for i, (key, count) in enumerate(zip(_keys(asked), counts, strict=True)):
@@ -138,7 +141,50 @@ def unpack_rewards(
         if found is not None and len(found) == count:
             result[i, :count] = torch.from_numpy(found.copy())
             came[i] = True
-    return result, came
+    return ScoredRows(result, came)
+
+
+def add_explanations(
+    scored: ScoredRows,
+    asked: reward_pb2.CandidateRows,
+    rows: reward_pb2.RewardRows,
+    expected: list[int],
+) -> None:
+    """Add what each preference alone gives to `scored`, which was unpacked from the same rows.
+
+    Args:
+        scored: is changed.
+        asked: what `pack_candidates` packed.
+        rows: the answer.
+        expected: preferences of each asked row; 0 where nobody wants to know.
+
+    Raises:
+        ValueError: the arrays do not fit each other or what was asked, or a number is not finite.
+    """
+    values = _numbers("preference_rewards", rows.preference_rewards)
+    keys, numbers = _keys(rows), unpack_ids(rows.num_preferences)
+    shapes = list(zip(numbers, unpack_ids(rows.num_candidates), strict=False))
+    sizes = [num * count for num, count in shapes]
+    if not len(numbers) == len(shapes) == len(keys) or sum(sizes) != len(values):
+        raise ValueError(f"preference_rewards: {len(values)} values do not fit {len(keys)} rows")
+    parts = np.split(values, np.cumsum(sizes, dtype=np.int64)[:-1])
+    found = {key: part.reshape(shape) for key, part, shape in zip(keys, parts, shapes, strict=True)}
+    for i, key in enumerate(_keys(asked)):
+        its = found.get(key)
+        if not scored.has_rewards[i] or its is None:
+            continue
+        if len(its) != expected[i]:
+            rule = f"must tell of {expected[i]} preferences"
+            raise ValueError(f"num_preferences: {rule}, got {len(its)}")
+        if len(its):
+            scored.by_preference[i] = torch.from_numpy(its.copy())
+
+
+def _numbers(field: str, data: bytes) -> NDArray[np.float32]:
+    values = np.frombuffer(data, dtype="<f4")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{field}: must be finite")
+    return values
 
 
 _Rows = reward_pb2.CandidateRows | reward_pb2.RewardRows

@@ -45,6 +45,7 @@ def test_models_measures_every_contender_on_the_same_weights(options: Options) -
         "pad, lora",
         "pad, lora, two rows",
         "engine, in process",
+        "engine, in process, beside another",
         "engine, in process, mixed",
         "transformers generate",
         "transformers generate, mixed",

@@ -1,7 +1,7 @@
 """A generator that knows the contract and no model: what it answers is written below."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -49,6 +49,10 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
     metadata: list[dict[str, str]] = field(default_factory=list)
     time_remaining_s: list[float] = field(default_factory=list)
     profiles: dict[str, profile_pb2.Profile] = field(default_factory=dict)
+    fails_at_page: int | None = None  # of all that were asked for; else all are as other calls
+    num_pages: int = 0
+    before_put: Callable[[_Context], Awaitable[None]] | None = None
+    earlier: dict[str, list[profile_pb2.Profile]] = field(default_factory=dict)
     called: asyncio.Event = field(default_factory=asyncio.Event)
     damaged: tuple[str, ...] = ()
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,6 +95,17 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
             summary=self._summary(request.generation, tokens),
         )
 
+    async def ExplainPersonalization(
+        self, request: generator_pb2.ExplainPersonalizationRequest, context: _Context
+    ) -> generator_pb2.ExplainPersonalizationResponse:
+        request.generation.detail = generator_pb2.DETAIL_EXPLANATION
+        answer = await self.Complete(
+            generator_pb2.CompleteRequest(generation=request.generation), context
+        )
+        return generator_pb2.ExplainPersonalizationResponse(
+            text=answer.text, tokens=answer.tokens, summary=answer.summary
+        )
+
     async def GetServerInfo(
         self, request: generator_pb2.GetServerInfoRequest, context: _Context
     ) -> generator_pb2.GetServerInfoResponse:
@@ -118,6 +133,8 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
         self, request: profile_pb2.PutProfileRequest, context: _Context
     ) -> profile_pb2.PutProfileResponse:
         await self._fail(context)
+        if self.before_put is not None:
+            await self.before_put(context)
         stored = self.profiles.get(request.user_id)
         revision = stored.revision if stored else 0
         if request.HasField("expected_revision") and request.expected_revision != revision:
@@ -129,6 +146,8 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
             revision=revision + 1,
         )
         profile.updated_at.FromSeconds(1_700_000_000 + revision)
+        earlier = [] if stored is None else [stored, *self.earlier.get(request.user_id, [])]
+        self.earlier[request.user_id] = [] if request.erases_history else earlier
         self.profiles[request.user_id] = profile
         return profile_pb2.PutProfileResponse(profile=profile)
 
@@ -147,12 +166,47 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
         if request.user_id not in self.profiles:
             await context.abort(grpc.StatusCode.NOT_FOUND, "user_id: has no profile")
         del self.profiles[request.user_id]
+        self.earlier.pop(request.user_id, None)
         return profile_pb2.DeleteProfileResponse()
+
+    async def ListProfileRevisions(
+        self, request: profile_pb2.ListProfileRevisionsRequest, context: _Context
+    ) -> profile_pb2.ListProfileRevisionsResponse:
+        await self._fail(context)
+        if request.user_id not in self.profiles:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "user_id: has no profile")
+        current = self.profiles[request.user_id]
+        is_damaged = request.user_id in self.damaged
+        return profile_pb2.ListProfileRevisionsResponse(
+            revisions=[*([] if is_damaged else [current]), *self.earlier[request.user_id]],
+            current_revision=0 if is_damaged else current.revision,
+        )
+
+    async def RestoreProfile(
+        self, request: profile_pb2.RestoreProfileRequest, context: _Context
+    ) -> profile_pb2.RestoreProfileResponse:
+        await self._fail(context)
+        found = [p for p in self.earlier[request.user_id] if p.revision == request.revision]
+        if not found:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "revision: must be one that is kept")
+        put = profile_pb2.PutProfileRequest(
+            user_id=request.user_id,
+            preferences=found[0].preferences,
+            beta=found[0].beta if found[0].HasField("beta") else None,
+            expected_revision=(
+                request.expected_revision if request.HasField("expected_revision") else None
+            ),
+        )
+        return profile_pb2.RestoreProfileResponse(
+            profile=(await self.PutProfile(put, context)).profile
+        )
 
     async def ListProfiles(
         self, request: profile_pb2.ListProfilesRequest, context: _Context
     ) -> profile_pb2.ListProfilesResponse:
-        await self._fail(context)
+        self.num_pages += 1
+        if self.fails_at_page in (None, self.num_pages):
+            await self._fail(context)
         page_size = request.page_size or 100
         users = sorted(user for user in self.profiles if user > request.page_token)
         return profile_pb2.ListProfilesResponse(
@@ -203,6 +257,15 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
                 ]
                 if request.detail == generator_pb2.DETAIL_CANDIDATES
                 else [],
+                explanation=(
+                    generator_pb2.TokenExplanation(
+                        rewards=[0.5, -0.25],
+                        base_rewards=[-1.5, 0.0] if text not in BASE_TOKENS else [0.5, -0.25],
+                        changed_by=0 if text not in BASE_TOKENS else None,
+                    )
+                    if request.detail == generator_pb2.DETAIL_EXPLANATION
+                    else None
+                ),
             )
             for index, text in enumerate(GUIDED_TOKENS if is_guided else BASE_TOKENS)
         ]
@@ -225,6 +288,23 @@ class FakeServer(GeneratorServiceServicer, ProfileServiceServicer):
             reward_model_version="r1" if is_guided else "",
             timings=generator_pb2.Timings(queue_s=0.001, total_s=0.02 * len(tokens)),
             sample_rewards=[-0.5, 1.25, 0.0][: request.num_samples],
+            explanation=(
+                generator_pb2.Explanation(
+                    preferences=[
+                        generator_pb2.PreferenceExplanation(
+                            preference=preference("Be kind."),
+                            num_changed_tokens=4,
+                            contribution=12.0,
+                            reward=4.5,
+                        ),
+                        generator_pb2.PreferenceExplanation(
+                            preference=preference("Be brief.", 2.0), contribution=-1.5
+                        ),
+                    ]
+                )
+                if request.detail == generator_pb2.DETAIL_EXPLANATION
+                else None
+            ),
         )
 
 

@@ -107,7 +107,7 @@ async def test_compare_explains_marks_only_where_there_are_some(
 
 
 async def test_version_is_the_packages(pad: Pad) -> None:
-    assert (await pad("--version")).stdout == f"pad {version('pad-serving')}\n"
+    assert (await pad("--version")).stdout == f"pad {version('pad-client')}\n"
 
 
 async def test_help_says_that_preferences_replace_the_profile(pad: Pad) -> None:

@@ -145,14 +145,15 @@ def test_up_without_models_says_where_it_looked(tmp_path: Path) -> None:
     assert "hint: " in result.stderr
 
 
-def test_missing_typer_is_said_in_one_line(tmp_path: Path) -> None:
-    script = "import sys; sys.modules['typer'] = None\nfrom pad_client.cli import main\nmain()"
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_missing_typer_or_rich_is_said_in_one_line(missing: str) -> None:
+    script = f"import sys; sys.modules['{missing}'] = None\nfrom pad_client.cli import main\nmain()"
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert "pip install '.[cli]' in a checkout" in result.stderr
+    assert "pip install './client[cli]' in a checkout" in result.stderr
 
 
 def test_up_goes_on_without_one_replica_and_ends_with_the_last(fake_services: Path) -> None:

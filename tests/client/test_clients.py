@@ -1,7 +1,6 @@
 """Both clients against the fake server: one body of tests for the two."""
 
 import asyncio
-import inspect
 from datetime import UTC, datetime
 from typing import Any
 
@@ -229,16 +228,3 @@ async def test_metadata_goes_with_every_call(address: str, fake: FakeServer) -> 
     with GeneratorClient(address, metadata=metadata) as threaded:
         await asyncio.to_thread(threaded.complete, prompt="Hi")
     assert [sent["authorization"] for sent in fake.metadata] == ["Bearer x"] * 2
-
-
-def test_both_clients_have_the_same_methods_and_arguments() -> None:
-    def methods(client: type) -> dict[str, list[str]]:
-        return {
-            name.removeprefix("a") if name == "aclose" else name: list(
-                inspect.signature(member).parameters
-            )
-            for name, member in vars(client).items()
-            if inspect.isfunction(member) and not name.startswith("_")
-        }
-
-    assert methods(GeneratorClient) == methods(AsyncGeneratorClient)

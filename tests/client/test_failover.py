@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2_grpc
 import pad_client
 from pad_client import AsyncGeneratorClient, GeneratorClient
 from pad_client.addresses import grpc_target
-from pad_client.retries import MAX_ATTEMPTS, Attempts
+from pad_client.retries import MAX_ATTEMPTS, MAX_REPEATS, Attempts, RetryBudget
 from svc_common.health import Health
 from tests.client.conftest import ThreadedClient
 from tests.client.fake_server import BASE_TOKENS, Failure, FakeServer, add_to_server
@@ -156,14 +156,14 @@ class Lost(grpc.RpcError):
 
 
 def test_pauses_grow_and_end() -> None:
-    attempts = Attempts(1000.0)
+    attempts = Attempts(1000.0, RetryBudget())
     error = Lost(grpc.StatusCode.UNAVAILABLE)
     pauses = [attempts.pause_s(error) for _ in range(MAX_ATTEMPTS)]
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, None]
 
 
 def test_no_pause_outlasts_the_call() -> None:
-    assert Attempts(0.04).pause_s(Lost(grpc.StatusCode.UNAVAILABLE)) is None
+    assert Attempts(0.04, RetryBudget()).pause_s(Lost(grpc.StatusCode.UNAVAILABLE)) is None
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,30 @@ def test_no_pause_outlasts_the_call() -> None:
     ],
 )
 def test_what_is_sent_again(error: Lost, is_sent_again: bool) -> None:
-    assert (Attempts(20.0).pause_s(error) is not None) is is_sent_again
+    assert (Attempts(20.0, RetryBudget()).pause_s(error) is not None) is is_sent_again
+
+
+def test_repeats_are_bounded_over_all_calls_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call was sent six times while no server was there, however many calls there were."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    budget, error = RetryBudget(), Lost(grpc.StatusCode.UNAVAILABLE)
+
+    def num_repeats(num_calls: int) -> int:
+        every = [Attempts(1000.0, budget) for _ in range(num_calls)]
+        return sum(attempts.pause_s(error) is not None for attempts in every)
+
+    assert num_repeats(80) == 80  # all of those that a lost server cut off together
+    assert num_repeats(1000) == MAX_REPEATS  # what was left, and what these calls earned
+    assert num_repeats(50) == 12
+    now = 1.0
+    assert num_repeats(50) == 23  # a second's, and a fourth of the calls
+    now = 1000.0
+    assert num_repeats(1000) == MAX_REPEATS
 
 
 def test_a_write_that_may_have_been_done_is_not_sent_again() -> None:
-    attempts = Attempts(20.0, is_repeatable=False)
+    attempts = Attempts(20.0, RetryBudget(), is_repeatable=False)
     assert attempts.pause_s(Lost(grpc.StatusCode.UNAVAILABLE, "Socket closed")) is None
 
 

@@ -26,6 +26,10 @@ from pad_client.requests import build_request
         ({}, "prompt, messages: exactly one"),
         ({"prompt": "a", "messages": []}, "prompt, messages: exactly one"),
         ({"prompt": "a", "preferences": "Be brief."}, "preferences: must be a list"),
+        (
+            {"prompt": "a", "preferences": ["a", {"text": "b"}]},
+            r"preferences\[1\]: must be a string or a Preference, got dict",
+        ),
         ({"prompt": "a", "stop": "x"}, "stop: must be a list"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\]: .* exactly role and content, got keys"),
         ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "exactly role and content"),

@@ -65,6 +65,26 @@ async def test_a_mixed_batch_gets_the_tokens_and_rewards_of_the_models_run_apart
     assert num_changed > len(jobs)
 
 
+@pytest.mark.parametrize("reference", list(Reference))
+async def test_an_explained_answer_has_the_same_tokens_and_its_parts_are_its_rewards(
+    variables: dict[str, str], reference: Reference
+) -> None:
+    """Where the base's row is the reference, and where the base reads another prompt."""
+    plain = guided("hello", "Be kind.", "Rhyme.", "Be brief.", reference=reference)
+    assert plain.reward_context is not None
+    told = replace(plain, reward_context=replace(plain.reward_context, is_explained=True))
+    async with colocated(variables) as running:
+        for prompts_base in (False, True):
+            expected = await running.write("hello", plain, prompts_base=prompts_base)
+            tokens = await running.write("hello", told, prompts_base=prompts_base)
+            assert ids(tokens) == ids(expected)
+            for token in tokens:
+                assert token.explanation is not None
+                assert sum(token.explanation.rewards) == pytest.approx(token.reward, abs=1e-3)
+            assert any(token.is_changed for token in tokens)
+            assert all(token.explanation is None for token in expected)
+
+
 async def test_beta_0_and_no_profile_are_base_decoding(variables: dict[str, str]) -> None:
     jobs = [("hello", PARAMS), ("hello", guided("hello", "Be kind.", beta=0.0))]
     async with colocated(variables) as running:

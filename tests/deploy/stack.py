@@ -16,6 +16,7 @@ SETTINGS = {
     "generator": ("GENERATOR_", GeneratorSettings),
     "reward": ("REWARD_", RewardSettings),
 }
+FRONTS = ("edge", "playground")  # clients of the generator, each an image of its own
 _COMMANDS = ("command", "entrypoint", "test")  # lists that replace those of the file below
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<default>:?-[^}]*)?\}")
 

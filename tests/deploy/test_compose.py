@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from edge_svc.settings import EdgeSettings
+from playground_svc.settings import PlaygroundSettings
 from svc_common.settings import load_settings
 from tests.deploy.stack import (
+    FRONTS,
     GPU,
     MAIN,
     ROOT,
@@ -101,6 +103,8 @@ def test_what_only_some_want_is_in_a_profile(services):
         "prometheus": ["observability"],
         "grafana": ["observability"],
         "edge": ["edge"],
+        "playground": ["playground"],
+        "jaeger": ["tracing"],
     }
 
 
@@ -112,7 +116,7 @@ def test_environment_holds_settings_of_the_service_and_nothing_else(services):
                 variable.startswith(SETTINGS[name][0]) for variable in service["environment"]
             )
         else:
-            prefix = "EDGE_" if name == "edge" else "GF_"
+            prefix = f"{name.upper()}_" if name in FRONTS else "GF_"
             assert all(v.startswith(prefix) for v in service.get("environment", {})), name
 
 
@@ -151,8 +155,10 @@ def test_generator_alone_is_published_and_only_to_this_machine(services):
     assert published == {
         "generator": [f"127.0.0.1:{port}:{port}" for port in ports],
         "edge": ["127.0.0.1:8000:8000"],
+        "playground": ["127.0.0.1:8080:8080"],
         "prometheus": ["127.0.0.1:9090:9090"],
         "grafana": ["127.0.0.1:3000:3000"],
+        "jaeger": ["127.0.0.1:16686:16686"],
     }
 
 
@@ -225,7 +231,7 @@ def test_no_secret_stands_in_an_environment_or_a_command(services):
 
 def test_foreign_images_are_pinned_and_run_without_root(services):
     images = {name: service for name, service in services.items() if "build" not in service}
-    assert set(images) == {"redis", "prometheus", "grafana"}
+    assert set(images) == {"redis", "prometheus", "grafana", "jaeger"}
     for name, service in images.items():
         tag = service["image"].partition(":")[2].lstrip("v")
         assert tag.count(".") == 2, name
@@ -275,3 +281,41 @@ def test_the_edge_finds_the_generator_and_listens_where_it_is_published(services
     assert set(edge["networks"]) & set(services["generator"]["networks"])
     assert settings.listen.rpartition(":")[2] == edge["ports"][0].rpartition(":")[2]
     assert seconds(edge["stop_grace_period"]) >= settings.drain_s + 10
+
+
+def test_the_playground_finds_the_generator_and_is_reached_from_this_machine_alone(services):
+    page = services["playground"]
+    settings = load_settings(PlaygroundSettings, "PLAYGROUND_", page["environment"])
+    assert settings.generator == (f"generator:{default_port('generator')}",)
+    assert settings.shown_generator in services["generator"]["ports"][0]
+    assert set(page["networks"]) & set(services["generator"]["networks"])
+    assert page["ports"] == [f"127.0.0.1:8080:{settings.listen.rpartition(':')[2]}"]
+    assert seconds(page["stop_grace_period"]) >= settings.drain_s + 10
+    # Not even where the others are published: whoever reaches it writes profiles.
+    text = (ROOT / MAIN).read_text()
+    assert text.count("PUBLISH_ADDRESS:-") == sum(
+        len(services[name]["ports"]) for name in ("generator", "edge")
+    )
+
+
+def test_traces_are_off_until_the_operator_names_a_collector(services):
+    for name in SETTINGS:
+        assert settings_of(services, name).traces_endpoint == ""
+
+
+def test_all_services_send_traces_to_the_one_collector_and_reach_it():
+    """As the head of the file says: TRACES_ENDPOINT=jaeger:4317."""
+    text = (ROOT / MAIN).read_text()
+    (command,) = re.findall("TRACES_ENDPOINT=(\\S+) docker compose --profile tracing up", text)
+    services = load_compose(MAIN)["services"]
+    host = command.partition(":")[0]
+    assert services[host]["profiles"] == ["tracing"]
+    assert command.endswith(":4317")  # of OTLP over gRPC
+    for name, prefix in (("generator", "GENERATOR_"), ("reward", "REWARD_"), ("edge", "EDGE_")):
+        assert set(services[name]["networks"]) & set(services[host]["networks"]), name
+        assert f'{prefix}TRACES_ENDPOINT: "${{TRACES_ENDPOINT:-}}"' in text
+
+
+@pytest.mark.parametrize("name", ["generator", "reward", "edge"])
+def test_images_have_what_traces_need(name):
+    assert ",tracing]" in (ROOT / f"deploy/Dockerfile.{name}").read_text()

@@ -3,6 +3,7 @@ import re
 import pytest
 
 from tests.deploy.stack import (
+    FRONTS,
     MAIN,
     ROOT,
     SETTINGS,
@@ -15,7 +16,7 @@ from tests.deploy.stack import (
 )
 
 
-@pytest.fixture(params=SETTINGS)
+@pytest.fixture(params=[*SETTINGS, *FRONTS])
 def service(request):
     return request.param
 
@@ -79,6 +80,7 @@ def test_images_are_pinned_to_a_version(dockerfile):
     assert set(froms) == {"${PYTHON_IMAGE}"}
 
 
+@pytest.mark.parametrize("service", SETTINGS, indirect=True)
 def test_ports_are_those_of_the_settings(service, image):
     ports = [default_port(service), default_metrics_port(service)]
     assert [int(port) for port in image["EXPOSE"].split()] == ports
@@ -117,14 +119,22 @@ def test_copies_from_stages_name_an_earlier_one(dockerfile):
 
 def test_arguments_that_compose_gives_are_declared(dockerfile, build):
     declared = {words.split("=")[0] for name, words in instructions(dockerfile) if name == "ARG"}
-    assert set(build["args"]) <= declared
+    assert set(build.get("args", {})) <= declared
 
 
+@pytest.mark.parametrize("service", SETTINGS, indirect=True)
 def test_dependencies_are_the_server_extra_at_the_constrained_versions(dockerfile):
     installs = [words for name, words in instructions(dockerfile) if "pip install" in words]
     assert len(installs) == 2
     assert all("-c constraints.txt" in words for words in installs)
-    assert installs[-1].endswith('".[server]"')
+    # The client from here too: a name that no index has might one day be somebody else's there.
+    assert installs[-1].endswith('./client ".[server,tracing]"')
+
+
+@pytest.mark.parametrize("service", FRONTS, indirect=True)
+def test_images_of_the_fronts_have_no_torch(service, dockerfile):
+    (install,) = [words for name, words in instructions(dockerfile) if "pip install" in words]
+    assert install.endswith(f'-c constraints.txt ./client ".[{service}]"')
 
 
 def test_images_share_their_build_stage_and_differ_by_service_and_ports():
@@ -141,6 +151,6 @@ def test_images_share_their_build_stage_and_differ_by_service_and_ports():
 def test_builder_is_sent_nothing_that_no_image_needs():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    names = (*SETTINGS, "edge")
+    names = (*SETTINGS, *FRONTS)
     needed = {source for name in names for source in copied(ROOT / f"deploy/Dockerfile.{name}")}
     assert sent == needed

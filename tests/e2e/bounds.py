@@ -121,7 +121,7 @@ GENERATE = [
     Bound("GenerateRequest.strategy", put("strategy"), 5, 99, "strategy: must be a known"),
     Bound("GenerateRequest.reference", put("reference"), 2, 99, "reference: must be a known"),
     Bound("GenerateRequest.fallback", put("fallback"), 2, 99, "fallback: must be a known"),
-    Bound("GenerateRequest.detail", put("detail"), 2, 99, "detail: must be a known"),
+    Bound("GenerateRequest.detail", put("detail"), 3, 99, "detail: must be a known"),
     Bound("GenerateRequest.num_samples", best, 16, 17, "num_samples: must be 1..16"),
     Bound("GenerateRequest.priority", put("priority"), 2, 99, "priority: must be a known"),
     Bound("GenerateRequest.seed", put("seed"), (1 << 64) - 1, 0, ""),
@@ -161,6 +161,32 @@ LIST = [
 GET = [
     Bound(
         "GetProfileRequest.user_id", put("user_id", lambda n: "u" * n), None, 129, "user_id: must"
+    ),
+]
+REVISIONS = [
+    Bound(
+        "ListProfileRevisionsRequest.user_id",
+        put("user_id", lambda n: "u" * n),
+        None,
+        129,
+        "user_id: must",
+    ),
+]
+RESTORE = [
+    Bound(
+        "RestoreProfileRequest.user_id",
+        put("user_id", lambda n: "u" * n),
+        None,
+        129,
+        "user_id: must",
+    ),
+    Bound("RestoreProfileRequest.revision", put("revision"), None, 0, "revision: must be >= 1"),
+    Bound(
+        "RestoreProfileRequest.expected_revision",
+        put("expected_revision"),
+        None,
+        0,
+        "expected_revision: must be >= 1",
     ),
 ]
 DELETE = [
@@ -294,8 +320,10 @@ FORGET = [
 FREE = {
     "GenerateRequest.preference_in_base_prompt",
     "GenerateRequest.ignore_end_of_turn",
+    "PutProfileRequest.erases_history",
     "SessionOpen.session",
     "SessionOpen.epoch",
+    "SessionOpen.wants_preference_rewards",
     "ScoreRequest.batch_id",
     "EncodedPreference.encoding",  # a hint; a vector's length: tests/reward_svc/test_given_vectors
 }
@@ -303,6 +331,8 @@ FREE = {
 ROWS = {
     "SessionOpen.token_ids",
     "SessionOpen.tokenizer_fingerprint",
+    "TraceContext.traceparent",
+    "TraceContext.tracestate",
     "ScoreRequest.closes",
     "ScoreRequest.opens",
     *(f"CommitRows.{name}" for name in ("sessions", "epochs", "steps", "token_ids")),
@@ -316,6 +346,8 @@ REQUESTS: list[type[Message]] = [
     profile_pb2.GetProfileRequest,
     profile_pb2.DeleteProfileRequest,
     profile_pb2.ListProfilesRequest,
+    profile_pb2.ListProfileRevisionsRequest,
+    profile_pb2.RestoreProfileRequest,
     reward_pb2.ScoreRequest,
     reward_pb2.ScoreSequencesRequest,
     reward_pb2.EncodePreferenceRequest,

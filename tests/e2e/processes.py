@@ -36,7 +36,7 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> 
         assert monotonic() < give_up_at, f"waited {timeout_s} s for {what}"
 
 
-def _turns_serving(address: str, name: str, timeout_s: float) -> bool:
+def turns_serving(address: str, name: str, timeout_s: float) -> bool:
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         request = health_pb2.HealthCheckRequest(service=name)
         call = health_pb2_grpc.HealthStub(channel).Watch(
@@ -96,7 +96,7 @@ class Service:
 
         def serves() -> bool:
             assert self.process.poll() is None, f"{self.module} ended:\n{self.log[-2000:]}"
-            return _turns_serving(self.address, name, timeout_s=5.0)
+            return turns_serving(self.address, name, timeout_s=5.0)
 
         until(serves, f"{self.module} to serve", START_S)
         assert self.process.poll() is None, f"{self.module} ended:\n{self.log[-2000:]}"

@@ -133,6 +133,7 @@ def secured_stack(folder: Path, models_dir: Path, redis_url: str) -> Iterator[Se
         "a": new_token("tenant-a", "of-a", EVERYDAY, None),
         "b": new_token("tenant-b", "of-b", EVERYDAY, None),
         "admin": new_token("tenant-a", "root", [TokenScope.ADMIN], None),
+        "writer": new_token("tenant-a", "writes", [TokenScope.GENERATE], None),
     }
     (folder / "tokens").write_text("".join(f"{token.line}\n" for token in tokens.values()))
     common = {

@@ -27,6 +27,8 @@ TABLE: list[tuple[str, Bound]] = [
     *(("GetProfile", bound) for bound in bounds.GET),
     *(("DeleteProfile", bound) for bound in bounds.DELETE),
     *(("ListProfiles", bound) for bound in bounds.LIST),
+    *(("ListProfileRevisions", bound) for bound in bounds.REVISIONS),
+    *(("RestoreProfile", bound) for bound in bounds.RESTORE),
     *(("ScoreSequences", bound) for bound in bounds.SCORE_SEQUENCES),
     *(("EncodePreference", bound) for bound in bounds.ENCODE),
     *(("Forget", bound) for bound in bounds.FORGET),
@@ -56,6 +58,14 @@ def call(stack: EmbeddedStack, models_dir: Path) -> Iterator[Callable[[str, Boun
                     profile_pb2.DeleteProfileRequest(user_id="nobody"),
                 ),
                 "ListProfiles": (profiles.ListProfiles, profile_pb2.ListProfilesRequest()),
+                "ListProfileRevisions": (
+                    profiles.ListProfileRevisions,
+                    profile_pb2.ListProfileRevisionsRequest(),
+                ),
+                "RestoreProfile": (
+                    profiles.RestoreProfile,
+                    profile_pb2.RestoreProfileRequest(user_id="nobody", revision=1),
+                ),
                 "ScoreSequences": (rewards.ScoreSequences, bounds.scoring(fingerprint)),
                 "EncodePreference": (rewards.EncodePreference, bounds.preference()),
                 "Forget": (rewards.Forget, reward_pb2.ForgetRequest()),

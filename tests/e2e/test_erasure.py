@@ -121,6 +121,7 @@ def test_nothing_of_an_erased_user_is_left_anywhere(models_dir: Path) -> None:
         generators = {here: stack.metrics_addresses["generator"], there: metrics}
         replicas = [stack.addresses[f"reward-{i}"] for i in range(2)]
         fingerprint = here.server_info().tokenizer_fingerprint
+        here.put_profile(USER, [f"{CANARY} Still more of them, please."])  # an earlier revision
         for user_id, text in (("other", OTHERS), (USER, CANARY)):
             here.put_profile(user_id, [text])
             for client in generators:
@@ -144,6 +145,7 @@ def test_nothing_of_an_erased_user_is_left_anywhere(models_dir: Path) -> None:
         }
         assert USER.encode() in everything(store)
         assert CANARY.encode() in everything(store)
+        assert b"Still more of them" in everything(store)
 
         here.delete_profile(USER)
 

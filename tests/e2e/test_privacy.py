@@ -90,6 +90,10 @@ def test_answers_leave_no_trace(stack: EmbeddedStack, client: GeneratorClient) -
         answer = client.complete(messages=CHAT, user_id=USER, ignore_end_of_turn=True, **options)
         texts.append(answer.text)
         client.complete(prompt=f"{CANARY} is", preferences=[WISH], stop=[CANARY], **options)
+    client.explain(messages=CHAT, user_id=USER, max_tokens=4)
+    client.put_profile(USER, [WISH])
+    client.profile_history(USER)
+    client.restore_profile(USER, 1)
     list(client.list_profiles())
     client.get_profile(USER)
     client.delete_profile(USER)
@@ -128,6 +132,9 @@ def bad_requests(client: GeneratorClient) -> list[Callable[[], object]]:
         lambda: client.get_profile(f"{USER}-nobody"),
         lambda: client.delete_profile(f"{USER}-nobody"),
         lambda: client.put_profile(USER, [WISH], expected_revision=77),
+        lambda: client.explain(messages=CHAT, user_id=f"{USER}-nobody"),
+        lambda: client.profile_history(f"{USER} ann"),
+        lambda: client.restore_profile(f"{USER}-nobody", 1),
     ]
     for wish in wishes:
         calls += [

@@ -1,11 +1,9 @@
 """What a product backend can ask, and what it is told when it asks wrongly."""
 
 import math
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,7 +21,6 @@ from pad_client import (
 )
 from pad_client.embedded import EmbeddedStack
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 CHAT = [Message("user", "Can you find me a hotel in Paris for three nights?")]
 
 
@@ -221,12 +218,3 @@ def test_server_info_describes_what_is_served(client: GeneratorClient) -> None:
     assert [replica.is_available for replica in info.reward_replicas] == [True]
     assert info.vocabulary_size == 4096
     assert info.max_top_k == 100
-
-
-def test_the_readmes_python_example_runs_as_it_stands(
-    stack: EmbeddedStack, capsys: pytest.CaptureFixture[str]
-) -> None:
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (example,) = (text for text in examples if "GeneratorClient" in text)  # the other: edge_svc
-    exec(example.replace("127.0.0.1:50051", stack.address), {})
-    assert re.search(r"\d+ tokens changed by the profile", capsys.readouterr().out)

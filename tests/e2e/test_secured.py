@@ -72,6 +72,29 @@ def test_scopes_are_kept_apart(secured: Secured) -> None:
             client.delete_profile("guided")
 
 
+def test_an_explanation_shows_a_profile_to_none_who_may_not_read_it(secured: Secured) -> None:
+    """Whether there is one or not; what a caller states itself it may see again."""
+    secret = "Be very brief, canary."
+    with connect(secured, secured.tokens["a"].secret) as client:
+        client.put_profile("explained", [secret])
+        told = client.explain(messages=CHAT, user_id="explained", max_tokens=2)
+        assert told.summary.explanation is not None
+        assert told.summary.explanation.preferences[0].text == secret
+    with connect(secured, secured.tokens["writer"].secret) as client:
+        for user_id in ("explained", "nobody"):
+            for call in (client.explain, client.complete):
+                with pytest.raises(AccessDeniedError, match=r"profiles\.read") as refused:
+                    call(messages=CHAT, user_id=user_id, max_tokens=2, detail="explanation")
+                assert "canary" not in str(refused.value)
+        assert client.complete(messages=CHAT, user_id="explained", max_tokens=2).tokens
+        own = client.explain(messages=CHAT, preferences=["Be kind."], max_tokens=2)
+        assert own.summary.explanation is not None
+        mixed = client.explain(
+            messages=CHAT, user_id="explained", preferences=["Be kind."], max_tokens=2
+        )
+        assert "canary" not in str(mixed)
+
+
 def listed(channel: grpc.Channel, token: str) -> set[str]:
     """Return the services that reflection names."""
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)

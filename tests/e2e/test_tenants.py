@@ -85,6 +85,26 @@ class Hostile:
         for request in self._generate():
             yield generator_pb2.CompleteRequest(generation=request)
 
+    def _explainpersonalization(
+        self,
+    ) -> Iterator[generator_pb2.ExplainPersonalizationRequest]:
+        for request in self._generate():
+            if request.detail == generator_pb2.DETAIL_CANDIDATES:
+                request.detail = generator_pb2.DETAIL_EXPLANATION
+            yield generator_pb2.ExplainPersonalizationRequest(generation=request)
+
+    def _listprofilerevisions(self) -> Iterator[profile_pb2.ListProfileRevisionsRequest]:
+        for user_id in FORGED_IDS:
+            yield profile_pb2.ListProfileRevisionsRequest(user_id=user_id)
+
+    def _restoreprofile(self) -> Iterator[profile_pb2.RestoreProfileRequest]:
+        for user_id in FORGED_IDS:
+            for revision in (1, 2):
+                yield profile_pb2.RestoreProfileRequest(
+                    user_id=user_id, revision=revision, expected_revision=2
+                )
+                yield profile_pb2.RestoreProfileRequest(user_id=user_id, revision=revision)
+
     def _getserverinfo(self) -> Iterator[generator_pb2.GetServerInfoRequest]:
         yield generator_pb2.GetServerInfoRequest()
 
@@ -105,6 +125,7 @@ class Hostile:
                     preferences=[wish("Be rude.")],
                     beta=0.5,
                     expected_revision=revision,
+                    erases_history=True,
                 )
 
     def _listprofiles(self) -> Iterator[profile_pb2.ListProfilesRequest]:
@@ -206,7 +227,8 @@ def victim(secured: Secured) -> Iterator[Caller]:
     """A caller of tenant A, whose users have profiles."""
     with secured.channel() as channel:
         caller = Caller(channel, bearer(secured.tokens["a"].secret))
-        for user_id in WISHES:
+        for user_id in WISHES:  # twice, so that there is an earlier revision to be stolen
+            caller.call("pad.v1.ProfileService/PutProfile", put_request(user_id))
             caller.call("pad.v1.ProfileService/PutProfile", put_request(user_id))
         yield caller
 

@@ -101,6 +101,38 @@ def test_details_say_what_the_profile_did_to_each_token(
     assert any(each["changed"] for each in told)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_explained_answer_says_which_wish_changed_which_token(
+    client: openai.OpenAI, pad: GeneratorClient, stream: bool
+) -> None:
+    direct = pad.explain(messages=SAY, preferences=[WISH, "Be kind."], temperature=0, max_tokens=24)
+    answer = ask(client, {"preferences": [WISH, "Be kind."], "explain": True}, stream=stream)
+    chunks = list(answer) if stream else [answer]
+    pads = [its.pad for chunk in chunks for its in chunk.choices if hasattr(its, "pad")]
+    told = [token for each in pads for token in each.get("tokens", [])]
+    by = [token["explanation"]["changed_by"] for token in told]
+    assert by == [t.explanation.changed_by for t in direct.tokens if t.explanation is not None]
+    assert {0, None} <= set(by)
+    its = direct.summary.explanation
+    assert its is not None
+    shown = pads[-1]["summary"]["explanation"]["preferences"]
+    assert [each["num_changed_tokens"] for each in shown] == [
+        each.num_changed_tokens for each in its.preferences
+    ]
+
+
+def test_an_explanation_is_refused_beside_logprobs_and_left_out_without_a_profile(
+    client: openai.OpenAI,
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, {"preferences": [WISH], "explain": True}, logprobs=True)
+    assert caught.value.param == "pad.explain"
+    options = {"explain": True, "if_no_profile": "base"}
+    choice = ask(client, options, user="nobody").choices[0]
+    assert choice.pad["summary"]["is_profile_missing"]
+    assert "explanation" not in choice.pad["summary"]
+
+
 def test_details_come_with_each_piece_of_a_stream(client: openai.OpenAI) -> None:
     options = {"preferences": [WISH], "details": True}
     whole = ask(client, options).choices[0]

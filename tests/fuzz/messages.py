@@ -17,6 +17,7 @@ RARE = {  # fields that make most requests fail, or undo what others did, where 
     "GenerateRequest.num_samples",
     "PutProfileRequest.expected_revision",
     "DeleteProfileRequest.expected_revision",
+    "RestoreProfileRequest.expected_revision",
     "ListProfilesRequest.page_token",
     "GenerateRequest.preference_in_base_prompt",
     "ScoreRequest.closes",

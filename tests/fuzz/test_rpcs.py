@@ -26,7 +26,9 @@ def test_every_method_answers_any_message_with_a_proper_status(stack: EmbeddedSt
     assert set(codes) == {method.path for method in all_methods()}
     for path, found in codes.items():  # a round that never succeeds would test the door alone
         assert found["INVALID_ARGUMENT"] > 0, path
-        assert path.endswith(("/Watch", "/DeleteProfile")) or found["OK"] > 20, (path, found)
+        # What is to be deleted or restored is rarely there.
+        is_rare = path.endswith(("/Watch", "/DeleteProfile", "/RestoreProfile"))
+        assert is_rare or found["OK"] > 20, (path, found)
 
 
 def test_a_case_is_made_by_its_seed_alone() -> None:

@@ -100,8 +100,11 @@ FRIENDLY: dict[str, Make] = {
     "Preference.text": lambda rng: rng.choice(
         ["Be brief.", "Rhyme, please.", "Schreib h\u00f6flich!"]
     ),
-    "detail": lambda rng: rng.randrange(3),
+    "detail": lambda rng: rng.choice([0, 0, 1, 2, 3, 3]),
     "num_samples": lambda rng: rng.randint(1, 3),
+    "RestoreProfileRequest.revision": lambda rng: rng.randint(1, 4),
+    "erases_history": lambda rng: rng.random() < 0.3,
+    "wants_preference_rewards": lambda rng: rng.random() < 0.5,
     "expected_revision": lambda rng: rng.randrange(4),
     "page_size": lambda rng: rng.choice([0, 1, 2, 1000]),
     "page_token": lambda rng: "",
@@ -109,6 +112,10 @@ FRIENDLY: dict[str, Make] = {
     "closes": lambda rng: rng.randrange(NUM_SESSIONS),
     "epoch": lambda rng: rng.choice([0, 0, 0, 0, 1]),
     "SessionOpen.token_ids": _numbers(VOCABULARY_SIZE),
+    "traceparent": lambda rng: (
+        f"00-{rng.getrandbits(127) + 1:032x}-{rng.getrandbits(63) + 1:016x}-01"
+    ),
+    "tracestate": lambda rng: rng.choice(["", "a=1", "a=1,b@c=2"]),
     "encoding": _numbers(VOCABULARY_SIZE),
     "sequences": _numbers(VOCABULARY_SIZE, 8),
     "batch_id": lambda rng: rng.randrange(1, 1000),

@@ -27,6 +27,7 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
         self.fingerprint = FINGERPRINT
         self.reference_fingerprint = ""
         self.references: list[int] = []  # of the sessions it was asked to open
+        self.traces: list[tuple[str, int]] = []  # of these, with their epochs
         self.model_version = "v1"
         self.refuses_opens: int | None = None  # a RowErrorReason
         self.ignores_opens = False
@@ -95,6 +96,7 @@ class FakeReplica(reward_pb2_grpc.RewardServiceServicer):
 
     def _open(self, message: reward_pb2.SessionOpen) -> reward_pb2.ScoreResponse:
         self.log.append(f"open {len(unpack(message.token_ids))}")
+        self.traces.append((message.trace.traceparent, message.epoch))
         self.references.append(message.context.reference)
         response = reward_pb2.ScoreResponse()
         if self.refuses_opens is not None:

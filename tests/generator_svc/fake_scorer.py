@@ -59,7 +59,12 @@ class NaiveScorer:
         for row, its in zip(rewards, found, strict=True):
             if its is not None:
                 row[: len(its)] = its
-        return ScoredRows(rewards, [its is not None for its in found])
+        by_preference = {
+            i: self.naive_parts(session, rows.token_ids[i][: rows.counts[i]])
+            for i, session in enumerate(rows.sessions)
+            if session.context.is_explained and found[i] is not None
+        }
+        return ScoredRows(rewards, [its is not None for its in found], by_preference)
 
     def _score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
         if self.loses_after is not None and self.num_messages > self.loses_after:
@@ -82,18 +87,24 @@ class NaiveScorer:
 
     def naive_rewards(self, session: RewardSession, ids: Tensor) -> Tensor:
         """Equation 13, or the released rule's theta part, from scratch."""
-        context, answer = session.context, self.committed[session]
+        answer = self.committed[session]
         assert answer == session.token_ids, "rewards were asked for an uncommitted prefix"
+        weights = [preference.weight for preference in session.context.preferences]
+        return torch.tensor(weights) @ self.naive_parts(session, ids)
+
+    def naive_parts(self, session: RewardSession, ids: Tensor) -> Tensor:
+        """Return what each preference alone gives: `[P, K]`."""
+        context, answer = session.context, session.token_ids
         assert not isinstance(context.prompt, str)
-        total = torch.zeros(ids.shape[0])
+        parts = []
         for preference in context.preferences:
             guided = tuple(add_preference(context.prompt, preference.text))
             log_theta = self._logprobs(self._theta, guided, answer, ids)
             log_reference = torch.zeros_like(log_theta)
             if context.reference is Reference.BACKBONE:
                 log_reference = self._logprobs(self._backbone, context.prompt, answer, ids)
-            total += preference.weight * (log_theta - log_reference)
-        return total
+            parts.append(log_theta - log_reference)
+        return torch.stack(parts)
 
     def _logprobs(
         self,

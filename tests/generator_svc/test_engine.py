@@ -10,6 +10,7 @@ import torch
 
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
+from generator_svc.engine.observer import EngineObserver
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.run_ahead import RunAhead
 from generator_svc.engine.scheduler import Scheduler
@@ -114,6 +115,7 @@ async def running_engine(
     max_waiting: int = 64,
     prefill_chunk: int = 16,
     run_ahead: RunAhead = NEVER,
+    told: EngineObserver | None = None,
 ) -> AsyncIterator[Harness]:
     base = tiny_model(seed=1)
     scorer = NaiveScorer(tiny_model(seed=2), tiny_model(seed=3), TOKENIZER)
@@ -126,7 +128,7 @@ async def running_engine(
     pace = PrefillPace(prefill_chunk, max_s=60.0)
     prompts = PromptReader(runner, pace, PrefixCache(1 << 20), SilentObserver())
     model = StepModel(runner, Head(base), prompts)
-    engine = Engine(model, thread, scheduler, scorer, observer, run_ahead)
+    engine = Engine(model, thread, scheduler, scorer, told or observer, run_ahead)
     loop = asyncio.create_task(engine.run())
     try:
         yield Harness(engine, scorer, runner, observer)

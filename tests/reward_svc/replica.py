@@ -32,12 +32,14 @@ from reward_svc.pad_config import Conditioning
 from reward_svc.preference_head import save_preference_head
 from reward_svc.preference_vectors import HEAD_FILES
 from reward_svc.prompts import Reference, RewardContext, WeightedPreference, plan_session
+from reward_svc.session_trace import SessionTraces
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.preference_prompt import ChatMessage, Prompt
+from svc_common.tracing import Tracer
 from tests.reward_svc.oracle import REFERENCE_SEED, THETA_SEED, random_preference_head
 from tests.tiny_model import VOCABULARY_SIZE, save_tiny_model
 
@@ -119,15 +121,28 @@ class Generator:
         return answer
 
     def opening(
-        self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0
+        self,
+        number: int,
+        what: RewardContext,
+        written: Sequence[int] = (),
+        epoch: int = 0,
+        *,
+        is_explained: bool = False,
     ) -> Opening:
         plan = plan_session(what, self.model.tokenizer, self.model.conditioning)
-        return Opening(number, epoch, plan, tuple(written))
+        return Opening(number, epoch, plan, tuple(written), is_explained)
 
     async def open(
-        self, number: int, what: RewardContext, written: Sequence[int] = (), epoch: int = 0
+        self,
+        number: int,
+        what: RewardContext,
+        written: Sequence[int] = (),
+        epoch: int = 0,
+        *,
+        is_explained: bool = False,
     ) -> Opened:
-        await self.send(openings=(self.opening(number, what, written, epoch),))
+        opening = self.opening(number, what, written, epoch, is_explained=is_explained)
+        await self.send(openings=(opening,))
         answer = await self.next_answer()
         assert not answer.faults, answer.faults
         return answer.opened[0]
@@ -196,6 +211,7 @@ async def running_replica(
     pace: PrefillPace | None = None,
     max_prefix_bytes: int = 1 << 22,
     max_waiting_sessions: int = 16,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Replica]:
     registry = CollectorRegistry()
     metrics = RewardMetrics(registry)
@@ -207,7 +223,10 @@ async def running_replica(
         metrics=metrics,
     )
     thread = ModelThread(1)
-    batcher = Batcher(cache, thread, metrics, max_waiting_sessions=max_waiting_sessions)
+    traces = None if tracer is None else SessionTraces(tracer, model.model_id, model.version)
+    batcher = Batcher(
+        cache, thread, metrics, max_waiting_sessions=max_waiting_sessions, traces=traces
+    )
     loop_task = asyncio.create_task(batcher.run())
     try:
         async with asyncio.timeout(60):

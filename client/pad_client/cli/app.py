@@ -1,13 +1,17 @@
-"""All commands together, and errors as one line each."""
+"""All commands together, and errors as one line each.
+
+A new command is a row of `COMMANDS`: where its function (or its `typer.Typer`) is, and its line in
+`pad --help`, which must be the first line of its docstring (or the Typer's `help`). Its module is
+imported when the command runs, or is completed, and may therefore import what it likes; this one
+is imported for `pad --help` and at each press of the tab key, and may not.
+"""
 
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from pad_client.access import AccessOptions
-from pad_client.cli.connection import (
+from pad_client.cli.access_options import (
     CaOption,
     CertOption,
     KeyOption,
@@ -15,30 +19,61 @@ from pad_client.cli.connection import (
     ServerNameOption,
     TlsOption,
     TokenFileOption,
-    read_token,
+    read_access,
 )
-from pad_client.cli.console import report_error
-from pad_client.cli.demo import demo
-from pad_client.cli.evaluate import evaluate
-from pad_client.cli.generate import generate
-from pad_client.cli.info import info
-from pad_client.cli.profile import profile_app
-from pad_client.cli.token import token_app
-from pad_client.cli.train import train
-from pad_client.cli.up import up
-from pad_client.embedded import StackError
-from pad_client.errors import PadError
+from pad_client.cli.lazy import LazyCommand, LazyGroup
+
+COMMANDS = {
+    "generate": LazyCommand(
+        "pad_client.cli.generate:generate",
+        "Write text for a user; without --user and --preference it is the base model's own.",
+    ),
+    "profile": LazyCommand(
+        "pad_client.cli.profile:profile_app",
+        "Put, edit, undo, list, move and delete user profiles.",
+    ),
+    "token": LazyCommand("pad_client.cli.token:token_app", "Make API tokens."),
+    "info": LazyCommand(
+        "pad_client.cli.info:info", "Describe the server: its model, limits and reward replicas."
+    ),
+    "up": LazyCommand(
+        "pad_client.cli.up:up",
+        "Run generator, reward service and store on this machine until Ctrl-C.",
+    ),
+    "doctor": LazyCommand(
+        "pad_client.cli.doctor:doctor",
+        "Examine this installation and a server, and say what to do; status 1 if something fails.",
+    ),
+    "demo": LazyCommand(
+        "pad_client.cli.demo:demo",
+        "Show, on this machine and the bundled models, what profiles do to answers.",
+    ),
+    "playground": LazyCommand(
+        "pad_client.cli.playground:playground",
+        "Run a web page to try profiles on, until Ctrl-C.",
+    ),
+    "train": LazyCommand(
+        "pad_client.cli.train:train",
+        "Train a personalised reward model; started again after a stop, it goes on.",
+    ),
+    "evaluate": LazyCommand(
+        "pad_client.cli.evaluate:evaluate",
+        "Measure what guidance does to replies; writes report.html and evaluation.json.",
+    ),
+}
 
 
-class _Group(TyperGroup):
+class _Group(LazyGroup):
     """Ends with exit code 1 and one clear message where a call or a child process failed."""
 
+    lazy_commands = COMMANDS
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        # Here, because it loads gRPC: only now it is certain that a command runs.
+        from pad_client.cli.console import errors_reported
+
+        with errors_reported():
             return super().invoke(ctx)
-        except (PadError, StackError) as error:
-            report_error(error)
-            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -51,7 +86,7 @@ app = typer.Typer(
 
 def _show_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"pad {version('pad-serving')}")
+        typer.echo(f"pad {version('pad-client')}")
         raise typer.Exit
 
 
@@ -71,23 +106,4 @@ def main(
     allow_plaintext_token: PlaintextTokenOption = False,
 ) -> None:
     """Text written for a user: guided decoding, profiles, and a server to try them on."""
-    context.obj = AccessOptions(
-        tls=tls,
-        ca_file=ca_file,
-        cert_file=cert_file,
-        key_file=key_file,
-        server_name=server_name,
-        token=read_token(token_file),
-        token_file=token_file,
-        allow_plaintext_token=allow_plaintext_token,
-    )
-
-
-app.command()(generate)
-app.add_typer(profile_app, name="profile")
-app.add_typer(token_app, name="token")
-app.command()(info)
-app.command()(up)
-app.command()(demo)
-app.command()(train)
-app.command()(evaluate)
+    context.obj = read_access(context.params)

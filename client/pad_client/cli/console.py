@@ -66,6 +66,16 @@ def report_error(error: PadError | StackError) -> None:
         console.print(f"hint: {hint}", soft_wrap=True)
 
 
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """End the command with exit code 1 and one clear message where something failed."""
+    try:
+        yield
+    except (PadError, StackError) as error:
+        report_error(error)
+        raise typer.Exit(1) from error
+
+
 def parse_preferences(values: list[str] | None) -> list[Preference]:
     """Return the preferences of `--preference` options."""
     preferences = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from pad_client.cli.answers import legend, marked_text, summary_line
 from pad_client.cli.chat import build_messages
+from pad_client.cli.completion import complete_user
 from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
@@ -24,6 +26,7 @@ from pad_client.cli.console import (
     new_console,
     parse_preferences,
 )
+from pad_client.cli.explanations import print_explanation
 from pad_client.client import GeneratorClient
 from pad_client.types import (
     Completion,
@@ -32,6 +35,7 @@ from pad_client.types import (
     GenerateOptions,
     ReferenceMode,
     Strategy,
+    Summary,
     Token,
 )
 
@@ -39,7 +43,10 @@ from pad_client.types import (
 def generate(
     context: typer.Context,
     text: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
-    user: Annotated[str, typer.Option("--user", "-u", help="Whose profile guides.")] = "",
+    user: Annotated[
+        str,
+        typer.Option("--user", "-u", help="Whose profile guides.", autocompletion=complete_user),
+    ] = "",
     preference: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,6 +82,9 @@ def generate(
     ] = None,
     compare: Annotated[bool, typer.Option(help="Base and guided answer side by side.")] = False,
     candidates: Annotated[bool, typer.Option(help="Also list each step's candidates.")] = False,
+    explain: Annotated[
+        bool, typer.Option(help="Also say which preference changed which token.")
+    ] = False,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 60.0,
     server: ServerOption = DEFAULT_SERVER,
@@ -93,7 +103,7 @@ def generate(
         "strategy": strategy,
         "reference": reference,
         "fallback": fallback,
-        "detail": Detail.CANDIDATES if candidates else None,
+        "detail": _detail(candidates=candidates, explain=explain),
         "num_samples": num_samples,
     }
     if raw:
@@ -115,6 +125,14 @@ def generate(
             _stream_text(client, options)
 
 
+def _detail(*, candidates: bool, explain: bool) -> Detail | None:
+    if candidates and explain:
+        raise typer.BadParameter("goes without --candidates", param_hint="--explain")
+    if explain:
+        return Detail.EXPLANATION
+    return Detail.CANDIDATES if candidates else None
+
+
 def _stream_text(client: GeneratorClient, options: GenerateOptions) -> None:
     console, notes = new_console(), new_console(stderr=True)
     tokens: list[Token] = []
@@ -127,8 +145,7 @@ def _stream_text(client: GeneratorClient, options: GenerateOptions) -> None:
                 typer.echo(token.text, nl=False)  # flushes, so that each token is seen at once
         finally:
             typer.echo()
-    if options.get("detail"):
-        print_candidates(console, tokens)
+    _print_details(console, tokens, stream.summary, options)
     notes.print(summary_line(stream.summary), style="dim", soft_wrap=True)
 
 
@@ -151,6 +168,8 @@ def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool
     }
     for guidance in ("user_id", "preferences", "beta", "reference", "fallback", "num_samples"):
         base_options.pop(guidance, None)  # type: ignore[misc]
+    if options.get("detail") is Detail.EXPLANATION:  # there is nothing to explain
+        base_options["detail"] = None
     with notes.status("Writing the base model's answer"):
         base = client.complete(**base_options)
     if as_json:
@@ -158,8 +177,7 @@ def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool
         typer.echo(_json_line("guided", guided))
         return
     _print_comparison(new_console(), base, guided)
-    if options.get("detail"):
-        print_candidates(new_console(), guided.tokens)
+    _print_details(new_console(), guided.tokens, guided.summary, options)
 
 
 def _print_comparison(console: Console, base: Completion, guided: Completion) -> None:
@@ -173,7 +191,17 @@ def _print_comparison(console: Console, base: Completion, guided: Completion) ->
         console.print(legend(console))
 
 
-def print_candidates(console: Console, tokens: tuple[Token, ...] | list[Token]) -> None:
+def _print_details(
+    console: Console, tokens: Sequence[Token], summary: Summary, options: GenerateOptions
+) -> None:
+    detail = options.get("detail")
+    if detail is Detail.CANDIDATES:
+        print_candidates(console, tokens)
+    elif detail is Detail.EXPLANATION:
+        print_explanation(console, tokens, summary)
+
+
+def print_candidates(console: Console, tokens: Sequence[Token]) -> None:
     """Print what each step chose from."""
     table = Table("step", "candidate", "", title="candidates", title_justify="left")
     # Reward and score took part in the choice of guided tokens alone.

@@ -1,13 +1,13 @@
 """`pad profile`: keeps what users have said about how text should be written for them."""
 
-import dataclasses
 import json
 from typing import Annotated
 
 import typer
-from rich.status import Status
 from rich.table import Table
 
+from pad_client import presets
+from pad_client.cli import profile_edit, profile_history, profile_transfer
 from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
@@ -20,11 +20,12 @@ from pad_client.cli.console import (
     new_console,
     parse_preferences,
 )
-from pad_client.types import Profile
+from pad_client.cli.profile_view import PresetsOption, UserArgument, print_profiles, status
 
-profile_app = typer.Typer(help="Put, get, list and delete user profiles.", no_args_is_help=True)
+profile_app = typer.Typer(
+    help="Put, edit, undo, list, move and delete user profiles.", no_args_is_help=True
+)
 
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's identifier.")]
 RevisionOption = Annotated[
     int | None,
     typer.Option(
@@ -41,19 +42,39 @@ def put(
         list[str] | None,
         typer.Option(*PREFERENCE_FLAGS, metavar=PREFERENCE_METAVAR, help=PREFERENCE_HELP),
     ] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="DIMENSION=LEVEL[:WEIGHT]",
+            help="A wish by its name; `pad profile presets` lists them. May be repeated.",
+        ),
+    ] = None,
+    presets_file: PresetsOption = None,
     beta: Annotated[float | None, typer.Option(help="Guidance strength, 0..10.")] = None,
     expected_revision: RevisionOption = None,
+    erase_history: Annotated[
+        bool,
+        typer.Option("--erase-history", help="Keep nothing of what the profile said before."),
+    ] = False,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 10.0,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Create or replace a profile."""
-    wishes = parse_preferences(preference)
+    wishes = presets.load(presets_file).preferences(chosen) if chosen else []
+    wishes += parse_preferences(preference)
     if not wishes:
-        raise typer.BadParameter("at least one is needed", param_hint="--preference")
-    with connect(context, server, timeout) as client, _status("Writing the profile"):
-        profile = client.put_profile(user, wishes, beta=beta, expected_revision=expected_revision)
-    _print_profiles([profile], as_json=as_json)
+        raise typer.BadParameter("at least one is needed", param_hint="--preference or --set")
+    with connect(context, server, timeout) as client, status("Writing the profile"):
+        profile = client.put_profile(
+            user,
+            wishes,
+            beta=beta,
+            expected_revision=expected_revision,
+            erase_history=erase_history,
+        )
+    print_profiles([profile], as_json=as_json)
 
 
 @profile_app.command("get")
@@ -65,9 +86,9 @@ def get(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Show a profile."""
-    with connect(context, server, timeout) as client, _status("Reading the profile"):
+    with connect(context, server, timeout) as client, status("Reading the profile"):
         profile = client.get_profile(user)
-    _print_profiles([profile], as_json=as_json)
+    print_profiles([profile], as_json=as_json)
 
 
 @profile_app.command("list")
@@ -78,9 +99,9 @@ def list_all(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Show all profiles."""
-    with connect(context, server, timeout) as client, _status("Reading the profiles"):
+    with connect(context, server, timeout) as client, status("Reading the profiles"):
         profiles = list(client.list_profiles())
-    _print_profiles(profiles, as_json=as_json)
+    print_profiles(profiles, as_json=as_json)
 
 
 @profile_app.command("delete")
@@ -92,33 +113,31 @@ def delete(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Erase a profile."""
-    with connect(context, server, timeout) as client, _status("Erasing the profile"):
+    with connect(context, server, timeout) as client, status("Erasing the profile"):
         client.delete_profile(user, expected_revision=expected_revision)
     typer.echo(f"The profile of {user} is erased.")
 
 
-def _status(text: str) -> Status:
-    return new_console(stderr=True).status(text)
-
-
-def _print_profiles(profiles: list[Profile], *, as_json: bool) -> None:
+@profile_app.command("presets")
+def list_presets(presets_file: PresetsOption = None, as_json: JsonOption = False) -> None:
+    """Show the dimensions and levels that --set and edit know, and the wishes they stand for."""
+    known = presets.load(presets_file).dimensions.values()
     if as_json:
-        for profile in profiles:
-            values = dataclasses.asdict(profile)
-            written = profile.updated_at
-            values["updated_at"] = written.isoformat() if written else None
-            typer.echo(json.dumps(values, ensure_ascii=False))
+        for dimension in known:
+            values = {"dimension": dimension.name, "about": dimension.about}
+            typer.echo(json.dumps({**values, "levels": dimension.levels}, ensure_ascii=False))
         return
-    table = Table("user", "wishes", "beta", "revision", "written")
-    for profile in profiles:
-        table.add_row(
-            profile.user_id,
-            "\n".join(
-                each.text if each.weight == 1 else f"{each.weight:g}*{each.text}"
-                for each in profile.preferences
-            ),
-            "default" if profile.beta is None else f"{profile.beta:g}",
-            str(profile.revision),
-            f"{profile.updated_at:%Y-%m-%d %H:%M:%S} UTC" if profile.updated_at else "",
-        )
+    table = Table("dimension", "level", "wish")
+    for dimension in known:
+        for number, (level, text) in enumerate(dimension.levels.items()):
+            is_last = number == len(dimension.levels) - 1
+            name = f"{dimension.name}\n{dimension.about}" if number == 0 else ""
+            table.add_row(name, level, text, end_section=is_last)
     new_console().print(table)
+
+
+profile_app.command("edit")(profile_edit.edit)
+profile_app.command("history")(profile_history.history)
+profile_app.command("undo")(profile_history.undo)
+profile_app.command("export")(profile_transfer.export)
+profile_app.command("import")(profile_transfer.import_all)

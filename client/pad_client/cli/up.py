@@ -18,8 +18,9 @@ from pad_client.cli.console import (
 )
 from pad_client.embedded import EmbeddedStack, StackOptions, default_models_dir
 
-_POLL_S = 0.5
+POLL_S = 0.5
 DEFAULT_EDGE_PORT = 8000
+DEFAULT_PLAYGROUND_PORT = 8080
 
 ModelsOption = Annotated[
     Path | None,
@@ -31,6 +32,9 @@ ModelsOption = Annotated[
 ]
 ReplicasOption = Annotated[
     int, typer.Option("--reward-replicas", min=1, help="Reward services to start.")
+]
+PlaygroundPortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Where the page is served; 0: any free one.")
 ]
 StartTimeoutOption = Annotated[
     float, typer.Option("--start-timeout", min=1, metavar="SECONDS", help="Longest start.")
@@ -52,6 +56,10 @@ def up(
     edge_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Where the edge listens; 0: any free one.")
     ] = DEFAULT_EDGE_PORT,
+    playground: Annotated[
+        bool, typer.Option("--playground", help="Also serve a web page to try profiles on.")
+    ] = False,
+    playground_port: PlaygroundPortOption = DEFAULT_PLAYGROUND_PORT,
     start_timeout: StartTimeoutOption = 180.0,
 ) -> None:
     """Run generator, reward service and store on this machine until Ctrl-C."""
@@ -62,6 +70,8 @@ def up(
         generator_metrics_port=metrics_port,
         has_edge=edge,
         edge_port=edge_port or None,
+        has_playground=playground,
+        playground_port=playground_port or None,
         start_timeout_s=start_timeout,
     )
     try:
@@ -69,11 +79,13 @@ def up(
             print_services(stack)
             if edge:
                 _print_edge_example(stack.addresses["edge"])
+            if playground:
+                print_playground(stack.addresses["playground"])
             _print_example(stack.address)
             while True:
                 for loss in stack.check():
                     typer.echo(loss, err=True)
-                time.sleep(_POLL_S)
+                time.sleep(POLL_S)
     except KeyboardInterrupt:
         typer.echo("\nStopped; nothing is left running.")
 
@@ -105,6 +117,11 @@ def print_services(stack: EmbeddedStack) -> None:
     for name, pid in stack.pids.items():
         table.add_row(name, stack.addresses[name], metrics.get(name, ""), str(pid))
     new_console().print(table)
+
+
+def print_playground(address: str) -> None:
+    """Print where the page is."""
+    new_console().print(f"Playground: http://{address}/", soft_wrap=True)
 
 
 def _print_edge_example(address: str) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from pad_client.embedded.child import ChildSpec
@@ -15,6 +16,7 @@ BASE_MODEL = "demo-base"
 REWARD_MODEL = "demo-persrm"
 _PORT_OPTIONS = ("--port", "--metrics-port")
 _EDGE_OPTIONS = ("--edge-port",)
+_PLAYGROUND_OPTIONS = ("--playground-port",)
 _MAX_SOCKET_PATH_BYTES = 107  # what Linux allows, less the final zero
 # One torch thread each: with several, services on one machine take each other's cores. gRPC must
 # not go through a proxy to reach its neighbour.
@@ -45,7 +47,8 @@ class StackOptions:
     stop_grace_s: float = 10.0  # between asking a child to stop and killing it
     generator_environment: Mapping[str, str] = field(default_factory=dict)
     reward_environment: Mapping[str, str] = field(default_factory=dict)
-    # Cores by child: "redis", "reward-0", ..., "generator", "edge"; absent: not pinned.
+    # Cores by child: "redis", "reward-0", ..., "generator", "edge", "playground"; absent: not
+    # pinned.
     cpus: Mapping[str, Sequence[int]] = field(default_factory=dict)
     generator_command: Sequence[str] = (sys.executable, "-m", "generator_svc")
     reward_command: Sequence[str] = (sys.executable, "-m", "reward_svc")
@@ -53,6 +56,12 @@ class StackOptions:
     edge_port: int | None = None
     edge_environment: Mapping[str, str] = field(default_factory=dict)
     edge_command: Sequence[str] = (sys.executable, "-m", "edge_svc")
+    has_playground: bool = False  # whether the web page to try profiles on runs beside them
+    playground_port: int | None = None
+    playground_environment: Mapping[str, str] = field(default_factory=dict)
+    playground_command: Sequence[str] = (sys.executable, "-m", "playground_svc")
+    # A generator that runs already: no services and no store are started, only what is before it.
+    generator: str = ""
 
 
 def check_models(options: StackOptions) -> None:
@@ -130,7 +139,14 @@ def service_specs(options: StackOptions, redis_url: str) -> tuple[ChildSpec, lis
     ]
 
 
-def edge_spec(options: StackOptions, generator: str) -> ChildSpec:
+def front_specs(options: StackOptions, generator: str) -> list[ChildSpec]:
+    """Return what is wanted in front of the generator at this address."""
+    edge = [_edge_spec(options, generator)] if options.has_edge else []
+    playground = [_playground_spec(options, generator)] if options.has_playground else []
+    return [*edge, *playground]
+
+
+def _edge_spec(options: StackOptions, generator: str) -> ChildSpec:
     """Return the HTTP edge in front of the generator at this address."""
     port, metrics_port = choose_ports([options.edge_port, None], _EDGE_OPTIONS)
     address = f"{HOST}:{port}"
@@ -149,6 +165,35 @@ def edge_spec(options: StackOptions, generator: str) -> ChildSpec:
         },
         cpus=options.cpus.get("edge", ()),
         metrics_address=f"{HOST}:{metrics_port}",
+    )
+
+
+def _playground_spec(options: StackOptions, generator: str) -> ChildSpec:
+    """Return the web page in front of the generator at this address.
+
+    Raises:
+        StackError: What it is made with is not installed, or its port is not free.
+    """
+    if find_spec("fastapi") is None:
+        raise StackError(
+            "the playground needs fastapi and uvicorn, which are not installed",
+            hint="pip install ./client '.[playground]' in a checkout",
+        )
+    (port,) = choose_ports([options.playground_port], _PLAYGROUND_OPTIONS)
+    address = f"{HOST}:{port}"
+    return ChildSpec(
+        name="playground",
+        command=options.playground_command,
+        address=address,
+        is_ready=lambda: answers_http(address, "/healthz"),
+        environment={
+            **os.environ,
+            **_CHILD_ENVIRONMENT,
+            **options.playground_environment,
+            "PLAYGROUND_LISTEN": address,
+            "PLAYGROUND_GENERATOR": generator,
+        },
+        cpus=options.cpus.get("playground", ()),
     )
 
 

@@ -15,7 +15,7 @@ from pad_client.embedded.redis_server import find_redis_server
 from pad_client.embedded.specs import (
     StackOptions,
     check_models,
-    edge_spec,
+    front_specs,
     redis_spec,
     service_specs,
 )
@@ -55,7 +55,7 @@ class EmbeddedStack:
     @property
     def address(self) -> str:
         """Where the generator listens."""
-        return self.addresses["generator"]
+        return self._options.generator or self.addresses["generator"]
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -129,7 +129,7 @@ class EmbeddedStack:
         child = self._children[name]
         child.kill()
         self._lost.discard(name)
-        self._launch(child.spec)
+        self._launch_one(child.spec)
         self._wait([child.spec])
 
     def __enter__(self) -> Self:
@@ -140,32 +140,38 @@ class EmbeddedStack:
         self.stop()
 
     def _start(self) -> None:
-        check_models(self._options)
-        redis_binary = find_redis_server()
+        options, services = self._options, list[ChildSpec]()
+        if not options.generator:
+            check_models(options)
+            redis_binary = find_redis_server()
         self._directory = Path(tempfile.mkdtemp(prefix="pad-"))  # mode 0700
         self._cleanup.callback(shutil.rmtree, self._directory, ignore_errors=True)
-        self._guard = Guard(self._directory, self._options.stop_grace_s)
+        self._guard = Guard(self._directory, options.stop_grace_s)
         self._cleanup.callback(self._guard.close)
 
-        redis = redis_spec(self._options, redis_binary, self._directory)
-        generator, rewards = service_specs(self._options, redis.address)
-        edge = edge_spec(self._options, generator.address) if self._options.has_edge else None
-        # Stopped the other way round: edge and generator first, so that they finish their answers.
-        self._cleanup.callback(self._stop_children, [redis])
-        self._launch(redis)
-        self._wait([redis])
-        self._cleanup.callback(self._stop_children, rewards)
-        for spec in rewards:
-            self._launch(spec)
-        self._cleanup.callback(self._stop_children, [generator])
-        self._launch(generator)
-        self._wait([redis, *rewards, generator])
-        if edge is not None:
-            self._cleanup.callback(self._stop_children, [edge])
-            self._launch(edge)
-            self._wait([edge])
+        # All specs before the first start: a port that is taken is told at once.
+        if not options.generator:
+            redis = redis_spec(options, redis_binary, self._directory)
+            generator, rewards = service_specs(options, redis.address)
+            services = [redis, *rewards, generator]
+        fronts = front_specs(options, options.generator or generator.address)
+        # Stopped the other way round: first what has answers to finish.
+        if services:
+            self._launch([redis])
+            self._wait([redis])
+            self._launch(rewards)
+            self._launch([generator])
+            self._wait(services)
+        for front in fronts:
+            self._launch([front])
+            self._wait([front])
 
-    def _launch(self, spec: ChildSpec) -> None:
+    def _launch(self, specs: Sequence[ChildSpec]) -> None:
+        self._cleanup.callback(self._stop_children, specs)
+        for spec in specs:
+            self._launch_one(spec)
+
+    def _launch_one(self, spec: ChildSpec) -> None:
         assert self._guard is not None  # `_start` makes it before any child
         self._children[spec.name] = Child(spec, self._directory, self._guard)
 

@@ -25,47 +25,57 @@ _sym_db = _symbol_database.Default()
 from pad.v1 import common_pb2 as pad_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pad/v1/generator.proto\x12\x06pad.v1\x1a\x13pad/v1/common.proto\"\xfd\x04\n\x0fGenerateRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1c\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0c.pad.v1.ChatH\x00\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\'\n\x0bpreferences\x18\x04 \x03(\x0b\x32\x12.pad.v1.Preference\x12\x11\n\x04\x62\x65ta\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x05\x88\x01\x01\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\"\n\x08strategy\x18\x0c \x01(\x0e\x32\x10.pad.v1.Strategy\x12(\n\treference\x18\r \x01(\x0e\x32\x15.pad.v1.ReferenceMode\x12(\n\x08\x66\x61llback\x18\x0e \x01(\x0e\x32\x16.pad.v1.FallbackPolicy\x12\x1e\n\x06\x64\x65tail\x18\x0f \x01(\x0e\x32\x0e.pad.v1.Detail\x12\x18\n\x0bnum_samples\x18\x10 \x01(\rH\x07\x88\x01\x01\x12!\n\x19preference_in_base_prompt\x18\x11 \x01(\x08\x12\x1a\n\x12ignore_end_of_turn\x18\x12 \x01(\x08\x12\"\n\x08priority\x18\x13 \x01(\x0e\x32\x10.pad.v1.PriorityB\x07\n\x05inputB\x07\n\x05_betaB\x08\n\x06_top_kB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0e\n\x0c_num_samples\"[\n\tCandidate\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x0e\n\x06reward\x18\x04 \x01(\x01\x12\r\n\x05score\x18\x05 \x01(\x01\"\xc9\x01\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08token_id\x18\x03 \x01(\r\x12\x0f\n\x07logprob\x18\x04 \x01(\x01\x12\x0e\n\x06reward\x18\x05 \x01(\x01\x12\x0e\n\x06guided\x18\x06 \x01(\x08\x12\x0f\n\x07\x63hanged\x18\x07 \x01(\x08\x12\x15\n\rbase_token_id\x18\x08 \x01(\r\x12\x11\n\tbase_text\x18\t \x01(\t\x12%\n\ncandidates\x18\n \x03(\x0b\x32\x11.pad.v1.Candidate\"\xa3\x01\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tprefill_s\x18\x02 \x01(\x01\x12\x1d\n\x15time_to_first_token_s\x18\x03 \x01(\x01\x12\x1b\n\x13generator_forward_s\x18\x04 \x01(\x01\x12\x15\n\rreward_wait_s\x18\x05 \x01(\x01\x12\x10\n\x08select_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\"\xae\x03\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x14.pad.v1.FinishReason\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x12\n\nnum_tokens\x18\x04 \x01(\r\x12\x19\n\x11num_guided_tokens\x18\x05 \x01(\r\x12\x1a\n\x12num_changed_tokens\x18\x06 \x01(\r\x12\x1b\n\x13num_fallback_tokens\x18\x07 \x01(\r\x12\"\n\x08strategy\x18\x08 \x01(\x0e\x32\x10.pad.v1.Strategy\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x18\n\x10profile_revision\x18\x0b \x01(\x04\x12\x1c\n\x14reward_model_version\x18\x0c \x01(\t\x12 \n\x07timings\x18\r \x01(\x0b\x32\x0f.pad.v1.Timings\x12\x16\n\x0esample_rewards\x18\x0e \x03(\x01\x12-\n\rreward_models\x18\x0f \x03(\x0b\x32\x16.pad.v1.RewardModelUse\"Q\n\x0eRewardModelUse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\r\x12\x19\n\x11num_guided_tokens\x18\x03 \x01(\r\"_\n\x10GenerateResponse\x12\x1e\n\x05token\x18\x01 \x01(\x0b\x32\r.pad.v1.TokenH\x00\x12\"\n\x07summary\x18\x02 \x01(\x0b\x32\x0f.pad.v1.SummaryH\x00\x42\x07\n\x05\x65vent\">\n\x0f\x43ompleteRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.pad.v1.GenerateRequest\"a\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1d\n\x06tokens\x18\x02 \x03(\x0b\x32\r.pad.v1.Token\x12 \n\x07summary\x18\x03 \x01(\x0b\x32\x0f.pad.v1.Summary\"\x16\n\x14GetServerInfoRequest\"{\n\rRewardReplica\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x14\n\x0cis_available\x18\x02 \x01(\x08\x12\x16\n\x0enum_free_slots\x18\x03 \x01(\r\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cis_suspended\x18\x05 \x01(\x08\"\xaa\x02\n\x15GetServerInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x11\n\tmax_top_k\x18\x07 \x01(\r\x12\x14\n\x0c\x64\x65\x66\x61ult_beta\x18\x08 \x01(\x01\x12\x11\n\tnum_slots\x18\t \x01(\r\x12\x18\n\x10software_version\x18\n \x01(\t\x12.\n\x0freward_replicas\x18\x0b \x03(\x0b\x32\x15.pad.v1.RewardReplica*\x91\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x11\n\rSTRATEGY_BASE\x10\x01\x12\x13\n\x0fSTRATEGY_PROMPT\x10\x02\x12\x10\n\x0cSTRATEGY_PAD\x10\x03\x12\x19\n\x15STRATEGY_PAD_RELEASED\x10\x04\x12\x16\n\x12STRATEGY_BEST_OF_N\x10\x05*i\n\x0e\x46\x61llbackPolicy\x12\x1f\n\x1b\x46\x41LLBACK_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41LLBACK_POLICY_FAIL\x10\x01\x12\x1c\n\x18\x46\x41LLBACK_POLICY_UNGUIDED\x10\x02*J\n\x06\x44\x65tail\x12\x16\n\x12\x44\x45TAIL_UNSPECIFIED\x10\x00\x12\x11\n\rDETAIL_TOKENS\x10\x01\x12\x15\n\x11\x44\x45TAIL_CANDIDATES\x10\x02*\x85\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TURN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32\xe0\x01\n\x10GeneratorService\x12?\n\x08Generate\x12\x17.pad.v1.GenerateRequest\x1a\x18.pad.v1.GenerateResponse0\x01\x12=\n\x08\x43omplete\x12\x17.pad.v1.CompleteRequest\x1a\x18.pad.v1.CompleteResponse\x12L\n\rGetServerInfo\x12\x1c.pad.v1.GetServerInfoRequest\x1a\x1d.pad.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pad/v1/generator.proto\x12\x06pad.v1\x1a\x13pad/v1/common.proto\"\xfd\x04\n\x0fGenerateRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1c\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0c.pad.v1.ChatH\x00\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\'\n\x0bpreferences\x18\x04 \x03(\x0b\x32\x12.pad.v1.Preference\x12\x11\n\x04\x62\x65ta\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x05\x88\x01\x01\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\"\n\x08strategy\x18\x0c \x01(\x0e\x32\x10.pad.v1.Strategy\x12(\n\treference\x18\r \x01(\x0e\x32\x15.pad.v1.ReferenceMode\x12(\n\x08\x66\x61llback\x18\x0e \x01(\x0e\x32\x16.pad.v1.FallbackPolicy\x12\x1e\n\x06\x64\x65tail\x18\x0f \x01(\x0e\x32\x0e.pad.v1.Detail\x12\x18\n\x0bnum_samples\x18\x10 \x01(\rH\x07\x88\x01\x01\x12!\n\x19preference_in_base_prompt\x18\x11 \x01(\x08\x12\x1a\n\x12ignore_end_of_turn\x18\x12 \x01(\x08\x12\"\n\x08priority\x18\x13 \x01(\x0e\x32\x10.pad.v1.PriorityB\x07\n\x05inputB\x07\n\x05_betaB\x08\n\x06_top_kB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0e\n\x0c_num_samples\"[\n\tCandidate\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x0e\n\x06reward\x18\x04 \x01(\x01\x12\r\n\x05score\x18\x05 \x01(\x01\"\xf8\x01\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08token_id\x18\x03 \x01(\r\x12\x0f\n\x07logprob\x18\x04 \x01(\x01\x12\x0e\n\x06reward\x18\x05 \x01(\x01\x12\x0e\n\x06guided\x18\x06 \x01(\x08\x12\x0f\n\x07\x63hanged\x18\x07 \x01(\x08\x12\x15\n\rbase_token_id\x18\x08 \x01(\r\x12\x11\n\tbase_text\x18\t \x01(\t\x12%\n\ncandidates\x18\n \x03(\x0b\x32\x11.pad.v1.Candidate\x12-\n\x0b\x65xplanation\x18\x0b \x01(\x0b\x32\x18.pad.v1.TokenExplanation\"a\n\x10TokenExplanation\x12\x0f\n\x07rewards\x18\x01 \x03(\x01\x12\x14\n\x0c\x62\x61se_rewards\x18\x02 \x03(\x01\x12\x17\n\nchanged_by\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_changed_by\"\x81\x01\n\x15PreferenceExplanation\x12&\n\npreference\x18\x01 \x01(\x0b\x32\x12.pad.v1.Preference\x12\x1a\n\x12num_changed_tokens\x18\x02 \x01(\r\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x12\x0e\n\x06reward\x18\x04 \x01(\x01\"a\n\x0b\x45xplanation\x12\x32\n\x0bpreferences\x18\x01 \x03(\x0b\x32\x1d.pad.v1.PreferenceExplanation\x12\x1e\n\x16num_unexplained_tokens\x18\x02 \x01(\r\"\xa3\x01\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tprefill_s\x18\x02 \x01(\x01\x12\x1d\n\x15time_to_first_token_s\x18\x03 \x01(\x01\x12\x1b\n\x13generator_forward_s\x18\x04 \x01(\x01\x12\x15\n\rreward_wait_s\x18\x05 \x01(\x01\x12\x10\n\x08select_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\"\xd8\x03\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x14.pad.v1.FinishReason\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x12\n\nnum_tokens\x18\x04 \x01(\r\x12\x19\n\x11num_guided_tokens\x18\x05 \x01(\r\x12\x1a\n\x12num_changed_tokens\x18\x06 \x01(\r\x12\x1b\n\x13num_fallback_tokens\x18\x07 \x01(\r\x12\"\n\x08strategy\x18\x08 \x01(\x0e\x32\x10.pad.v1.Strategy\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x18\n\x10profile_revision\x18\x0b \x01(\x04\x12\x1c\n\x14reward_model_version\x18\x0c \x01(\t\x12 \n\x07timings\x18\r \x01(\x0b\x32\x0f.pad.v1.Timings\x12\x16\n\x0esample_rewards\x18\x0e \x03(\x01\x12-\n\rreward_models\x18\x0f \x03(\x0b\x32\x16.pad.v1.RewardModelUse\x12(\n\x0b\x65xplanation\x18\x10 \x01(\x0b\x32\x13.pad.v1.Explanation\"Q\n\x0eRewardModelUse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\r\x12\x19\n\x11num_guided_tokens\x18\x03 \x01(\r\"_\n\x10GenerateResponse\x12\x1e\n\x05token\x18\x01 \x01(\x0b\x32\r.pad.v1.TokenH\x00\x12\"\n\x07summary\x18\x02 \x01(\x0b\x32\x0f.pad.v1.SummaryH\x00\x42\x07\n\x05\x65vent\">\n\x0f\x43ompleteRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.pad.v1.GenerateRequest\"a\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1d\n\x06tokens\x18\x02 \x03(\x0b\x32\r.pad.v1.Token\x12 \n\x07summary\x18\x03 \x01(\x0b\x32\x0f.pad.v1.Summary\"L\n\x1d\x45xplainPersonalizationRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.pad.v1.GenerateRequest\"o\n\x1e\x45xplainPersonalizationResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1d\n\x06tokens\x18\x02 \x03(\x0b\x32\r.pad.v1.Token\x12 \n\x07summary\x18\x03 \x01(\x0b\x32\x0f.pad.v1.Summary\"\x16\n\x14GetServerInfoRequest\"{\n\rRewardReplica\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x14\n\x0cis_available\x18\x02 \x01(\x08\x12\x16\n\x0enum_free_slots\x18\x03 \x01(\r\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x14\n\x0cis_suspended\x18\x05 \x01(\x08\"\xaa\x02\n\x15GetServerInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x11\n\tmax_top_k\x18\x07 \x01(\r\x12\x14\n\x0c\x64\x65\x66\x61ult_beta\x18\x08 \x01(\x01\x12\x11\n\tnum_slots\x18\t \x01(\r\x12\x18\n\x10software_version\x18\n \x01(\t\x12.\n\x0freward_replicas\x18\x0b \x03(\x0b\x32\x15.pad.v1.RewardReplica*\x91\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x11\n\rSTRATEGY_BASE\x10\x01\x12\x13\n\x0fSTRATEGY_PROMPT\x10\x02\x12\x10\n\x0cSTRATEGY_PAD\x10\x03\x12\x19\n\x15STRATEGY_PAD_RELEASED\x10\x04\x12\x16\n\x12STRATEGY_BEST_OF_N\x10\x05*i\n\x0e\x46\x61llbackPolicy\x12\x1f\n\x1b\x46\x41LLBACK_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41LLBACK_POLICY_FAIL\x10\x01\x12\x1c\n\x18\x46\x41LLBACK_POLICY_UNGUIDED\x10\x02*b\n\x06\x44\x65tail\x12\x16\n\x12\x44\x45TAIL_UNSPECIFIED\x10\x00\x12\x11\n\rDETAIL_TOKENS\x10\x01\x12\x15\n\x11\x44\x45TAIL_CANDIDATES\x10\x02\x12\x16\n\x12\x44\x45TAIL_EXPLANATION\x10\x03*\x85\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TURN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32\xc9\x02\n\x10GeneratorService\x12?\n\x08Generate\x12\x17.pad.v1.GenerateRequest\x1a\x18.pad.v1.GenerateResponse0\x01\x12=\n\x08\x43omplete\x12\x17.pad.v1.CompleteRequest\x1a\x18.pad.v1.CompleteResponse\x12g\n\x16\x45xplainPersonalization\x12%.pad.v1.ExplainPersonalizationRequest\x1a&.pad.v1.ExplainPersonalizationResponse\x12L\n\rGetServerInfo\x12\x1c.pad.v1.GetServerInfoRequest\x1a\x1d.pad.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pad.v1.generator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STRATEGY']._serialized_start=2385
-  _globals['_STRATEGY']._serialized_end=2530
-  _globals['_FALLBACKPOLICY']._serialized_start=2532
-  _globals['_FALLBACKPOLICY']._serialized_end=2637
-  _globals['_DETAIL']._serialized_start=2639
-  _globals['_DETAIL']._serialized_end=2713
-  _globals['_FINISHREASON']._serialized_start=2716
-  _globals['_FINISHREASON']._serialized_end=2849
-  _globals['_PRIORITY']._serialized_start=2851
-  _globals['_PRIORITY']._serialized_end=2933
+  _globals['_STRATEGY']._serialized_start=2995
+  _globals['_STRATEGY']._serialized_end=3140
+  _globals['_FALLBACKPOLICY']._serialized_start=3142
+  _globals['_FALLBACKPOLICY']._serialized_end=3247
+  _globals['_DETAIL']._serialized_start=3249
+  _globals['_DETAIL']._serialized_end=3347
+  _globals['_FINISHREASON']._serialized_start=3350
+  _globals['_FINISHREASON']._serialized_end=3483
+  _globals['_PRIORITY']._serialized_start=3485
+  _globals['_PRIORITY']._serialized_end=3567
   _globals['_GENERATEREQUEST']._serialized_start=56
   _globals['_GENERATEREQUEST']._serialized_end=693
   _globals['_CANDIDATE']._serialized_start=695
   _globals['_CANDIDATE']._serialized_end=786
   _globals['_TOKEN']._serialized_start=789
-  _globals['_TOKEN']._serialized_end=990
-  _globals['_TIMINGS']._serialized_start=993
-  _globals['_TIMINGS']._serialized_end=1156
-  _globals['_SUMMARY']._serialized_start=1159
-  _globals['_SUMMARY']._serialized_end=1589
-  _globals['_REWARDMODELUSE']._serialized_start=1591
-  _globals['_REWARDMODELUSE']._serialized_end=1672
-  _globals['_GENERATERESPONSE']._serialized_start=1674
-  _globals['_GENERATERESPONSE']._serialized_end=1769
-  _globals['_COMPLETEREQUEST']._serialized_start=1771
-  _globals['_COMPLETEREQUEST']._serialized_end=1833
-  _globals['_COMPLETERESPONSE']._serialized_start=1835
-  _globals['_COMPLETERESPONSE']._serialized_end=1932
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=1934
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=1956
-  _globals['_REWARDREPLICA']._serialized_start=1958
-  _globals['_REWARDREPLICA']._serialized_end=2081
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2084
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2382
-  _globals['_GENERATORSERVICE']._serialized_start=2936
-  _globals['_GENERATORSERVICE']._serialized_end=3160
+  _globals['_TOKEN']._serialized_end=1037
+  _globals['_TOKENEXPLANATION']._serialized_start=1039
+  _globals['_TOKENEXPLANATION']._serialized_end=1136
+  _globals['_PREFERENCEEXPLANATION']._serialized_start=1139
+  _globals['_PREFERENCEEXPLANATION']._serialized_end=1268
+  _globals['_EXPLANATION']._serialized_start=1270
+  _globals['_EXPLANATION']._serialized_end=1367
+  _globals['_TIMINGS']._serialized_start=1370
+  _globals['_TIMINGS']._serialized_end=1533
+  _globals['_SUMMARY']._serialized_start=1536
+  _globals['_SUMMARY']._serialized_end=2008
+  _globals['_REWARDMODELUSE']._serialized_start=2010
+  _globals['_REWARDMODELUSE']._serialized_end=2091
+  _globals['_GENERATERESPONSE']._serialized_start=2093
+  _globals['_GENERATERESPONSE']._serialized_end=2188
+  _globals['_COMPLETEREQUEST']._serialized_start=2190
+  _globals['_COMPLETEREQUEST']._serialized_end=2252
+  _globals['_COMPLETERESPONSE']._serialized_start=2254
+  _globals['_COMPLETERESPONSE']._serialized_end=2351
+  _globals['_EXPLAINPERSONALIZATIONREQUEST']._serialized_start=2353
+  _globals['_EXPLAINPERSONALIZATIONREQUEST']._serialized_end=2429
+  _globals['_EXPLAINPERSONALIZATIONRESPONSE']._serialized_start=2431
+  _globals['_EXPLAINPERSONALIZATIONRESPONSE']._serialized_end=2542
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2544
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2566
+  _globals['_REWARDREPLICA']._serialized_start=2568
+  _globals['_REWARDREPLICA']._serialized_end=2691
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2694
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2992
+  _globals['_GENERATORSERVICE']._serialized_start=3570
+  _globals['_GENERATORSERVICE']._serialized_end=3899
 # @@protoc_insertion_point(module_scope)

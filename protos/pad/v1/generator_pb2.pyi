@@ -92,6 +92,11 @@ class _DetailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Detail.ValueTy
     """Token, log-probability, reward, and whether the profile changed it."""
     DETAIL_CANDIDATES: _Detail.ValueType  # 2
     """Also the K candidates it was chosen from, with their scores."""
+    DETAIL_EXPLANATION: _Detail.ValueType  # 3
+    """Also what each preference said of it, and in the summary what each one did: Explanation. For
+    STRATEGY_PAD and STRATEGY_PAD_RELEASED alone. It tells the preferences, so with a stored
+    profile the caller needs the scope to read profiles.
+    """
 
 class Detail(_Detail, metaclass=_DetailEnumTypeWrapper):
     """How much is told about each token."""
@@ -102,6 +107,11 @@ DETAIL_TOKENS: Detail.ValueType  # 1
 """Token, log-probability, reward, and whether the profile changed it."""
 DETAIL_CANDIDATES: Detail.ValueType  # 2
 """Also the K candidates it was chosen from, with their scores."""
+DETAIL_EXPLANATION: Detail.ValueType  # 3
+"""Also what each preference said of it, and in the summary what each one did: Explanation. For
+STRATEGY_PAD and STRATEGY_PAD_RELEASED alone. It tells the preferences, so with a stored
+profile the caller needs the scope to read profiles.
+"""
 Global___Detail: _TypeAlias = Detail  # noqa: Y015
 
 class _FinishReason:
@@ -345,6 +355,7 @@ class Token(_message.Message):
     BASE_TOKEN_ID_FIELD_NUMBER: _builtins.int
     BASE_TEXT_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position in the answer, from 0, without gaps."""
     text: _builtins.str
@@ -367,6 +378,12 @@ class Token(_message.Message):
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """The K candidates by falling ln p_base, for DETAIL_CANDIDATES alone."""
 
+    @_builtins.property
+    def explanation(self) -> Global___TokenExplanation:
+        """What each preference said, for DETAIL_EXPLANATION alone; absent where the token was not guided,
+        or its reward replica did not tell.
+        """
+
     def __init__(
         self,
         *,
@@ -380,14 +397,122 @@ class Token(_message.Message):
         base_token_id: _builtins.int = ...,
         base_text: _builtins.str = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        explanation: Global___TokenExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_text", b"base_text", "base_token_id", b"base_token_id", "candidates", b"candidates", "changed", b"changed", "guided", b"guided", "index", b"index", "logprob", b"logprob", "reward", b"reward", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_text", b"base_text", "base_token_id", b"base_token_id", "candidates", b"candidates", "changed", b"changed", "explanation", b"explanation", "guided", b"guided", "index", b"index", "logprob", b"logprob", "reward", b"reward", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Token: _TypeAlias = Token  # noqa: Y015
+
+@_typing.final
+class TokenExplanation(_message.Message):
+    """What each preference said of a token; numbers in the order of Explanation.preferences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWARDS_FIELD_NUMBER: _builtins.int
+    BASE_REWARDS_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    changed_by: _builtins.int
+    """Index of the preference that did most to change the token: the one with the largest
+    w_j * (r_j of the token - r_j of base_token_id), the first of equals; absent if not changed.
+    """
+    @_builtins.property
+    def rewards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Weight times reward, w_j * r_j, of the token; they sum up to Token.reward, but for rounding."""
+
+    @_builtins.property
+    def base_rewards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The same of base_token_id. Equal to `rewards` where the token was not changed."""
+
+    def __init__(
+        self,
+        *,
+        rewards: _abc.Iterable[_builtins.float] | None = ...,
+        base_rewards: _abc.Iterable[_builtins.float] | None = ...,
+        changed_by: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "changed_by", b"changed_by"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "base_rewards", b"base_rewards", "changed_by", b"changed_by", "rewards", b"rewards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__changed_by: _TypeAlias = _typing.Literal["changed_by"]  # noqa: Y015
+    _WhichOneofArgType__changed_by: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_by) -> _WhichOneofReturnType__changed_by | None: ...
+
+Global___TokenExplanation: _TypeAlias = TokenExplanation  # noqa: Y015
+
+@_typing.final
+class PreferenceExplanation(_message.Message):
+    """What a preference did to an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFERENCE_FIELD_NUMBER: _builtins.int
+    NUM_CHANGED_TOKENS_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
+    num_changed_tokens: _builtins.int
+    """Changed tokens that count for it: TokenExplanation.changed_by."""
+    contribution: _builtins.float
+    """Sum over all changed tokens of beta * w_j * (r_j of the token - r_j of the base model's
+    choice): how far, in nats, it pushed the choices that were made. Below 0: it pushed the other
+    way, and others prevailed.
+    """
+    reward: _builtins.float
+    """Sum over all explained tokens of w_j * r_j of the token."""
+    @_builtins.property
+    def preference(self) -> _common_pb2.Preference:
+        """Text and weight as they were used."""
+
+    def __init__(
+        self,
+        *,
+        preference: _common_pb2.Preference | None = ...,
+        num_changed_tokens: _builtins.int = ...,
+        contribution: _builtins.float = ...,
+        reward: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preference", b"preference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contribution", b"contribution", "num_changed_tokens", b"num_changed_tokens", "preference", b"preference", "reward", b"reward"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreferenceExplanation: _TypeAlias = PreferenceExplanation  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """Which preference did what. Profile revision, strategy and beta stand in the summary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFERENCES_FIELD_NUMBER: _builtins.int
+    NUM_UNEXPLAINED_TOKENS_FIELD_NUMBER: _builtins.int
+    num_unexplained_tokens: _builtins.int
+    """Guided tokens without a TokenExplanation: a reward replica of an older version chose them.
+    They count for no preference.
+    """
+    @_builtins.property
+    def preferences(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreferenceExplanation]:
+        """The preferences that were used, in their order in the request or profile."""
+
+    def __init__(
+        self,
+        *,
+        preferences: _abc.Iterable[Global___PreferenceExplanation] | None = ...,
+        num_unexplained_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_unexplained_tokens", b"num_unexplained_tokens", "preferences", b"preferences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
@@ -456,6 +581,7 @@ class Summary(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     SAMPLE_REWARDS_FIELD_NUMBER: _builtins.int
     REWARD_MODELS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in logs."""
     finish_reason: Global___FinishReason.ValueType
@@ -494,6 +620,10 @@ class Summary(_message.Message):
         first was gone from all replicas while the answer was written.
         """
 
+    @_builtins.property
+    def explanation(self) -> Global___Explanation:
+        """Which preference did what, for DETAIL_EXPLANATION alone."""
+
     def __init__(
         self,
         *,
@@ -512,10 +642,11 @@ class Summary(_message.Message):
         timings: Global___Timings | None = ...,
         sample_rewards: _abc.Iterable[_builtins.float] | None = ...,
         reward_models: _abc.Iterable[Global___RewardModelUse] | None = ...,
+        explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta", b"beta", "finish_reason", b"finish_reason", "num_changed_tokens", b"num_changed_tokens", "num_fallback_tokens", b"num_fallback_tokens", "num_guided_tokens", b"num_guided_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_tokens", b"num_tokens", "profile_revision", b"profile_revision", "request_id", b"request_id", "reward_model_version", b"reward_model_version", "reward_models", b"reward_models", "sample_rewards", b"sample_rewards", "seed", b"seed", "strategy", b"strategy", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta", b"beta", "explanation", b"explanation", "finish_reason", b"finish_reason", "num_changed_tokens", b"num_changed_tokens", "num_fallback_tokens", b"num_fallback_tokens", "num_guided_tokens", b"num_guided_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_tokens", b"num_tokens", "profile_revision", b"profile_revision", "request_id", b"request_id", "reward_model_version", b"reward_model_version", "reward_models", b"reward_models", "sample_rewards", b"sample_rewards", "seed", b"seed", "strategy", b"strategy", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,6 +771,64 @@ class CompleteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015
+
+@_typing.final
+class ExplainPersonalizationRequest(_message.Message):
+    """Asks for a whole answer and what the preferences did to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def generation(self) -> Global___GenerateRequest:
+        """What to write. `detail` must be unset or DETAIL_EXPLANATION, whose rules hold."""
+
+    def __init__(
+        self,
+        *,
+        generation: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPersonalizationRequest: _TypeAlias = ExplainPersonalizationRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPersonalizationResponse(_message.Message):
+    """A whole answer and what the preferences did to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text, without stop string and end-of-turn mark."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
+        """Its tokens, with `explanation`."""
+
+    @_builtins.property
+    def summary(self) -> Global___Summary:
+        """How it came about, with `explanation`."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        tokens: _abc.Iterable[Global___Token] | None = ...,
+        summary: Global___Summary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPersonalizationResponse: _TypeAlias = ExplainPersonalizationResponse  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):

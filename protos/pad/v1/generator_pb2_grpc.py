@@ -45,6 +45,11 @@ class GeneratorServiceStub:
                 request_serializer=pad_dot_v1_dot_generator__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=pad_dot_v1_dot_generator__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.ExplainPersonalization = channel.unary_unary(
+                '/pad.v1.GeneratorService/ExplainPersonalization',
+                request_serializer=pad_dot_v1_dot_generator__pb2.ExplainPersonalizationRequest.SerializeToString,
+                response_deserializer=pad_dot_v1_dot_generator__pb2.ExplainPersonalizationResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/pad.v1.GeneratorService/GetServerInfo',
                 request_serializer=pad_dot_v1_dot_generator__pb2.GetServerInfoRequest.SerializeToString,
@@ -70,6 +75,13 @@ class GeneratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPersonalization(self, request, context):
+        """Returns the whole answer with an account of which preference changed which token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Describes the loaded model, the limits and the reward replicas in reach.
         """
@@ -89,6 +101,11 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=pad_dot_v1_dot_generator__pb2.CompleteRequest.FromString,
                     response_serializer=pad_dot_v1_dot_generator__pb2.CompleteResponse.SerializeToString,
+            ),
+            'ExplainPersonalization': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPersonalization,
+                    request_deserializer=pad_dot_v1_dot_generator__pb2.ExplainPersonalizationRequest.FromString,
+                    response_serializer=pad_dot_v1_dot_generator__pb2.ExplainPersonalizationResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -151,6 +168,33 @@ class GeneratorService:
             '/pad.v1.GeneratorService/Complete',
             pad_dot_v1_dot_generator__pb2.CompleteRequest.SerializeToString,
             pad_dot_v1_dot_generator__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPersonalization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pad.v1.GeneratorService/ExplainPersonalization',
+            pad_dot_v1_dot_generator__pb2.ExplainPersonalizationRequest.SerializeToString,
+            pad_dot_v1_dot_generator__pb2.ExplainPersonalizationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class GeneratorServiceStub:
     """Streams the answer token by token; the last message is the summary."""
     Complete: _grpc.UnaryUnaryMultiCallable[_generator_pb2.CompleteRequest, _generator_pb2.CompleteResponse]
     """Returns the whole answer at once."""
+    ExplainPersonalization: _grpc.UnaryUnaryMultiCallable[_generator_pb2.ExplainPersonalizationRequest, _generator_pb2.ExplainPersonalizationResponse]
+    """Returns the whole answer with an account of which preference changed which token."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_generator_pb2.GetServerInfoRequest, _generator_pb2.GetServerInfoResponse]
     """Describes the loaded model, the limits and the reward replicas in reach."""
 
@@ -49,6 +51,8 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     """Streams the answer token by token; the last message is the summary."""
     Complete: _aio.UnaryUnaryMultiCallable[_generator_pb2.CompleteRequest, _generator_pb2.CompleteResponse]  # type: ignore[assignment]
     """Returns the whole answer at once."""
+    ExplainPersonalization: _aio.UnaryUnaryMultiCallable[_generator_pb2.ExplainPersonalizationRequest, _generator_pb2.ExplainPersonalizationResponse]  # type: ignore[assignment]
+    """Returns the whole answer with an account of which preference changed which token."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_generator_pb2.GetServerInfoRequest, _generator_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Describes the loaded model, the limits and the reward replicas in reach."""
 
@@ -70,6 +74,14 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generator_pb2.CompleteResponse, _abc.Awaitable[_generator_pb2.CompleteResponse]]:
         """Returns the whole answer at once."""
+
+    @_abc_1.abstractmethod
+    def ExplainPersonalization(
+        self,
+        request: _generator_pb2.ExplainPersonalizationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_pb2.ExplainPersonalizationResponse, _abc.Awaitable[_generator_pb2.ExplainPersonalizationResponse]]:
+        """Returns the whole answer with an account of which preference changed which token."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(

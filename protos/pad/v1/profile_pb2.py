@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pad.v1 import common_pb2 as pad_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pad/v1/profile.proto\x12\x06pad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13pad/v1/common.proto\"\xa1\x01\n\x07Profile\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\'\n\x0bpreferences\x18\x02 \x03(\x0b\x32\x12.pad.v1.Preference\x12\x11\n\x04\x62\x65ta\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05_beta\"\x9f\x01\n\x11PutProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\'\n\x0bpreferences\x18\x02 \x03(\x0b\x32\x12.pad.v1.Preference\x12\x11\n\x04\x62\x65ta\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05_betaB\x14\n\x12_expected_revision\"6\n\x12PutProfileResponse\x12 \n\x07profile\x18\x01 \x01(\x0b\x32\x0f.pad.v1.Profile\"$\n\x11GetProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"6\n\x12GetProfileResponse\x12 \n\x07profile\x18\x01 \x01(\x0b\x32\x0f.pad.v1.Profile\"]\n\x14\x44\x65leteProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"\x17\n\x15\x44\x65leteProfileResponse\"<\n\x13ListProfilesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x14ListProfilesResponse\x12!\n\x08profiles\x18\x01 \x03(\x0b\x32\x0f.pad.v1.Profile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x18\n\x10\x64\x61maged_user_ids\x18\x03 \x03(\t2\xb3\x02\n\x0eProfileService\x12\x43\n\nPutProfile\x12\x19.pad.v1.PutProfileRequest\x1a\x1a.pad.v1.PutProfileResponse\x12\x43\n\nGetProfile\x12\x19.pad.v1.GetProfileRequest\x1a\x1a.pad.v1.GetProfileResponse\x12L\n\rDeleteProfile\x12\x1c.pad.v1.DeleteProfileRequest\x1a\x1d.pad.v1.DeleteProfileResponse\x12I\n\x0cListProfiles\x12\x1b.pad.v1.ListProfilesRequest\x1a\x1c.pad.v1.ListProfilesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pad/v1/profile.proto\x12\x06pad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13pad/v1/common.proto\"\xa1\x01\n\x07Profile\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\'\n\x0bpreferences\x18\x02 \x03(\x0b\x32\x12.pad.v1.Preference\x12\x11\n\x04\x62\x65ta\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05_beta\"\xb7\x01\n\x11PutProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\'\n\x0bpreferences\x18\x02 \x03(\x0b\x32\x12.pad.v1.Preference\x12\x11\n\x04\x62\x65ta\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x16\n\x0e\x65rases_history\x18\x05 \x01(\x08\x42\x07\n\x05_betaB\x14\n\x12_expected_revision\"6\n\x12PutProfileResponse\x12 \n\x07profile\x18\x01 \x01(\x0b\x32\x0f.pad.v1.Profile\"$\n\x11GetProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"6\n\x12GetProfileResponse\x12 \n\x07profile\x18\x01 \x01(\x0b\x32\x0f.pad.v1.Profile\"]\n\x14\x44\x65leteProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"\x17\n\x15\x44\x65leteProfileResponse\"<\n\x13ListProfilesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x14ListProfilesResponse\x12!\n\x08profiles\x18\x01 \x03(\x0b\x32\x0f.pad.v1.Profile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x18\n\x10\x64\x61maged_user_ids\x18\x03 \x03(\t\".\n\x1bListProfileRevisionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"q\n\x1cListProfileRevisionsResponse\x12\"\n\trevisions\x18\x01 \x03(\x0b\x32\x0f.pad.v1.Profile\x12\x18\n\x10\x63urrent_revision\x18\x02 \x01(\x04\x12\x13\n\x0bnum_damaged\x18\x03 \x01(\r\"p\n\x15RestoreProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x1e\n\x11\x65xpected_revision\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\":\n\x16RestoreProfileResponse\x12 \n\x07profile\x18\x01 \x01(\x0b\x32\x0f.pad.v1.Profile2\xe7\x03\n\x0eProfileService\x12\x43\n\nPutProfile\x12\x19.pad.v1.PutProfileRequest\x1a\x1a.pad.v1.PutProfileResponse\x12\x43\n\nGetProfile\x12\x19.pad.v1.GetProfileRequest\x1a\x1a.pad.v1.GetProfileResponse\x12L\n\rDeleteProfile\x12\x1c.pad.v1.DeleteProfileRequest\x1a\x1d.pad.v1.DeleteProfileResponse\x12I\n\x0cListProfiles\x12\x1b.pad.v1.ListProfilesRequest\x1a\x1c.pad.v1.ListProfilesResponse\x12\x61\n\x14ListProfileRevisions\x12#.pad.v1.ListProfileRevisionsRequest\x1a$.pad.v1.ListProfileRevisionsResponse\x12O\n\x0eRestoreProfile\x12\x1d.pad.v1.RestoreProfileRequest\x1a\x1e.pad.v1.RestoreProfileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROFILE']._serialized_start=87
   _globals['_PROFILE']._serialized_end=248
   _globals['_PUTPROFILEREQUEST']._serialized_start=251
-  _globals['_PUTPROFILEREQUEST']._serialized_end=410
-  _globals['_PUTPROFILERESPONSE']._serialized_start=412
-  _globals['_PUTPROFILERESPONSE']._serialized_end=466
-  _globals['_GETPROFILEREQUEST']._serialized_start=468
-  _globals['_GETPROFILEREQUEST']._serialized_end=504
-  _globals['_GETPROFILERESPONSE']._serialized_start=506
-  _globals['_GETPROFILERESPONSE']._serialized_end=560
-  _globals['_DELETEPROFILEREQUEST']._serialized_start=562
-  _globals['_DELETEPROFILEREQUEST']._serialized_end=655
-  _globals['_DELETEPROFILERESPONSE']._serialized_start=657
-  _globals['_DELETEPROFILERESPONSE']._serialized_end=680
-  _globals['_LISTPROFILESREQUEST']._serialized_start=682
-  _globals['_LISTPROFILESREQUEST']._serialized_end=742
-  _globals['_LISTPROFILESRESPONSE']._serialized_start=744
-  _globals['_LISTPROFILESRESPONSE']._serialized_end=852
-  _globals['_PROFILESERVICE']._serialized_start=855
-  _globals['_PROFILESERVICE']._serialized_end=1162
+  _globals['_PUTPROFILEREQUEST']._serialized_end=434
+  _globals['_PUTPROFILERESPONSE']._serialized_start=436
+  _globals['_PUTPROFILERESPONSE']._serialized_end=490
+  _globals['_GETPROFILEREQUEST']._serialized_start=492
+  _globals['_GETPROFILEREQUEST']._serialized_end=528
+  _globals['_GETPROFILERESPONSE']._serialized_start=530
+  _globals['_GETPROFILERESPONSE']._serialized_end=584
+  _globals['_DELETEPROFILEREQUEST']._serialized_start=586
+  _globals['_DELETEPROFILEREQUEST']._serialized_end=679
+  _globals['_DELETEPROFILERESPONSE']._serialized_start=681
+  _globals['_DELETEPROFILERESPONSE']._serialized_end=704
+  _globals['_LISTPROFILESREQUEST']._serialized_start=706
+  _globals['_LISTPROFILESREQUEST']._serialized_end=766
+  _globals['_LISTPROFILESRESPONSE']._serialized_start=768
+  _globals['_LISTPROFILESRESPONSE']._serialized_end=876
+  _globals['_LISTPROFILEREVISIONSREQUEST']._serialized_start=878
+  _globals['_LISTPROFILEREVISIONSREQUEST']._serialized_end=924
+  _globals['_LISTPROFILEREVISIONSRESPONSE']._serialized_start=926
+  _globals['_LISTPROFILEREVISIONSRESPONSE']._serialized_end=1039
+  _globals['_RESTOREPROFILEREQUEST']._serialized_start=1041
+  _globals['_RESTOREPROFILEREQUEST']._serialized_end=1153
+  _globals['_RESTOREPROFILERESPONSE']._serialized_start=1155
+  _globals['_RESTOREPROFILERESPONSE']._serialized_end=1213
+  _globals['_PROFILESERVICE']._serialized_start=1216
+  _globals['_PROFILESERVICE']._serialized_end=1703
 # @@protoc_insertion_point(module_scope)

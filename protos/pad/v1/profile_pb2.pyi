@@ -66,7 +66,9 @@ Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
 @_typing.final
 class PutProfileRequest(_message.Message):
-    """Creates or replaces a profile."""
+    """Creates or replaces a profile. What it replaces is kept as an earlier revision, as many as the
+    server is set to keep.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -74,12 +76,15 @@ class PutProfileRequest(_message.Message):
     PREFERENCES_FIELD_NUMBER: _builtins.int
     BETA_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    ERASES_HISTORY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user; see Profile.user_id."""
     beta: _builtins.float
     """Guidance strength; 0..10; absent means the server's default."""
     expected_revision: _builtins.int
     """The revision this write replaces; 0 means the profile must not exist; absent means any."""
+    erases_history: _builtins.bool
+    """Erase all earlier revisions, the replaced one too: for what should not have been stored."""
     @_builtins.property
     def preferences(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Preference]:
         """The user's wishes; 1..8 of them."""
@@ -91,10 +96,11 @@ class PutProfileRequest(_message.Message):
         preferences: _abc.Iterable[_common_pb2.Preference] | None = ...,
         beta: _builtins.float | None = ...,
         expected_revision: _builtins.int | None = ...,
+        erases_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_expected_revision", b"_expected_revision", "beta", b"beta", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_expected_revision", b"_expected_revision", "beta", b"beta", "expected_revision", b"expected_revision", "preferences", b"preferences", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_expected_revision", b"_expected_revision", "beta", b"beta", "erases_history", b"erases_history", "expected_revision", b"expected_revision", "preferences", b"preferences", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
     _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
@@ -283,3 +289,113 @@ class ListProfilesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProfilesResponse: _TypeAlias = ListProfilesResponse  # noqa: Y015
+
+@_typing.final
+class ListProfileRevisionsRequest(_message.Message):
+    """Lists the revisions of a profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user; see Profile.user_id."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProfileRevisionsRequest: _TypeAlias = ListProfileRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListProfileRevisionsResponse(_message.Message):
+    """The revisions that are kept; erased with the profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    CURRENT_REVISION_FIELD_NUMBER: _builtins.int
+    NUM_DAMAGED_FIELD_NUMBER: _builtins.int
+    current_revision: _builtins.int
+    """The revision that is stored now; 0 if that profile is damaged and is not among `revisions`."""
+    num_damaged: _builtins.int
+    """Earlier revisions that cannot be read, as somebody else wrote there."""
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Profile]:
+        """What is stored now, then earlier revisions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___Profile] | None = ...,
+        current_revision: _builtins.int = ...,
+        num_damaged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_revision", b"current_revision", "num_damaged", b"num_damaged", "revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProfileRevisionsResponse: _TypeAlias = ListProfileRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class RestoreProfileRequest(_message.Message):
+    """Restores what an earlier revision said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user; see Profile.user_id."""
+    revision: _builtins.int
+    """The earlier revision; >= 1."""
+    expected_revision: _builtins.int
+    """The revision this write replaces; absent means any; 0 is refused."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        expected_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision", "revision", b"revision", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___RestoreProfileRequest: _TypeAlias = RestoreProfileRequest  # noqa: Y015
+
+@_typing.final
+class RestoreProfileResponse(_message.Message):
+    """The profile as it was stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def profile(self) -> Global___Profile:
+        """The stored profile with its new revision."""
+
+    def __init__(
+        self,
+        *,
+        profile: Global___Profile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreProfileResponse: _TypeAlias = RestoreProfileResponse  # noqa: Y015

@@ -55,6 +55,16 @@ class ProfileServiceStub:
                 request_serializer=pad_dot_v1_dot_profile__pb2.ListProfilesRequest.SerializeToString,
                 response_deserializer=pad_dot_v1_dot_profile__pb2.ListProfilesResponse.FromString,
                 _registered_method=True)
+        self.ListProfileRevisions = channel.unary_unary(
+                '/pad.v1.ProfileService/ListProfileRevisions',
+                request_serializer=pad_dot_v1_dot_profile__pb2.ListProfileRevisionsRequest.SerializeToString,
+                response_deserializer=pad_dot_v1_dot_profile__pb2.ListProfileRevisionsResponse.FromString,
+                _registered_method=True)
+        self.RestoreProfile = channel.unary_unary(
+                '/pad.v1.ProfileService/RestoreProfile',
+                request_serializer=pad_dot_v1_dot_profile__pb2.RestoreProfileRequest.SerializeToString,
+                response_deserializer=pad_dot_v1_dot_profile__pb2.RestoreProfileResponse.FromString,
+                _registered_method=True)
 
 
 class ProfileServiceServicer:
@@ -89,6 +99,21 @@ class ProfileServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListProfileRevisions(self, request, context):
+        """Lists the revisions of a profile that are kept. NOT_FOUND if the user has no profile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreProfile(self, request, context):
+        """Writes what an earlier revision said as a new revision. NOT_FOUND if the user has no profile, or
+        that revision is not kept; ABORTED on a revision conflict.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProfileServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +136,16 @@ def add_ProfileServiceServicer_to_server(servicer, server):
                     servicer.ListProfiles,
                     request_deserializer=pad_dot_v1_dot_profile__pb2.ListProfilesRequest.FromString,
                     response_serializer=pad_dot_v1_dot_profile__pb2.ListProfilesResponse.SerializeToString,
+            ),
+            'ListProfileRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProfileRevisions,
+                    request_deserializer=pad_dot_v1_dot_profile__pb2.ListProfileRevisionsRequest.FromString,
+                    response_serializer=pad_dot_v1_dot_profile__pb2.ListProfileRevisionsResponse.SerializeToString,
+            ),
+            'RestoreProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreProfile,
+                    request_deserializer=pad_dot_v1_dot_profile__pb2.RestoreProfileRequest.FromString,
+                    response_serializer=pad_dot_v1_dot_profile__pb2.RestoreProfileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +257,60 @@ class ProfileService:
             '/pad.v1.ProfileService/ListProfiles',
             pad_dot_v1_dot_profile__pb2.ListProfilesRequest.SerializeToString,
             pad_dot_v1_dot_profile__pb2.ListProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProfileRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pad.v1.ProfileService/ListProfileRevisions',
+            pad_dot_v1_dot_profile__pb2.ListProfileRevisionsRequest.SerializeToString,
+            pad_dot_v1_dot_profile__pb2.ListProfileRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pad.v1.ProfileService/RestoreProfile',
+            pad_dot_v1_dot_profile__pb2.RestoreProfileRequest.SerializeToString,
+            pad_dot_v1_dot_profile__pb2.RestoreProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

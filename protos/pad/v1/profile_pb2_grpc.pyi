@@ -41,6 +41,12 @@ class ProfileServiceStub:
     """Erases a profile. NOT_FOUND if the user has none; ABORTED on a revision conflict."""
     ListProfiles: _grpc.UnaryUnaryMultiCallable[_profile_pb2.ListProfilesRequest, _profile_pb2.ListProfilesResponse]
     """Lists profiles in the order of their user ids, a page at a time."""
+    ListProfileRevisions: _grpc.UnaryUnaryMultiCallable[_profile_pb2.ListProfileRevisionsRequest, _profile_pb2.ListProfileRevisionsResponse]
+    """Lists the revisions of a profile that are kept. NOT_FOUND if the user has no profile."""
+    RestoreProfile: _grpc.UnaryUnaryMultiCallable[_profile_pb2.RestoreProfileRequest, _profile_pb2.RestoreProfileResponse]
+    """Writes what an earlier revision said as a new revision. NOT_FOUND if the user has no profile, or
+    that revision is not kept; ABORTED on a revision conflict.
+    """
 
 @_typing.type_check_only
 class ProfileServiceAsyncStub(ProfileServiceStub):
@@ -55,6 +61,12 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     """Erases a profile. NOT_FOUND if the user has none; ABORTED on a revision conflict."""
     ListProfiles: _aio.UnaryUnaryMultiCallable[_profile_pb2.ListProfilesRequest, _profile_pb2.ListProfilesResponse]  # type: ignore[assignment]
     """Lists profiles in the order of their user ids, a page at a time."""
+    ListProfileRevisions: _aio.UnaryUnaryMultiCallable[_profile_pb2.ListProfileRevisionsRequest, _profile_pb2.ListProfileRevisionsResponse]  # type: ignore[assignment]
+    """Lists the revisions of a profile that are kept. NOT_FOUND if the user has no profile."""
+    RestoreProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.RestoreProfileRequest, _profile_pb2.RestoreProfileResponse]  # type: ignore[assignment]
+    """Writes what an earlier revision said as a new revision. NOT_FOUND if the user has no profile, or
+    that revision is not kept; ABORTED on a revision conflict.
+    """
 
 class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps preference profiles. Writes use revisions, so that two writers never lose an update."""
@@ -90,5 +102,23 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_profile_pb2.ListProfilesResponse, _abc.Awaitable[_profile_pb2.ListProfilesResponse]]:
         """Lists profiles in the order of their user ids, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def ListProfileRevisions(
+        self,
+        request: _profile_pb2.ListProfileRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profile_pb2.ListProfileRevisionsResponse, _abc.Awaitable[_profile_pb2.ListProfileRevisionsResponse]]:
+        """Lists the revisions of a profile that are kept. NOT_FOUND if the user has no profile."""
+
+    @_abc_1.abstractmethod
+    def RestoreProfile(
+        self,
+        request: _profile_pb2.RestoreProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profile_pb2.RestoreProfileResponse, _abc.Awaitable[_profile_pb2.RestoreProfileResponse]]:
+        """Writes what an earlier revision said as a new revision. NOT_FOUND if the user has no profile, or
+        that revision is not kept; ABORTED on a revision conflict.
+        """
 
 def add_ProfileServiceServicer_to_server(servicer: ProfileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

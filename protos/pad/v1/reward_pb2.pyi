@@ -163,6 +163,36 @@ class RewardContext(_message.Message):
 Global___RewardContext: _TypeAlias = RewardContext  # noqa: Y015
 
 @_typing.final
+class TraceContext(_message.Message):
+    """Where a request stands in a distributed trace, as W3C Trace Context has it. The stream's own
+    metadata cannot say it, as a stream carries the sessions of all requests.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
+    traceparent: _builtins.str
+    """Header of that name, version 00: 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, in lower
+    case, neither id all zeros.
+    """
+    tracestate: _builtins.str
+    """Header of that name: at most 32 pairs key=value between commas, 512 characters. May be empty."""
+    def __init__(
+        self,
+        *,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceContext: _TypeAlias = TraceContext  # noqa: Y015
+
+@_typing.final
 class SessionOpen(_message.Message):
     """Opens a session."""
 
@@ -173,6 +203,8 @@ class SessionOpen(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    WANTS_PREFERENCE_REWARDS_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     """Number the generator gives the session; unique on the stream while it is open."""
     epoch: _builtins.int
@@ -181,9 +213,17 @@ class SessionOpen(_message.Message):
     """Tokens already written; uint32 each. Not empty when an answer moves from another replica."""
     tokenizer_fingerprint: _builtins.str
     """Version of the tokenizer the ids belong to; must be the reward model's own."""
+    wants_preference_rewards: _builtins.bool
+    """Whether its rows also say what each preference alone gives; see RewardRows.preference_rewards."""
     @_builtins.property
     def context(self) -> Global___RewardContext:
         """Prompt and preferences."""
+
+    @_builtins.property
+    def trace(self) -> Global___TraceContext:
+        """The span of the request that the session is part of: a replica that traces goes on from it.
+        Absent where nobody traces; it changes nothing else.
+        """
 
     def __init__(
         self,
@@ -193,10 +233,12 @@ class SessionOpen(_message.Message):
         context: Global___RewardContext | None = ...,
         token_ids: _builtins.bytes = ...,
         tokenizer_fingerprint: _builtins.str = ...,
+        wants_preference_rewards: _builtins.bool = ...,
+        trace: Global___TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "epoch", b"epoch", "session", b"session", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "epoch", b"epoch", "session", b"session", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint", "trace", b"trace", "wants_preference_rewards", b"wants_preference_rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,6 +467,8 @@ class RewardRows(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
     REWARDS_FIELD_NUMBER: _builtins.int
+    NUM_PREFERENCES_FIELD_NUMBER: _builtins.int
+    PREFERENCE_REWARDS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.bytes
     """Session numbers; uint32[B]."""
     epochs: _builtins.bytes
@@ -437,6 +481,15 @@ class RewardRows(_message.Message):
     """sum_j w_j * (log p_theta_j - log p_reference), each normalised over the row's candidates;
     with REFERENCE_MODE_BASE without the reference's part. float32, row after row.
     """
+    num_preferences: _builtins.bytes
+    """Preferences of each row that preference_rewards tells of, 0 for the rows of sessions that do
+    not want them; uint32[B]. Empty where no row has some.
+    """
+    preference_rewards: _builtins.bytes
+    """log p_theta_j - log p_reference, without its weight, normalised as in rewards; with
+    REFERENCE_MODE_BASE log p_theta_j alone. float32: row after row, in a row preference after
+    preference, of each its candidates. Weighted and summed they are rewards, but for rounding.
+    """
     def __init__(
         self,
         *,
@@ -445,10 +498,12 @@ class RewardRows(_message.Message):
         steps: _builtins.bytes = ...,
         num_candidates: _builtins.bytes = ...,
         rewards: _builtins.bytes = ...,
+        num_preferences: _builtins.bytes = ...,
+        preference_rewards: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "num_candidates", b"num_candidates", "rewards", b"rewards", "sessions", b"sessions", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "num_candidates", b"num_candidates", "num_preferences", b"num_preferences", "preference_rewards", b"preference_rewards", "rewards", b"rewards", "sessions", b"sessions", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

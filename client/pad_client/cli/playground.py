@@ -1,0 +1,113 @@
+"""`pad playground`: a web page to try profiles on, with a server of its own or in front of one."""
+
+import tempfile
+import time
+import webbrowser
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pad_client.access import AccessOptions
+from pad_client.cli.connection import connect
+from pad_client.cli.console import new_console
+from pad_client.cli.demo_script import DEMO_USERS
+from pad_client.cli.up import (
+    DEFAULT_PLAYGROUND_PORT,
+    POLL_S,
+    ModelsOption,
+    PlaygroundPortOption,
+    StartTimeoutOption,
+    print_playground,
+    started,
+)
+from pad_client.client import GeneratorClient
+from pad_client.embedded import StackOptions, default_models_dir
+
+
+def playground(
+    context: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            "-s",
+            envvar="PAD_SERVER",
+            metavar="HOST:PORT",
+            help="A generator that runs already; without it, one is started with the demo models.",
+        ),
+    ] = None,
+    port: PlaygroundPortOption = DEFAULT_PLAYGROUND_PORT,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = False,
+    models: ModelsOption = None,
+    reward_replicas: Annotated[
+        int | None, typer.Option(min=1, help="Reward services to start; default: 1.")
+    ] = None,
+    start_timeout: StartTimeoutOption = 180.0,
+) -> None:
+    """Run a web page to try profiles on, until Ctrl-C."""
+    if server and (models or reward_replicas):
+        option = "--models" if models else "--reward-replicas"
+        raise typer.BadParameter("is not for a --server that runs already", param_hint=option)
+    with _environment(context.obj or AccessOptions()) as environment:
+        options = StackOptions(
+            models_dir=models or default_models_dir(),
+            num_reward_replicas=reward_replicas or 1,
+            start_timeout_s=start_timeout,
+            generator=server or "",
+            has_playground=True,
+            playground_port=port or None,
+            playground_environment=environment if server else {},
+        )
+        if server:
+            _check(context, server)
+        try:
+            with started(options) as stack:
+                if not server:
+                    _put_users(stack.address)
+                print_playground(stack.addresses["playground"])
+                if open_page:
+                    webbrowser.open(f"http://{stack.addresses['playground']}/")
+                while True:
+                    for loss in stack.check():
+                        typer.echo(loss, err=True)
+                    time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            typer.echo("\nStopped; nothing is left running.")
+
+
+def _check(context: typer.Context, server: str) -> None:
+    """Fail, as every command does, where the options before the command cannot be used."""
+    with connect(context, server, 1.0):
+        pass
+
+
+def _put_users(address: str) -> None:
+    """Store the users of `pad demo`, so that there is somebody to load."""
+    with GeneratorClient(address) as client:
+        for user in DEMO_USERS:
+            client.put_profile(user.user_id, user.preferences)
+    names = ", ".join(user.user_id for user in DEMO_USERS)
+    new_console().print(f"Stored profiles to load: {names}.", soft_wrap=True)
+
+
+@contextmanager
+def _environment(access: AccessOptions) -> Iterator[Mapping[str, str]]:
+    """Yield the settings by which the playground shows who it is; a token goes by a file."""
+    values = {
+        name: str(access[name])
+        for name in ("ca_file", "cert_file", "key_file", "server_name", "token_file")
+        if access.get(name)
+    }
+    values |= {name: "true" for name in ("tls", "allow_plaintext_token") if access.get(name)}
+    with tempfile.TemporaryDirectory(prefix="pad-") as folder:  # mode 0700
+        token = access.get("token")
+        if token:
+            path = Path(folder) / "token"
+            path.write_text(token, encoding="ascii")
+            values["token_file"] = str(path)
+        yield {f"PLAYGROUND_{name.upper()}": value for name, value in values.items()}

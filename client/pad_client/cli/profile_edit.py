@@ -1,0 +1,169 @@
+"""`pad profile edit`: a profile in the editor of one's choice."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from pad_client import presets
+from pad_client.cli.connection import connect
+from pad_client.cli.console import DEFAULT_SERVER, ServerOption, TimeoutOption, new_console
+from pad_client.cli.profile_form import Form, FormError, read_form, write_form, write_wishes
+from pad_client.cli.profile_view import PresetsOption, UserArgument
+from pad_client.client import GeneratorClient
+from pad_client.errors import ConflictError, NotFoundError, PadError
+from pad_client.presets import Presets
+from pad_client.types import Profile
+
+EDITORS = ("nano", "vim", "vi")  # where neither VISUAL nor EDITOR names one
+
+
+class EditorError(PadError):
+    """The editor cannot be started, or failed."""
+
+    hint = "set VISUAL or EDITOR to the command of an editor"
+
+
+def edit(
+    context: typer.Context,
+    user: UserArgument,
+    presets_file: PresetsOption = None,
+    timeout: TimeoutOption = 10.0,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Change a profile in $VISUAL or $EDITOR, or create one."""
+    known = presets.load(presets_file)
+    with connect(context, server, timeout) as client:
+        _Edit(client, user, known).run()
+
+
+class _Edit:
+    """One person's work on one profile. What was typed stays in a file until it is written."""
+
+    def __init__(self, client: GeneratorClient, user: str, known: Presets) -> None:
+        self._client = client
+        self._user = user
+        self._presets = known
+        self._notes: Console = new_console(stderr=True)
+        self._stored: Profile | None = None
+
+    def run(self) -> None:
+        """Edit until it is written, given up, or nothing was changed.
+
+        Raises:
+            PadError: The profile cannot be read, or the editor not be started.
+        """
+        self._stored = self._read()
+        folder = Path(tempfile.mkdtemp(prefix="pad-profile-"))  # the user's own alone may look
+        path = folder / "profile.toml"
+        offered = write_form(self._title, self._form, self._presets)
+        path.write_text(offered, encoding="utf-8")
+        is_done = False
+        try:
+            is_done = self._edit(path, offered)
+        finally:
+            if is_done or not path.exists() or path.read_bytes() == offered.encode():
+                shutil.rmtree(folder)
+            else:
+                self._notes.print(f"What you wrote is kept in {path}", soft_wrap=True)
+        if not is_done:
+            raise typer.Exit(1)
+
+    def _edit(self, path: Path, offered: str) -> bool:
+        """Return whether nothing is left to be done with the file."""
+        while True:
+            _run_editor(path)
+            try:
+                text = path.read_text(encoding="utf-8")
+                form = self._form if text == offered else read_form(text, self._presets)
+                self._write_if_changed(form)
+            except FileNotFoundError as error:
+                raise EditorError("the file is gone: nothing is written") from error
+            except UnicodeDecodeError:
+                self._notes.print("pad: the file must be UTF-8", style="red")
+            except FormError as error:
+                self._notes.print(f"pad: {error}", style="red", soft_wrap=True)
+            except ConflictError:
+                offered = ""  # even unchanged it says something else than what is stored now
+                if form is None or not self._show_conflict(form):
+                    return True
+            except PadError as error:
+                self._notes.print(f"pad: not written: {error}", style="red", soft_wrap=True)
+            else:
+                return True
+            if not self._wants_to_go_on():
+                return False
+
+    @property
+    def _form(self) -> Form | None:
+        return None if self._stored is None else Form.of(self._stored)
+
+    @property
+    def _title(self) -> str:
+        revision = "a new one" if self._stored is None else f"revision {self._stored.revision}"
+        return f"Profile of {self._user}, {revision}."
+
+    def _read(self) -> Profile | None:
+        try:
+            return self._client.get_profile(self._user)
+        except NotFoundError:
+            return None
+
+    def _write_if_changed(self, form: Form | None) -> None:
+        if form is None or form == self._form:
+            typer.echo("Nothing was changed.")
+            return
+        profile = self._client.put_profile(
+            self._user,
+            form.preferences,
+            beta=form.beta,
+            expected_revision=0 if self._stored is None else self._stored.revision,
+        )
+        typer.echo(f"The profile of {self._user} is written as revision {profile.revision}.")
+
+    def _show_conflict(self, mine: Form) -> bool:
+        """Show what somebody else wrote beside one's own; say whether they differ."""
+        self._stored = self._read()
+        theirs = self._form
+        if theirs == mine:
+            typer.echo("Somebody else has written the same meanwhile.")
+            return False
+        self._notes.print(
+            "pad: the profile was changed meanwhile, yours is not written", style="red"
+        )
+        now = "nothing: it was erased" if theirs is None else write_wishes(theirs).strip()
+        title = "stored now" if self._stored is None else f"stored now ({self._title})"
+        self._notes.print(f"\n--- {title}\n{now}\n\n--- yours\n{write_wishes(mine).strip()}\n")
+        self._notes.print("Save yours to replace what is stored now.")
+        return True
+
+    def _wants_to_go_on(self) -> bool:
+        """Ask; whoever cannot answer does not."""
+        try:
+            return typer.confirm("Open the editor again?", default=True, err=True)
+        except typer.Abort:
+            return False
+
+
+def _run_editor(path: Path) -> None:
+    """Have the user edit a file, and wait for it.
+
+    Raises:
+        EditorError: There is no editor, or it failed.
+    """
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    found = next((name for name in EDITORS if shutil.which(name)), None)
+    if not (chosen or found):
+        raise EditorError("no editor: VISUAL and EDITOR are not set")
+    command = shlex.split(chosen) if chosen else [str(found)]
+    try:
+        status = subprocess.run([*command, str(path)], check=False).returncode
+    except OSError as error:
+        raise EditorError(f"editor {command[0]}: {error}") from error
+    if status:
+        raise EditorError(f"editor {command[0]}: ended with status {status}")

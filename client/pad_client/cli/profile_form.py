@@ -1,0 +1,161 @@
+"""A profile as text that people edit: TOML with comments, and back."""
+
+import json
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from pad_client.errors import InvalidRequestError
+from pad_client.presets import MAX_TEXT_CHARACTERS, MAX_WEIGHT, Presets
+from pad_client.types import Preference, Profile
+
+MAX_WISHES = 8
+MAX_BETA = 10.0
+_HEADING = re.compile(r"\s*\[\[\s*wish\s*\]\]")
+_BETA = re.compile(r"\s*beta\s*=")
+_TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+
+_INTRODUCTION = """\
+# {title}
+# Lines that begin with # say nothing. Save and close: the profile is written. To leave it as it is,
+# close without a change.
+#
+# beta = 1.5         how strongly the wishes guide, 0..10; without it: the server's default
+#
+# [[wish]]           one of these for each wish, 1 to 8 of them
+# text = "..."       in your own words
+# weight = 2         how much it counts, above 0, at most 10; without it: 1
+#
+# In place of text a wish may have one of these; what is stored is the text beside it.
+{presets}
+"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a person wrote."""
+
+    preferences: tuple[Preference, ...]
+    beta: float | None
+
+    @classmethod
+    def of(cls, profile: Profile) -> "Form":
+        """Return what a profile says."""
+        return cls(profile.preferences, profile.beta)
+
+
+class FormError(Exception):
+    """A text that is no profile; `line` counts from 1, 0 where no line is to blame."""
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(f"line {line}: {message}" if line else message)
+        self.line = line
+
+
+def write_form(title: str, form: Form | None, presets: Presets) -> str:
+    """Return the text to be edited; without a form one with an example in comments."""
+    choices = [
+        f'# set = "{dimension.name}={level}"'.ljust(38) + f" {text}"
+        for dimension in presets.dimensions.values()
+        for level, text in dimension.levels.items()
+    ]
+    text = _INTRODUCTION.format(title=title, presets="\n".join(choices))
+    if form is None:
+        return text + '\n# [[wish]]\n# text = "Be brief."\n'
+    return text + write_wishes(form)
+
+
+def write_wishes(form: Form) -> str:
+    """Return the part of the text that says something."""
+    lines = [] if form.beta is None else ["", f"beta = {form.beta!r}"]
+    for each in form.preferences:
+        lines += ["", "[[wish]]", f"text = {_quoted(each.text)}"]
+        if each.weight != 1:
+            lines.append(f"weight = {each.weight!r}")
+    return "\n".join([*lines, ""])
+
+
+def read_form(text: str, presets: Presets) -> Form:
+    """Return what a person wrote.
+
+    Raises:
+        FormError: It is no profile.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = _TOML_LINE.search(str(error))
+        last = max(1, text.count("\n"))
+        message = _TOML_LINE.sub("", str(error)).strip()
+        raise FormError(message, int(found[1]) if found else last) from error
+    lines = text.splitlines()
+    unknown = set(content) - {"beta", "wish"}
+    if unknown:
+        raise FormError(f"only beta and [[wish]] are known, got {', '.join(sorted(unknown))}")
+    beta = content.get("beta")
+    if beta is not None:
+        beta = _number("beta", beta, 0 <= _real(beta) <= MAX_BETA, "0..10", _line(lines, _BETA, 0))
+    wishes = content.get("wish", [])
+    if not isinstance(wishes, list) or not all(isinstance(each, dict) for each in wishes):
+        raise FormError("each wish must begin with [[wish]]")
+    if not 1 <= len(wishes) <= MAX_WISHES:
+        raise FormError(f"there must be 1..{MAX_WISHES} wishes, got {len(wishes)}")
+    return Form(
+        tuple(
+            _wish(each, presets, _line(lines, _HEADING, place)) for place, each in enumerate(wishes)
+        ),
+        beta,
+    )
+
+
+def _wish(values: dict[str, Any], presets: Presets, line: int) -> Preference:
+    unknown = set(values) - {"text", "set", "weight"}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise FormError(f"a wish has text or set, and weight; got {names}", line)
+    if ("text" in values) == ("set" in values):
+        raise FormError("a wish must have either text or set", line)
+    weight = values.get("weight", 1.0)
+    rule = "above 0 and at most 10"
+    weight = _number("weight", weight, 0 < _real(weight) <= MAX_WEIGHT, rule, line)
+    name = "text" if "text" in values else "set"
+    text = values[name]
+    if not isinstance(text, str):
+        raise FormError(f"{name} must be a text in quotes", line)
+    if name == "set":
+        try:
+            chosen = presets.preference(text)
+        except InvalidRequestError as error:
+            raise FormError(error.message, line) from error
+        if ":" in text and "weight" in values:
+            raise FormError("the weight must be said once", line)
+        return chosen if ":" in text else Preference(chosen.text, weight)
+    if not text.strip() or len(text) > MAX_TEXT_CHARACTERS:
+        rule = f"must have 1..{MAX_TEXT_CHARACTERS} characters and not be blank"
+        raise FormError(f"text {rule}, has {len(text)}", line)
+    return Preference(text, weight)
+
+
+def _number(name: str, value: Any, is_right: bool, rule: str, line: int) -> float:
+    if not is_right:
+        raise FormError(f"{name} must be {rule}, got {value!r}", line)
+    return float(value)
+
+
+def _real(value: Any) -> float:
+    """Return a number that fits no range where there is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan
+
+
+def _line(lines: list[str], pattern: re.Pattern[str], place: int) -> int:
+    """Return the number of the line that matches for the `place`-th time, 0 if none does."""
+    found = [number for number, line in enumerate(lines, 1) if pattern.match(line)]
+    return found[place] if place < len(found) else 0
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML string: what JSON escapes, TOML escapes alike, but for the delete character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

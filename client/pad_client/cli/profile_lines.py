@@ -1,0 +1,115 @@
+"""Profiles as JSON Lines: one object a line, as `pad profile export` writes and `import` reads."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pad_client.cli.profile_view import profile_values
+from pad_client.types import Preference, Profile
+
+MAX_LINE_BYTES = 1 << 20
+FIELDS = {"user_id", "preferences", "beta", "revision", "updated_at"}
+
+
+class LineError(Exception):
+    """A line that is no profile; never repeats what stands in it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A profile of a file: what is to be stored, and where it stands."""
+
+    line: int
+    user_id: str
+    preferences: tuple[Preference, ...]
+    beta: float | None
+
+    def is_same(self, stored: Profile) -> bool:
+        """Tell whether it is stored already."""
+        return (stored.preferences, stored.beta) == (self.preferences, self.beta)
+
+
+def write_line(profile: Profile) -> str:
+    """Return a profile as a line."""
+    return json.dumps(profile_values(profile), ensure_ascii=False) + "\n"
+
+
+def read_lines(lines: Iterable[bytes]) -> Iterator[Record | tuple[int, LineError]]:
+    """Yield what stands in each line but empty ones; for a bad line its number and why."""
+    places: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = _read_line(number, line)
+        except LineError as error:
+            yield number, error
+            continue
+        first = places.setdefault(record.user_id, number)
+        if first == number:
+            yield record
+        else:
+            yield number, LineError(f"user_id: stands in line {first} already")
+
+
+def _read_line(number: int, line: bytes) -> Record:
+    if len(line) > MAX_LINE_BYTES:
+        raise LineError(f"must have at most {MAX_LINE_BYTES} bytes, has {len(line)}")
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise LineError(f"must be UTF-8, byte {error.start + 1} is not") from None
+    except json.JSONDecodeError as error:
+        raise LineError(f"must be JSON: {error.msg} at character {error.colno}") from None
+    except RecursionError:
+        raise LineError("must be JSON: it is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise LineError(f"must be an object, is {type(values).__name__}")
+    unknown = sorted(set(values) - FIELDS)
+    if unknown:
+        raise LineError(f"has a field that is not known: {unknown[0][:40]!r}")
+    for name in ("user_id", "preferences"):
+        if name not in values:
+            raise LineError(f"{name}: must be given")
+    wishes = values["preferences"]
+    if not isinstance(wishes, list):
+        raise LineError("preferences: must be a list")
+    beta = values.get("beta")
+    return Record(
+        number,
+        _text("user_id", values["user_id"]),
+        tuple(_wish(f"preferences[{place}]", each) for place, each in enumerate(wishes)),
+        None if beta is None else _number("beta", beta),
+    )
+
+
+def _wish(field: str, value: Any) -> Preference:
+    if isinstance(value, str):
+        return Preference(_text(field, value))
+    if not isinstance(value, dict) or not {"text"} <= set(value) <= {"text", "weight"}:
+        raise LineError(f"{field}: must be a string, or an object of text and weight")
+    text = _text(f"{field}.text", value["text"])
+    return Preference(text, _number(f"{field}.weight", value.get("weight", 1.0)))
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise LineError(f"{field}: must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise LineError(f"{field}: must not hold half a character") from None
+    return value
+
+
+def _number(field: str, value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise LineError(f"{field}: must be a number")
+    return number

@@ -1,0 +1,166 @@
+"""Whether certificates, keys and tokens can be used: readable, valid now, and private.
+
+Certificates are tried by a handshake in memory, with the library that would refuse them later.
+"""
+
+import json
+import ssl
+import stat
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pad_client.doctor.findings import Finding, fail, ok, warn
+
+_SOON = timedelta(days=14)
+_EXPIRED, _WRONG_PURPOSE = 10, 26  # X509_V_ERR_...
+# What services read their keys from: certificate, key, authorities.
+_SERVICE_KEYS = ("GENERATOR_TLS_", "REWARD_TLS_", "GENERATOR_REWARD_")
+_SERVICE_TOKENS = ("GENERATOR_TOKENS_FILE", "REWARD_TOKENS_FILE")
+_SERVICE_SECRETS = ("GENERATOR_REWARD_TOKEN_FILE", "GENERATOR_REDIS_PASSWORD_FILE")
+
+
+def check_client_keys(access: Mapping[str, Any]) -> Iterator[Finding]:
+    """Look at the files of a client's `AccessOptions`."""
+    if access.get("ca_file"):
+        yield from _check_authorities("keys.ca_file", Path(access["ca_file"]))
+    if access.get("cert_file") and access.get("key_file"):
+        yield from _check_pair(
+            "keys.cert_file", Path(access["cert_file"]), Path(access["key_file"])
+        )
+    if access.get("token_file"):
+        yield _check_secret("keys.token_file", Path(access["token_file"]))
+
+
+def check_service_keys(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at the files that the services' variables name."""
+    for prefix in _SERVICE_KEYS:
+        cert, key = (environment.get(f"{prefix}{kind}_FILE") for kind in ("CERT", "KEY"))
+        if cert and key:
+            yield from _check_pair(f"keys.{prefix}CERT_FILE", Path(cert), Path(key))
+        for kind in ("CA", "CLIENT_CA"):
+            if authorities := environment.get(f"{prefix}{kind}_FILE"):
+                yield from _check_authorities(f"keys.{prefix}{kind}_FILE", Path(authorities))
+    for name in _SERVICE_SECRETS:
+        if path := environment.get(name):
+            yield _check_secret(f"keys.{name}", Path(path))
+    for name in _SERVICE_TOKENS:
+        if path := environment.get(name):
+            yield _check_tokens(f"keys.{name}", Path(path))
+
+
+def _check_pair(check: str, cert: Path, key: Path) -> Iterator[Finding]:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        for path in (cert, key):
+            path.read_bytes()
+        server.load_cert_chain(cert, key, password=lambda: "")  # or it would ask at the terminal
+    except ssl.SSLError as error:
+        reason = error.reason or "not PEM, or the key has a password"
+        yield fail(
+            check, f"{cert} and {key} are no pair: {reason}", "issue both again, without password"
+        )
+        return
+    except OSError as error:
+        yield fail(check, f"{error.filename}: {error.strerror}", "correct the path, or its mode")
+        return
+    try:
+        yield _judge(check, cert, _expiry(server, cert))
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            advice = "issue it again; it is read anew when the file changes"
+            yield fail(check, f"{cert}: {error.verify_message}", advice)
+        elif error.verify_code == _WRONG_PURPOSE:  # of a client alone: valid, but not shown to us
+            yield ok(check, f"{cert}: for clients")
+        else:
+            yield fail(check, f"{cert}: {error.verify_message}", "issue it again, or set the clock")
+    if stat.S_IMODE(key.stat().st_mode) & 0o077:
+        yield warn(f"{check}.mode", f"{key} can be read by others", f"chmod 600 {key}")
+
+
+def _expiry(server: ssl.SSLContext, cert: Path) -> datetime:
+    """Return the end of a certificate's life, as a client that trusts it sees it in a handshake."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is the anchor
+    client.load_verify_locations(cert)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(to_client, to_server)
+    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    for side in (asking, answering, asking, answering):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    shown = asking.getpeercert()
+    assert shown is not None  # the handshake is complete, and the certificate was asked for
+    return _date(shown["notAfter"])
+
+
+def _check_authorities(check: str, path: Path) -> Iterator[Finding]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        yield fail(
+            check, f"{path}: holds no certificate: {error.reason}", "give a file in PEM form"
+        )
+        return
+    except OSError as error:
+        yield fail(check, f"{path}: {error.strerror}", "correct the path, or its mode")
+        return
+    ends = [_date(each["notAfter"]) for each in context.get_ca_certs()]
+    if ends:
+        yield _judge(check, path, min(ends))
+    else:
+        yield warn(check, f"{path}: holds no authority", "give the certificate that signed them")
+
+
+def _judge(check: str, path: Path, end: datetime) -> Finding:
+    found = f"{path}: valid until {end:%Y-%m-%d %H:%M} UTC"
+    left = end - datetime.now(UTC)
+    if left < timedelta(0):
+        return fail(check, f"{path}: expired {end:%Y-%m-%d %H:%M} UTC", "issue it again")
+    if left < _SOON:
+        return warn(check, found, "issue it again in time; it is read anew when it changes")
+    return ok(check, found)
+
+
+def _date(text: object) -> datetime:
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(text)), UTC)
+
+
+def _check_secret(check: str, path: Path) -> Finding:
+    try:
+        content = path.read_text(encoding="ascii").strip()
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return fail(check, f"{path}: {error.strerror}", "correct the path, or its mode")
+    except UnicodeDecodeError:
+        content = ""
+    if not content or "\n" in content:
+        return fail(check, f"{path}: must hold one secret and nothing else", "write it again")
+    if mode & 0o077:
+        return warn(check, f"{path} can be read by others", f"chmod 600 {path}")
+    return ok(check, f"{path}: readable, private")
+
+
+def _check_tokens(check: str, path: Path) -> Finding:
+    """Look at a server's file of tokens: JSON lines with hashes."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        entries = [json.loads(line) for line in lines if line.strip() and line[0] != "#"]
+        expired = [str(each["name"]) for each in entries if _is_over(each.get("expires"))]
+    except OSError as error:
+        return fail(check, f"{path}: {error.strerror}", "correct the path, or its mode")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        return fail(check, f"{path}: is not JSON lines of tokens: {error}", "pad token new")
+    if expired:
+        found = f"{path}: expired: {', '.join(expired)}"
+        return warn(check, found, "pad token new, for callers that still need one")
+    return ok(check, f"{path}: {len(entries)} tokens, none expired")
+
+
+def _is_over(expires: str | None) -> bool:
+    return expires is not None and datetime.fromisoformat(expires) < datetime.now(UTC)

@@ -1,0 +1,21 @@
+"""The reference of docs/cli.md, from the `pad` command itself, by typer's own writer."""
+
+import re
+
+import typer
+from typer.cli import get_docs_for_click
+
+from pad_client.cli.app import app
+from pad_client.cli.lazy import LazyGroup
+
+_USAGE = re.compile(r"\*\*Usage\*\*:\n\n```console\n\$ (.*)\n```")
+
+
+def command_reference() -> str:
+    """Return every command with its arguments and options."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, LazyGroup)
+    command.load_all()
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="pad")
+    # Usage lines are no commands that a reader, or a test of the page, could run.
+    return _USAGE.sub(r"`\1`", text).partition("\n\n")[2].strip() + "\n"

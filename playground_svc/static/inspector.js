@@ -1,0 +1,57 @@
+// The candidates of one step, beside the token that was chosen from them.
+import { classes, html, number, signed, useLayoutEffect, useRef, visible } from "./lib.js";
+
+const MARGIN = 12;
+
+export function Inspector({ token, beta, name, anchor, onEnter, onLeave }) {
+  const card = useRef(null);
+  useLayoutEffect(() => place(card.current, anchor), [token, anchor]);
+  const chosen = token.candidates.find(({ token_id }) => token_id === token.token_id);
+  return html`
+    <div id="inspector" class="inspector" role="tooltip" ref=${card} onMouseEnter=${onEnter} onMouseLeave=${onLeave}>
+      <table>
+        <caption>
+          <b>Step ${token.index + 1}</b> of ${name}
+          <small>${token.guided
+            ? html`score = log p + <i>β</i> · reward, <i>β</i> = ${beta.toFixed(1)}`
+            : "chosen by the base model alone"}</small>
+        </caption>
+        <thead>
+          <tr><th scope="col">Candidate</th><th scope="col">log p base</th>
+            ${token.guided && html`<th scope="col">Reward</th><th scope="col">Score</th>`}</tr>
+        </thead>
+        <tbody>
+          ${token.candidates.map((each) => html`
+            <tr class=${classes({ chosen: each.token_id === token.token_id })} key=${each.token_id}
+              data-token=${each.token_id}>
+              <th scope="row"><code>${visible(each.text)}</code>${mark(token, each)}</th>
+              <td>${number(each.logprob)}</td>
+              ${token.guided && html`
+                <td class=${classes({ likes: each.reward > 0 })}
+                  style=${{ "--strength": Math.min(1, Math.abs(each.reward) / 3) }}>
+                  <span class="swatch">${signed(each.reward)}</span></td>
+                <td>${number(each.score)}</td>`}
+            </tr>`)}
+        </tbody>
+      </table>
+      ${!chosen && html`<p class="note">The chosen token is not among them.</p>`}
+    </div>`;
+}
+
+function mark(token, candidate) {
+  if (candidate.token_id === token.token_id) return html` <span class="mark">✓ chosen</span>`;
+  if (candidate.token_id === token.base_token_id) return html` <span class="mark base">base’s choice</span>`;
+  return null;
+}
+
+/** Put the card under its token, or above it where there is no room below. */
+function place(card, anchor) {
+  const token = anchor.getBoundingClientRect();
+  const { offsetWidth: width, offsetHeight: height } = card;
+  const left = Math.min(token.left - 16, innerWidth - width - MARGIN);
+  const below = token.bottom + 8;
+  const fits = below + height + MARGIN <= innerHeight;
+  const top = fits ? below : Math.max(MARGIN, token.top - height - 8);
+  card.style.setProperty("--left", `${Math.max(MARGIN, left)}px`);
+  card.style.setProperty("--top", `${top}px`);
+}

@@ -1,0 +1,26 @@
+// The one place that knows the libraries; everything else imports from here.
+import { Component, h, render } from "./vendor/preact.js";
+import htm from "./vendor/htm.js";
+
+export { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
+export { Component, render };
+export const html = htm.bind(h);
+
+/** Return class names for what holds. */
+export const classes = (names) =>
+  Object.keys(names)
+    .filter((name) => names[name])
+    .join(" ");
+
+/** Return a number with a sign that screen readers read and columns align with. */
+export const signed = (value, digits = 2) =>
+  (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+
+export const number = (value, digits = 2) =>
+  (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
+
+/** Return a token's text so that what cannot be seen can. */
+export const visible = (text) =>
+  text === "" ? "(no text)" : text.replace(/\n/g, "⏎").replace(/^ | $/g, "␣").replace(/\t/g, "⇥");
+
+export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
