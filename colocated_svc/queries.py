@@ -23,9 +23,14 @@ class ColocatedQueries:
     scorer: ColocatedScorer
 
     @property
-    def model_version(self) -> str:
+    def model_versions(self) -> frozenset[str]:
         """None: an encoding spares a remote model work; here it would cost a look-up."""
-        return ""
+        return frozenset()
+
+    @property
+    def vector_versions(self) -> frozenset[str]:
+        """None: here preferences are read as text alone."""
+        return frozenset()
 
     async def score_sequences(
         self, context: RewardContext, answers: list[list[int]], timeout_s: float
@@ -53,7 +58,7 @@ class ColocatedQueries:
         return True
 
     async def encode_preference(
-        self, text: str, subject: bytes, timeout_s: float
+        self, text: str, subject: bytes, timeout_s: float, model_version: str = ""
     ) -> tuple[str, bytes]:
         """Return (model version, token ids of the preference's prompt)."""
         model = self.cache.model

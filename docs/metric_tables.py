@@ -14,6 +14,7 @@ SECTIONS: dict[str, tuple[Callable[[CollectorRegistry], object], ...]] = {
     "generator": (GeneratorMetrics, StoreMetrics),
     "reward": (RewardMetrics,),
     "both": (RpcMetrics, TraceMetrics),
+    "edge": (EdgeMetrics,),
 }
 
 
@@ -28,13 +29,6 @@ def metric_tables() -> dict[str, str]:
     common = new_registry("generator", "0")
     tables["metrics:process"] = _table(common)
     return tables
-
-
-def edge_metric_table() -> str:
-    """Return the Markdown table of the HTTP edge, which has a page of its own."""
-    registry = CollectorRegistry()
-    EdgeMetrics(registry)
-    return _table(registry)
 
 
 def _table(registry: CollectorRegistry) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from docs.api_reference import api_reference
 from docs.command_reference import command_reference
-from docs.metric_tables import edge_metric_table, metric_tables
+from docs.metric_tables import metric_tables
+from docs.openai_conformance import conformance_table
 from docs.trace_tables import trace_tables
 from edge_svc.settings import PREFIX as EDGE_PREFIX
 from edge_svc.settings import EdgeSettings
@@ -66,10 +67,7 @@ def speed_parts() -> dict[str, str]:
 
 def edge_parts() -> dict[str, str]:
     """Return the generated parts of the HTTP edge's page."""
-    return {
-        "settings:edge": settings_table(EdgeSettings, EDGE_PREFIX),
-        "metrics:edge": edge_metric_table(),
-    }
+    return {"settings:edge": settings_table(EdgeSettings, EDGE_PREFIX)}
 
 
 def playground_parts() -> dict[str, str]:
@@ -141,6 +139,7 @@ def documents() -> list[tuple[Path, dict[str, str]]]:
         (DOCS / "metrics.md", metric_tables()),
         (DOCS / "tracing.md", trace_tables()),
         (DOCS / "openai.md", edge_parts()),
+        (DOCS / "openai-conformance.md", {"conformance": conformance_table()}),
         (DOCS / "playground.md", playground_parts()),
         (CARD, card_parts()),
     ]

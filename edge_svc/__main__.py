@@ -12,11 +12,11 @@ import os
 import sys
 
 from edge_svc.app import Edge, new_app
-from edge_svc.generator import Generator, open_channel, passes_tokens
+from edge_svc.generator import Generator, open_line, passes_tokens
 from edge_svc.metrics import EdgeMetrics
 from edge_svc.server import serve
 from edge_svc.settings import PREFIX, EdgeSettings
-from svc_common.logs import configure_logging
+from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.metrics import new_registry
 from svc_common.settings import SettingsError, load_settings
 from svc_common.tracing import check_tracing, open_tracer
@@ -26,13 +26,14 @@ logger = logging.getLogger(__name__)
 
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    configure_logging("info", sys.stderr)  # until the settings are known
     try:
         settings = load_settings(EdgeSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
         check_tracing(settings, PREFIX)
         asyncio.run(run(settings))
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        log_failed_start(error)
         return 2
     return 0
 
@@ -43,11 +44,11 @@ async def run(settings: EdgeSettings) -> None:
     registry = new_registry("edge", version)
     metrics = EdgeMetrics(registry)
     tracer = open_tracer(settings, PREFIX, "edge", version, registry)
-    async with open_channel(settings) as channel:
+    async with open_line(settings) as line:
         may_pass = passes_tokens(settings)
         if not may_pass:
             logger.warning("callers' tokens are not passed on: no TLS to the generator")
-        edge = Edge(settings, Generator(channel, passes_tokens=may_pass), metrics)
+        edge = Edge(settings, Generator(line, passes_tokens=may_pass), metrics)
         try:
             await serve(settings, new_app(settings, edge, metrics, tracer), registry, edge)
         finally:
@@ -56,4 +57,5 @@ async def run(settings: EdgeSettings) -> None:
 
 
 if __name__ == "__main__":
+    log_everything()
     sys.exit(main())

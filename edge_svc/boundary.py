@@ -14,6 +14,7 @@ from edge_svc.errors import ApiError, overloaded
 from edge_svc.hang_up import CALLER_GONE, CallerGoneError
 from edge_svc.http_spans import begin_span, end_span
 from edge_svc.metrics import EdgeMetrics, route_of
+from svc_common.rpc_boundary import set_request_id
 from svc_common.trace_context import read_trace_context
 from svc_common.tracing import Span, Tracer
 
@@ -49,6 +50,8 @@ class Boundary:
         request_id = _request_id(request)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        # In this request's own task: lines of the HTTP server about it, too, have the id.
+        set_request_id(request_id)
         state["trace"] = trace = read_trace_context(request.headers.items())
         span: Span | None = None
         if self._tracer is not None and route not in _PROBES:
@@ -81,7 +84,6 @@ class Boundary:
                 logging.DEBUG if route in _PROBES else logging.INFO,
                 "request ended",
                 extra={
-                    "request_id": request_id,
                     "method": scope["method"],
                     "route": route,
                     "status": status,

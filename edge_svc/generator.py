@@ -1,8 +1,12 @@
 """The generator behind the edge: one channel, a caller's own metadata, and what is served."""
 
+import asyncio
 import ipaddress
+import logging
 import re
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import grpc
@@ -15,6 +19,8 @@ from pad_client.requests import CHANNEL_OPTIONS
 from svc_common.settings import SettingsError
 from svc_common.tls import TlsFiles, client_credentials
 from svc_common.trace_context import TraceContext
+
+logger = logging.getLogger(__name__)
 
 _HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 # HealthCheckResponse with its one field, status (number 1), at SERVING (1): spelt out, so that the
@@ -51,15 +57,58 @@ def read_authorization(header: str | None) -> str:
     return f"Bearer {header.split()[1]}"
 
 
+class Line:
+    """The channel to the generator, and another once the keys for it changed.
+
+    What runs on the old one runs on: it is closed when no answer can take any longer.
+    """
+
+    def __init__(
+        self,
+        open_channel: Callable[[grpc.ChannelCredentials | None], grpc.aio.Channel],
+        credentials: Callable[[], grpc.ChannelCredentials] | None,
+        longest_call_s: float,
+    ) -> None:
+        self._open = open_channel
+        self._credentials = credentials
+        self._longest_call_s = longest_call_s
+        self._used = credentials() if credentials is not None else None
+        self._channel = open_channel(self._used)
+        self._closing: dict[asyncio.Task[None], grpc.aio.Channel] = {}
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel for a new call."""
+        newest = self._credentials() if self._credentials is not None else None
+        if newest is not self._used:
+            task = asyncio.ensure_future(_close_later(self._channel, self._longest_call_s))
+            self._closing[task] = self._channel
+            task.add_done_callback(self._closing.pop)
+            self._used, self._channel = newest, self._open(newest)
+            logger.info("new connection to the generator, with changed keys")
+        return self._channel
+
+    async def close(self) -> None:
+        """Close all channels now."""
+        closing = dict(self._closing)
+        for task in closing:
+            task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
+        for channel in (*closing.values(), self._channel):
+            await channel.close()
+
+
+async def _close_later(channel: grpc.aio.Channel, after_s: float) -> None:
+    await asyncio.sleep(after_s)
+    await channel.close()
+
+
 class Generator:
     """Calls the generator in the name of each caller."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, passes_tokens: bool) -> None:
-        self._channel = channel
+    def __init__(self, line: Line, *, passes_tokens: bool) -> None:
+        self._line = line
         self._passes_tokens = passes_tokens
-        self._check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-            _HEALTH_METHOD
-        )
         self._info: ServerInfo | None = None
         self._info_until = 0.0
 
@@ -68,7 +117,7 @@ class Generator:
         told = caller if self._passes_tokens else replace(caller, authorization="")
         # Decided above whether a token may go: a channel does not say where it leads.
         return AsyncGeneratorClient(
-            self._channel, metadata=told.metadata, allow_plaintext_token=True
+            self._line.channel, metadata=told.metadata, allow_plaintext_token=True
         )
 
     async def info_for(self, caller: Caller) -> ServerInfo:
@@ -89,14 +138,18 @@ class Generator:
 
     async def is_serving(self) -> bool:
         """Return whether the generator says of itself that it is SERVING."""
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._line.channel.unary_unary(
+            _HEALTH_METHOD
+        )
         try:
-            return bool(await self._check(b"", timeout=_PROBE_S) == _SERVING)
+            return bool(await check(b"", timeout=_PROBE_S) == _SERVING)
         except grpc.RpcError:
             return False
 
 
-def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
-    """Return a channel to the generator, with TLS where the settings name keys.
+@asynccontextmanager
+async def open_line(settings: EdgeSettings) -> AsyncIterator[Line]:
+    """Yield the way to the generator, with TLS where the settings name keys.
 
     Raises:
         SettingsError: A file is missing or cannot be used, or the address is none.
@@ -112,12 +165,23 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
         target = grpc_target(settings.generator)
     except InvalidRequestError as error:
         raise SettingsError(f"{PREFIX}GENERATOR: {error}") from error
-    new_credentials = client_credentials(files)
-    if new_credentials is None:
-        return grpc.aio.insecure_channel(target, options=options)
-    if settings.generator_server_name:
+    if files.ca and settings.generator_server_name:
         options.append(("grpc.ssl_target_name_override", settings.generator_server_name))
-    return grpc.aio.secure_channel(target, new_credentials(), options=options)
+    # Else a new channel would take over the connection that was made with the old keys.
+    options.append(("grpc.use_local_subchannel_pool", 1))
+
+    def open_channel(credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, credentials, options=options)
+
+    # An answer is asked for twice where the user turns out to have no profile.
+    longest_call_s = 2 * settings.request_timeout_s
+    line = Line(open_channel, client_credentials(files), longest_call_s)
+    try:
+        yield line
+    finally:
+        await line.close()
 
 
 def passes_tokens(settings: EdgeSettings) -> bool:

@@ -1,17 +1,16 @@
 """Runs the edge from binding its address to the end of its drain: HTTP, TLS and metrics."""
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import prometheus_client
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from edge_svc.http_server import Drainable, bind, http_config, listen_error, run_until_told
 from edge_svc.settings import PREFIX, EdgeSettings
-from svc_common.settings import SettingsError
+from svc_common.metrics_endpoint import start_metrics_endpoint
+from svc_common.tls import TlsFiles, server_context
 
 
 async def serve(
@@ -40,24 +39,12 @@ def server_config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
         arrival_s=settings.body_timeout_s,
         drain_s=settings.drain_s,
     )
-    files = (settings.tls_cert_file, settings.tls_key_file)
-    if any(files):
-        if not all(files):
-            raise SettingsError(f"{PREFIX}TLS_CERT_FILE, _KEY_FILE: both or none must be set")
+    files = TlsFiles(f"{PREFIX}TLS_", settings.tls_cert_file, settings.tls_key_file, "")
+    context = server_context(files)
+    if context is not None:
         config.load()
-        config.ssl = _tls(*files)
+        config.ssl = context
     return config
-
-
-def _tls(cert_file: str, key_file: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert_file, key_file, password=lambda: "")
-    except (OSError, ValueError) as error:  # SSLError is an OSError
-        rule = f"must be a certificate and its key in PEM form, got {cert_file} and {key_file}"
-        raise SettingsError(f"{PREFIX}TLS_CERT_FILE, _KEY_FILE: {rule}") from error
-    return context
 
 
 @contextmanager
@@ -65,9 +52,7 @@ def _metrics_endpoint(settings: EdgeSettings, registry: CollectorRegistry) -> It
     """Offer the registry over HTTP, on a thread of its own, and yield the port."""
     host = settings.listen.rpartition(":")[0].strip("[]")
     try:
-        endpoint, thread = prometheus_client.start_http_server(
-            settings.metrics_port, host, registry
-        )
+        endpoint, thread = start_metrics_endpoint(settings.metrics_port, host, registry)
     except OSError as error:
         address = f"{host}:{settings.metrics_port}"
         raise listen_error(f"{PREFIX}METRICS_PORT", address) from error

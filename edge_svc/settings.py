@@ -22,7 +22,9 @@ class EdgeSettings:
         "", help="authorities of the generator's certificate, PEM; empty: call it without TLS"
     )
     generator_cert_file: str = setting(
-        "", help="own certificate chain for the generator, PEM, where it asks for one"
+        "",
+        help="own certificate chain for the generator, PEM, where it asks for one; it, its key and"
+        " the authorities are read anew if changed",
     )
     generator_key_file: str = setting("", help="its private key, PEM, without a password")
     generator_server_name: str = setting(
@@ -33,7 +35,10 @@ class EdgeSettings:
         help="pass callers' tokens on to another machine without TLS, to be read on the way;"
         " else they are left out there, and a generator that asks for them refuses",
     )
-    tls_cert_file: str = setting("", help="certificate chain of the HTTP server, PEM; empty: HTTP")
+    tls_cert_file: str = setting(
+        "",
+        help="certificate chain of the HTTP server, PEM; empty: HTTP; read anew if changed",
+    )
     tls_key_file: str = setting("", help="its private key, PEM, without a password")
     request_timeout_s: float = setting(
         300.0, min=0.1, max=86400, help="longest answer; a request may ask for less"

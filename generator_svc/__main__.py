@@ -30,7 +30,7 @@ from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device, l
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
-from svc_common.logs import configure_logging
+from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.settings import SettingsError, load_settings
 from svc_common.tracing import check_tracing
 
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 @exits_on_signals()
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    configure_logging("info", sys.stderr)  # until the settings are known
     try:
         settings = load_settings(GeneratorSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
@@ -56,7 +57,7 @@ def main() -> int:
         )
         asyncio.run(run(settings, loaded))
     except (SettingsError, ModelFolderError) as error:
-        sys.stderr.write(f"{error}\n")
+        log_failed_start(error)
         return 2
     return 0
 
@@ -117,4 +118,5 @@ def new_engine(
 
 
 if __name__ == "__main__":
+    log_everything()
     sys.exit(main())

@@ -28,20 +28,27 @@ class PreferenceEncodings:
     ) -> tuple[EncodedPreference, ...]:
         """Return the preferences of a tenant's user, by its opaque name, with their encodings.
 
-        There are `timeout_s` for it.
+        There are `timeout_s` for it. Where replicas serve several versions of the reward model,
+        each version's are found: nobody knows yet on which the answer will be.
 
         An encoding spares work and is never needed: while store or reward service is away, the
         preference goes without, and the session finds out by itself.
         """
-        version = self._calls.model_version
+        versions = sorted(self._calls.model_versions)
         texts = [preference.text for preference in preferences]
-        kept = await self._find(version, texts, tenant, subject, timeout_s) if version else {}
+        found = await asyncio.gather(
+            *(self._find(version, texts, tenant, subject, timeout_s) for version in versions)
+        )
+        by_version = dict(zip(versions, found, strict=True))
         return tuple(
             EncodedPreference(
-                preference.text, preference.weight, kept.get(preference.text, b""), version
+                preference.text,
+                preference.weight,
+                {v: kept[preference.text] for v, kept in by_version.items()
+                 if preference.text in kept},
             )
             for preference in preferences
-        )
+        )  # fmt: skip
 
     async def _find(
         self, version: str, texts: list[str], tenant: str, subject: bytes, timeout_s: float
@@ -59,9 +66,10 @@ class PreferenceEncodings:
         self, version: str, texts: list[str], tenant: str, subject: bytes, timeout_s: float
     ) -> dict[str, bytes]:
         """Ask the reward service, and keep what came from the version we asked for."""
+        ask = self._calls.encode_preference
         try:
             answers = await asyncio.gather(
-                *(self._calls.encode_preference(text, subject, timeout_s) for text in texts)
+                *(ask(text, subject, timeout_s, version) for text in texts)
             )
         except ServiceError:
             return {}

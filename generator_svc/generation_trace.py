@@ -20,9 +20,13 @@ from svc_common.tracing import MAX_EVENTS, Attributes, Span, current_span
 TRACED_METHODS: dict[str, Attributes] = {
     "pad.v1.GeneratorService/Generate": {"gen_ai.request.stream": True},
     "pad.v1.GeneratorService/Complete": {"gen_ai.request.stream": False},
+    "pad.v1.GeneratorService/ExplainPersonalization": {"gen_ai.request.stream": False},
     **{
         f"pad.v1.ProfileService/{name}": {}
-        for name in ("PutProfile", "GetProfile", "DeleteProfile", "ListProfiles")
+        for name in (
+            *("PutProfile", "GetProfile", "DeleteProfile", "ListProfiles"),
+            *("ListProfileRevisions", "RestoreProfile"),
+        )
     },
 }
 _REASONS = {

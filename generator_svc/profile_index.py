@@ -12,7 +12,7 @@ _MAX_USER_ID_BYTES = 128
 class UserIndex:
     """A sorted set per tenant, all scores 0, so that it is ordered by user id.
 
-    In a Redis Cluster it is in another slot than the users' own keys, so no script can change
+    In a Redis Cluster it would be in another slot than the users' own keys, so no script can change
     both. It is written before a new profile and corrected after each creation and deletion. A
     user without a profile may stand in it for a moment; whoever lists skips those.
 

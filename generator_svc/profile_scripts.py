@@ -1,7 +1,7 @@
 """The Lua scripts by which a profile is read and changes: compare the revision, write, at once."""
 
 # All scripts touch the keys of one user alone. They carry the same hash tag, so that a Redis
-# Cluster keeps them on one node. The tenant's index of users lies elsewhere and cannot take part.
+# Cluster would keep them on one node. The tenant's index of users lies elsewhere and takes no part.
 #
 # KEYS[1] profile, KEYS[2] tombstone: the revision a deleted profile had. Without it the next
 # profile of that user would count from 1 again, and a writer who read the deleted one might win.

@@ -8,6 +8,7 @@ from typing import Any
 
 from generator_svc.access import credentials, identify, warn_of_strangers
 from generator_svc.admission.opening import limit_table, opened_admission
+from generator_svc.encoding_ahead import AheadOptions, EncodingAhead
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries
@@ -149,6 +150,13 @@ async def serve_engine(
             generator_service=GENERATOR_SERVICE,
             profile_service=PROFILE_SERVICE,
         )
+        ahead = EncodingAhead(
+            redis,
+            store,
+            rewards.queries,
+            measured,
+            AheadOptions(settings.encodings_ahead_per_s, settings.encoding_ttl_s),
+        )
         warn_of_strangers(settings)
         add_servicers = [
             partial(generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
@@ -163,6 +171,7 @@ async def serve_engine(
                 parts.faults.listen(settings.fault_points),
                 limiter.run(),
                 erasures.run(),
+                ahead.run(),
             )
         finally:
             parts.close()

@@ -99,6 +99,13 @@ class GeneratorSettings:
     encoding_ttl_s: float = setting(
         86400.0, min=1, max=31_536_000, help="how long Redis keeps a preference's encoding"
     )
+    encodings_ahead_per_s: float = setting(
+        20.0,
+        min=0,
+        max=100_000,
+        help="encodings of stored preferences that are computed a second in the background where a"
+        " new version of a reward model with vectors is in reach; 0: each at its first use",
+    )
     guidelines_file: str = setting(
         "",
         help="text that stands before preferences where these stand in the base model's prompt,"

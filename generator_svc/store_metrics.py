@@ -7,7 +7,7 @@ from generator_svc.store_ports import LookupSource
 
 
 class StoreMetrics:
-    """Implements `store_ports.StoreObserver`."""
+    """Implements `store_ports.StoreObserver` and `encoding_ahead.AheadObserver`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lookups = Counter(
@@ -38,6 +38,28 @@ class StoreMetrics:
             ["outcome"],
             registry=registry,
         )
+
+        self._ahead = Counter(
+            "pad_encodings_ahead_total",
+            "Stored preferences that were looked at for a new reward model, by what became of them:"
+            " computed, kept (an encoding was there) or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._versions = Gauge(
+            "pad_encodings_ahead_versions",
+            "Versions of vector reward models in reach: complete, with the encodings of all stored"
+            " preferences, or missing some.",
+            ["state"],
+            registry=registry,
+        )
+
+    def encoded_ahead(self, outcome: str) -> None:
+        self._ahead.labels(outcome).inc()
+
+    def versions_ahead(self, num_complete: int, num_missing: int) -> None:
+        self._versions.labels("complete").set(num_complete)
+        self._versions.labels("missing").set(num_missing)
 
     def profile_lookup(self, source: LookupSource) -> None:
         self._lookups.labels(source).inc()

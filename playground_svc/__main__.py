@@ -13,18 +13,19 @@ from edge_svc.http_server import bind, http_config, run_until_told
 from pad_client import AccessOptions, AsyncGeneratorClient, PadError
 from playground_svc.app import Playground, new_app
 from playground_svc.settings import PREFIX, PlaygroundSettings
-from svc_common.logs import configure_logging
+from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.settings import SettingsError, load_settings
 
 
 def main() -> int:
     """Return the exit status: 0 after a drain, 2 where the settings cannot be used."""
+    configure_logging("info", sys.stderr)  # until the settings are known
     try:
         settings = load_settings(PlaygroundSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
         asyncio.run(run(settings))
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        log_failed_start(error)
         return 2
     return 0
 
@@ -70,4 +71,5 @@ def new_client(settings: PlaygroundSettings) -> AsyncGeneratorClient:
 
 
 if __name__ == "__main__":
+    log_everything()
     sys.exit(main())

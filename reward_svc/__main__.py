@@ -33,7 +33,7 @@ from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizing import Tokenizing
-from svc_common.logs import configure_logging
+from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.metrics import new_registry
 from svc_common.rpc_spans import RpcSpans
 from svc_common.server import ServerOptions, serve
@@ -44,6 +44,7 @@ from svc_common.tracing import check_tracing, open_tracer
 @exits_on_signals()
 def main() -> int:
     """Run the service until it is stopped; return the process's exit code."""
+    configure_logging("info", sys.stderr)  # until the settings are known
     try:
         settings = load_settings(RewardSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
@@ -52,7 +53,7 @@ def main() -> int:
         model = load_pers_rm(settings)
         asyncio.run(run(settings, model))
     except (SettingsError, ModelFolderError) as error:
-        sys.stderr.write(f"{error}\n")
+        log_failed_start(error)
         return 2
     return 0
 
@@ -138,4 +139,5 @@ async def drain_with(health: Health, batcher: Batcher) -> None:
 
 
 if __name__ == "__main__":
+    log_everything()
     sys.exit(main())

@@ -6,9 +6,12 @@ quote the value that broke them, only those texts are logged that cannot.
 
 import json
 import logging
+import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TextIO
 
 from svc_common.rpc_boundary import current_request_id
@@ -36,6 +39,40 @@ _TELLING = (
     RuntimeError,
     TypeError,
 )
+
+
+logger = logging.getLogger(__name__)
+
+
+def log_everything() -> None:
+    """Make log lines of what a process writes to stderr by other ways: for its beginning.
+
+    These are libraries with handlers of their own, warnings, and errors that nobody caught.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda failed: _log_uncaught(
+        failed.exc_type, failed.exc_value, failed.exc_traceback
+    )
+    sys.unraisablehook = lambda failed: _log_uncaught(
+        failed.exc_type, failed.exc_value, failed.exc_traceback
+    )
+
+
+def log_failed_start(error: Exception) -> None:
+    """Say why a process cannot start; the error names setting, rule and value."""
+    logger.error("cannot start", extra={"reason": str(error)})
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException | None, where: TracebackType | None
+) -> None:
+    if not issubclass(kind, SystemExit):  # by which a thread may end
+        logger.critical("uncaught error", exc_info=(kind, error or kind(), where))
 
 
 def configure_logging(level: str, stream: TextIO) -> None:

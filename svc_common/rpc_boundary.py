@@ -50,6 +50,11 @@ def current_request_id() -> str:
     return _REQUEST_ID.get()
 
 
+def set_request_id(request_id: str) -> None:
+    """Say which request the running task serves, for the lines it logs."""
+    _REQUEST_ID.set(request_id)
+
+
 @dataclass
 class _Outcome:
     """How an RPC ends: `message` is None where it succeeds, or ends otherwise than by a status.

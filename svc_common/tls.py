@@ -101,7 +101,9 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials | None:
 
 
 def client_credentials(files: TlsFiles) -> Callable[[], grpc.ChannelCredentials] | None:
-    """Return what makes the credentials of a new connection, or none for plain text.
+    """Return what gives the credentials of a new connection, or none for plain text.
+
+    They stay the same object for as long as the files stay as they are.
 
     Raises:
         SettingsError: Settings are missing, or a file cannot be used.
@@ -110,13 +112,43 @@ def client_credentials(files: TlsFiles) -> Callable[[], grpc.ChannelCredentials]
         if files.paths:
             raise _missing(files, files.ca_setting, "CERT_FILE" if files.cert else "KEY_FILE")
         return None
-    watched = WatchedFiles(files.paths, lambda: _read(files))
 
-    def credentials() -> grpc.ChannelCredentials:
-        keys = watched.current
+    def read() -> grpc.ChannelCredentials:
+        keys = _read(files)
         return grpc.ssl_channel_credentials(keys.ca, keys.key, keys.cert)
 
-    return credentials
+    watched = WatchedFiles(files.paths, read)
+    return lambda: watched.current
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext | None:
+    """Return the keys of a server that is none of gRPC, or none for plain text.
+
+    As with gRPC's, new connections get the keys that the files hold then; a client that asks for a
+    server by name and one that does not are served alike.
+
+    Raises:
+        SettingsError: Settings are missing, or a file cannot be used.
+    """
+    if not files.paths:
+        return None
+
+    def read() -> ssl.SSLContext:
+        keys = _read(files)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(files.cert, files.key)
+        _check_unchanged(files, keys)
+        return context
+
+    watched = WatchedFiles(files.paths, read)
+
+    def take_newest(connection: ssl.SSLObject | ssl.SSLSocket, *_: object) -> None:
+        connection.context = watched.current
+
+    door = watched.current  # stays: each handshake begins with it and goes on with the newest
+    door.sni_callback = take_newest
+    return door
 
 
 def _configuration(keys: _Keys) -> grpc.ServerCertificateConfiguration:
@@ -145,9 +177,13 @@ def _read(files: TlsFiles) -> _Keys:
         _check_authorities(files, context)
     if files.cert:
         _check_pair(files, context)
+    _check_unchanged(files, keys)
+    return keys
+
+
+def _check_unchanged(files: TlsFiles, keys: _Keys) -> None:
     if _read_bytes(files) != keys:
         raise SettingsError(f"{files.prefix}*: must not change while it is read")
-    return keys
 
 
 def _read_bytes(files: TlsFiles) -> _Keys:

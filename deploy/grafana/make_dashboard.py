@@ -47,6 +47,7 @@ def share(part: str, whole: str) -> str:
 
 
 STEP = "pad_step_duration_seconds"
+EDGE = "pad_edge_requests_total"
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Traffic": (
         Panel("Tokens", "tps", "Chosen tokens by how they were chosen.",
@@ -122,6 +123,24 @@ ROWS: dict[str, tuple[Panel, ...]] = {
               (("{{job}} {{instance}}", f"rate(process_cpu_seconds_total[{RATE}])"),)),
         Panel("Versions", "short", "What runs.",
               (("{{service}} {{version}}", "sum by (service, version) (pad_build_info)"),)),
+    ),
+    "HTTP edge": (
+        Panel("Requests", "reqps", "By route and status; 499: the caller hung up.",
+              (("{{route}} {{status}}", f"sum by (route, status) (rate({EDGE}[{RATE}]))"),)),
+        Panel("Failed and refused", "percentunit", "Of the requests, those with 5xx and 429.",
+              (("failed", share(f'{EDGE}{{route=~"/v1/.*",status=~"5.."}}',
+                                f'{EDGE}{{route=~"/v1/.*"}}')),
+               ("refused", share(f'{EDGE}{{route=~"/v1/.*",status="429"}}',
+                                 f'{EDGE}{{route=~"/v1/.*"}}')))),
+        Panel("Broken streams", "ops", "Answers that ended with an error after their beginning.",
+              (("broken", f"sum(rate(pad_edge_broken_streams_total[{RATE}]))"),)),
+        Panel("Time to first token, over HTTP", "s", "From the arrival of a request at the edge.",
+              quantiles("pad_edge_time_to_first_token_seconds")),
+        Panel("Requests, whole", "s", "Until the last byte of each answer.",
+              quantiles("pad_edge_request_duration_seconds",
+                        selector='{route=~"/v1/.*completions"}')),
+        Panel("Requests in work", "short", "At most EDGE_MAX_REQUESTS an edge.",
+              (("{{instance}}", "pad_edge_requests_in_work"),)),
     ),
     "Errors": (
         Panel("Calls by status", "reqps", "Of our own services.",

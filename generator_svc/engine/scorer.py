@@ -1,6 +1,6 @@
 """What the engine asks of a reward service, whatever stands behind it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -16,15 +16,14 @@ from svc_common.trace_context import TraceContext
 
 @dataclass(frozen=True)
 class EncodedPreference:
-    """A wish, its weight, and the reward model's encoding of it where at hand.
+    """A wish, its weight, and the encodings of it that are at hand.
 
-    `encoding_version` is the version of the model that made it: it is of no use to another.
+    They go by the version of the reward model that made each, which is of no use to another.
     """
 
     text: str
     weight: float
-    encoding: bytes = b""
-    encoding_version: str = ""
+    encodings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,12 @@ class RewardQueries(Protocol):
     """What is asked of a reward service beside the steps: whole answers and encodings."""
 
     @property
-    def model_version(self) -> str:
-        """Version of the model whose encodings are worth keeping; empty if there is none."""
+    def model_versions(self) -> frozenset[str]:
+        """Versions of the models in reach whose encodings are worth keeping."""
+
+    @property
+    def vector_versions(self) -> frozenset[str]:
+        """Those whose encodings take a forward, and are worth making before they are asked for."""
 
     async def score_sequences(
         self, context: RewardContext, answers: list[list[int]], timeout_s: float
@@ -162,9 +165,11 @@ class RewardQueries(Protocol):
         """
 
     async def encode_preference(
-        self, text: str, subject: bytes, timeout_s: float
+        self, text: str, subject: bytes, timeout_s: float, model_version: str = ""
     ) -> tuple[str, bytes]:
         """Return (model version, encoding) of a preference; `subject` is as in RewardContext.
+
+        A model of `model_version` is asked; where that is empty, any.
 
         Raises:
             RewardUnavailableError: no answer came in time.

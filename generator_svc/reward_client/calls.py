@@ -22,9 +22,15 @@ class RewardCalls:
         self._fingerprint = tokenizer_fingerprint
 
     @property
-    def model_version(self) -> str:
-        """Version of the model of an available replica; empty if there is none."""
-        return self._fleet.model_version
+    def model_versions(self) -> frozenset[str]:
+        """Versions of the models of available replicas; one, but while they change."""
+        return frozenset(replica.model_version for replica in self._fleet.available)
+
+    @property
+    def vector_versions(self) -> frozenset[str]:
+        """Those of models whose encodings are vectors, which take a forward."""
+        replicas = self._fleet.available
+        return frozenset(replica.model_version for replica in replicas if replica.has_vectors)
 
     async def score_sequences(
         self, context: RewardContext, answers: list[list[int]], timeout_s: float
@@ -47,16 +53,18 @@ class RewardCalls:
         return replica.model_version, list(response.rewards)
 
     async def encode_preference(
-        self, text: str, subject: bytes, timeout_s: float
+        self, text: str, subject: bytes, timeout_s: float, model_version: str = ""
     ) -> tuple[str, bytes]:
         """Return (model version, encoding) of a preference; `subject` is as in RewardContext.
+
+        A replica with that version is asked; where none is named, any.
 
         Raises:
             RewardUnavailableError: no replica answered in time.
         """
         request = reward_pb2.EncodePreferenceRequest(subject=subject)
         request.preference.text = text
-        replica = await self._any_replica(timeout_s)
+        replica = await self._any_replica(timeout_s, model_version)
         with unary_errors():
             response = await replica.stub.EncodePreference(
                 request, timeout=timeout_s, metadata=(*replica.metadata, *trace_metadata())
@@ -71,9 +79,9 @@ class RewardCalls:
         told = await asyncio.gather(*(_forget(replica, request, timeout_s) for replica in asked))
         return len(asked) == len(replicas) and all(told)
 
-    async def _any_replica(self, timeout_s: float) -> Replica:
+    async def _any_replica(self, timeout_s: float, model_version: str = "") -> Replica:
         await self._fleet.wait_available(timeout_s)
-        replica = self._fleet.choose(avoid=set())
+        replica = self._fleet.choose(avoid=set(), model_version=model_version)
         if replica is None:
             raise self._fleet.unavailable()
         return replica

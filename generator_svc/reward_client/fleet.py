@@ -63,20 +63,20 @@ class Fleet:
         return self.num_available > 0
 
     @property
+    def available(self) -> list[Replica]:
+        """Those on which a session could be opened now."""
+        return [replica for replica in self._replicas.values() if replica.is_available]
+
+    @property
     def num_available(self) -> int:
-        """Replicas on which a session could be opened now."""
-        return sum(replica.is_available for replica in self._replicas.values())
+        """How many these are."""
+        return len(self.available)
 
     @property
     def is_long_gone(self) -> bool:
         """Whether no replica has been there for longer than the patience."""
         gone_s = time.monotonic() - self._last_available
         return not self.is_available and gone_s > self._patience_s
-
-    @property
-    def model_version(self) -> str:
-        """Version of the model of an available replica; empty if there is none."""
-        return next((r.model_version for r in self.replicas if r.is_available), "")
 
     async def run(self) -> None:
         """Work until cancelled. A bug in a replica's task ends this too, loudly."""

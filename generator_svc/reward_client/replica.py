@@ -53,6 +53,7 @@ class Replica:
     ) -> None:
         self.address = address
         self.model_version = ""
+        self.has_vectors = False  # whether it reads preferences as vectors, alone or too
         self.num_free_slots = 0
         self.refusal = ""  # why the replica can never serve this generator
         self.breaker = Breaker(self._circuit_changed)
@@ -205,6 +206,7 @@ class Replica:
         """
         self.model_version = info.model_version
         self.num_free_slots = info.load.num_free_slots
+        self.has_vectors = reward_pb2.CONDITIONING_VECTOR in info.conditionings
         self._shares_rows = list(info.conditionings) == [reward_pb2.CONDITIONING_VECTOR]
         self._shares_reference = bool(self._base_fingerprint) and (
             info.reference_fingerprint == self._base_fingerprint

@@ -35,7 +35,7 @@ def pack_context(
     """Return the message that says to a replica what rewards are about.
 
     While replicas change to another model, an encoding by one version would make the other
-    compute something else, in silence: that one goes without.
+    compute something else, in silence: each gets its own, or none.
 
     Args:
         context: what rewards are about.
@@ -49,10 +49,9 @@ def pack_context(
         for turn in context.prompt:
             message.chat.messages.add(role=turn.role, content=turn.content)
     for preference in context.preferences:
-        is_fitting = preference.encoding_version == model_version
         message.preferences.add(
             preference=common_pb2.Preference(text=preference.text, weight=preference.weight),
-            encoding=preference.encoding if is_fitting else b"",
+            encoding=preference.encodings.get(model_version, b""),
         )
     return message
 

@@ -119,7 +119,10 @@ async def test_values_commands_and_options_are_offered(complete: Complete) -> No
     assert await complete("pad generate --fallback ") == ["fail", "unguided"]
     assert await complete("pad token new --scope profiles.") == ["profiles.read", "profiles.write"]
     assert await complete("pad ge") == ["generate"]
-    assert await complete("pad profile ") == ["put", "get", "list", "delete"]
+    assert await complete("pad profile ") == [
+        *("put", "get", "list", "delete", "presets", "edit", "history", "undo", "export", "import")
+    ]
+    assert await complete("pad profile import --on-conflict ") == ["fail", "skip", "replace"]
     assert "--max-tokens" in await complete("pad generate --max")
 
 

@@ -20,6 +20,7 @@ from pad_client import Completion, GeneratorClient, Message
 from svc_common.lm.loading import ModelFolderError
 from svc_common.settings import SettingsError
 from tests.colocated_svc.pair import save_pair
+from tests.otlp_receiver import receiving
 from tests.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
@@ -101,7 +102,12 @@ def test_the_process_answers_as_the_two_services_do_and_drains(
             running("generator_svc", only(variables, "GENERATOR_") | targets)
         )
         expected = write_all(apart.address)
-    with running("colocated_svc", variables) as service:
+    with (
+        receiving() as receiver,
+        running(
+            "colocated_svc", variables | {"GENERATOR_TRACES_ENDPOINT": receiver.address}
+        ) as service,
+    ):
         answers = write_all(service.address)
         with GeneratorClient(service.address) as client:
             (replica,) = client.server_info().reward_replicas
@@ -109,6 +115,11 @@ def test_the_process_answers_as_the_two_services_do_and_drains(
         assert replica.num_free_slots == 64
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(30) == 0
+        traced = {span.attributes["pad.request_id"]: span.attributes for span in receiver.spans}
+    for answer in answers:
+        told = traced[answer.summary.request_id]
+        assert told["pad.guided_tokens"] == answer.summary.num_guided_tokens
+        assert told["pad.reward_model_version"] == answer.summary.reward_model_version
     for answer, other in zip(answers, expected, strict=True):
         assert answer.text == other.text
         mine, theirs = ([token.reward for token in one.tokens] for one in (answer, other))
@@ -186,5 +197,6 @@ def test_a_wrong_start_ends_with_one_line(variables: dict[str, str]) -> None:
         check=False,
     )
     assert result.returncode == 2
-    assert result.stderr.startswith("REWARD_MODEL_DIR=/nowhere: must hold a LoRA adapter of")
-    assert len(result.stderr.splitlines()) == 1
+    (line,) = result.stderr.splitlines()
+    reason = json.loads(line)["reason"]
+    assert reason.startswith("REWARD_MODEL_DIR=/nowhere: must hold a LoRA adapter of")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from edge_svc.settings import EdgeSettings
 from generator_svc.settings import GeneratorSettings
 from reward_svc.settings import RewardSettings
 
@@ -16,6 +17,8 @@ SETTINGS = {
     "generator": ("GENERATOR_", GeneratorSettings),
     "reward": ("REWARD_", RewardSettings),
 }
+# With those of the edge, which speaks HTTP and has no model.
+ALL_SETTINGS = {**SETTINGS, "edge": ("EDGE_", EdgeSettings)}
 FRONTS = ("edge", "playground")  # clients of the generator, each an image of its own
 _COMMANDS = ("command", "entrypoint", "test")  # lists that replace those of the file below
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<default>:?-[^}]*)?\}")
@@ -56,12 +59,12 @@ def _merge(under, over):
 
 
 def default_port(service):
-    _, cls = SETTINGS[service]
+    _, cls = ALL_SETTINGS[service]
     return int(cls.listen.rpartition(":")[2])
 
 
 def default_metrics_port(service):
-    return SETTINGS[service][1].metrics_port
+    return ALL_SETTINGS[service][1].metrics_port
 
 
 def seconds(duration):

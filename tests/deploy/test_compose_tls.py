@@ -8,11 +8,22 @@ import sys
 import pytest
 import yaml
 
+from edge_svc.generator import open_line, passes_tokens
+from edge_svc.server import server_config
+from edge_svc.settings import EdgeSettings
 from generator_svc.access import check_access as check_generator
 from pad_client.tokens import TokenScope, new_token
 from reward_svc.access import check_access as check_reward
 from svc_common.settings import load_settings
-from tests.deploy.stack import MAIN, ROOT, SETTINGS, load_compose, mounts, variables
+from tests.deploy.stack import (
+    ALL_SETTINGS,
+    MAIN,
+    ROOT,
+    SETTINGS,
+    load_compose,
+    mounts,
+    variables,
+)
 from tests.tls_keys import Authority
 
 TLS = "docker-compose.tls.yml"
@@ -55,33 +66,35 @@ def runs(command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
-def test_only_the_two_services_are_changed_and_only_in_this():
+def test_only_the_services_of_our_own_are_changed_and_only_in_this():
     services = load_compose(TLS)["services"]
-    assert set(services) == set(SETTINGS)
+    assert set(services) == set(ALL_SETTINGS)
     for name, service in services.items():
         assert set(service) == {"environment", "volumes", "healthcheck"}
-        assert all(variable.startswith(SETTINGS[name][0]) for variable in service["environment"])
-    prefixes = tuple(prefix for prefix, _ in SETTINGS.values())
+        prefix = ALL_SETTINGS[name][0]
+        assert all(variable.startswith(prefix) for variable in service["environment"])
+    prefixes = tuple(prefix for prefix, _ in ALL_SETTINGS.values())
     assert not [variable for variable in variables(TLS) if variable.startswith(prefixes)]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ALL_SETTINGS)
 def test_secrets_are_files_of_a_folder_of_the_services_own_mounted_read_only(services, name):
     volumes = [volume for volume in services[name]["volumes"] if INSIDE in volume]
     assert volumes == [f"./secrets/{name}:{INSIDE}:ro"]
-    assert "./models" in dict(mounts(services[name]))
+    assert ("./models" in dict(mounts(services[name]))) is (name in SETTINGS)
     for variable, value in environment_of_tls(name).items():
         is_file = variable.endswith("_FILE")
         assert is_file == value.startswith(f"{INSIDE}/"), variable
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ALL_SETTINGS)
 def test_every_secret_file_is_explained_and_no_other(name):
     text = (ROOT / TLS).read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     start = header.index(f"#   {name}/")
-    end = header.find("#   reward/", start + 1) if name == "generator" else -1
-    block = header[start : end if end > 0 else header.index("# Folders are")]
+    next_folder = re.search(r"#   \w+/ ", header[start + 1 :])
+    end = start + 1 + next_folder.start() if next_folder else header.index("# Folders are")
+    block = header[start:end]
     lines = [
         re.split(r"\s{2,}", line.strip("# ").removeprefix(f"{name}/").strip(), maxsplit=1)
         for line in block.splitlines()
@@ -133,6 +146,25 @@ def test_files_as_explained_are_what_both_services_take(services, tmp_path):
         }
         prefix, cls = SETTINGS[name]
         check(load_settings(cls, prefix, environment))
+
+
+async def test_the_edge_takes_its_files_as_explained_and_reaches_the_generator(services, tmp_path):
+    authority = Authority(tmp_path / "a", "public")
+    authority.issue("edge", "DNS:edge.example").move_to(tmp_path / "tls.crt", tmp_path / "tls.key")
+    shutil.copy(authority.cert, tmp_path / "generator-ca.crt")
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == secret_files("edge")
+    environment = {
+        variable: value.replace(INSIDE, str(tmp_path))
+        for variable, value in services["edge"]["environment"].items()
+    }
+    settings = load_settings(EdgeSettings, "EDGE_", environment)
+    assert server_config(settings, None).ssl is not None
+    async with open_line(settings):
+        assert passes_tokens(settings)
+    (address,) = settings.generator
+    named = f'must name "{address.partition(":")[0]}"'  # as it is called by that name
+    assert named in (ROOT / TLS).read_text()
+    assert "https://127.0.0.1:8000/readyz" in services["edge"]["healthcheck"]["test"][-1]
 
 
 def test_rewards_are_reached_under_the_name_in_their_certificate(services):

@@ -3,30 +3,47 @@
 import re
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
 from deploy.kubernetes import make_rules
+from edge_svc.metrics import ROUTES
+from edge_svc.settings import EdgeSettings
 from svc_common.settings import load_settings
-from tests.deploy.stack import ROOT, SETTINGS, default_metrics_port, default_port
+from tests.deploy.stack import ALL_SETTINGS, ROOT, SETTINGS, default_metrics_port, default_port
 from tests.deploy.test_prometheus import metric_labels, selectors
 
 FOLDER = ROOT / "deploy/kubernetes"
-OVERLAYS = ("base", "gpu", "autoscaling", "monitoring")
+COMPONENTS = ("edge", "gpu", "autoscaling", "monitoring")
+OVERLAYS = ("base", *COMPONENTS, "example")  # the base alone, with one component, with all
 CUSTOM = {"ScaledObject", "PodMonitor", "PrometheusRule"}  # their schemas come with their operators
 
 
 @cache
 def render(name):
-    """Return the objects of an overlay."""
+    """Return the objects of the base with a component, or of a Kustomization of its own."""
     if shutil.which("kubectl") is None:
         pytest.skip("needs kubectl")
+    if name not in COMPONENTS:
+        return build(FOLDER / name)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "kubernetes"
+        shutil.copytree(FOLDER, whole)
+        (whole / "own").mkdir()
+        own = {"resources": ["../base"], "components": [f"../{name}"]}
+        (whole / "own/kustomization.yaml").write_text(yaml.safe_dump(own))
+        return build(whole / "own")
+
+
+def build(folder):
     done = subprocess.run(
-        ["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, check=False
+        ["kubectl", "kustomize", folder], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
@@ -79,7 +96,7 @@ def test_environment_holds_settings_of_the_service(overlay, name):
     prefix, cls = SETTINGS[name]
     environment = {its["name"]: its["value"] for its in containers(render(overlay))[name]["env"]}
     settings = load_settings(cls, prefix, environment)
-    assert settings.device == ("cuda:0" if overlay == "gpu" else "cpu")
+    assert settings.device == ("cuda:0" if overlay in ("gpu", "example") else "cpu")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -95,6 +112,47 @@ def test_ports_are_those_the_service_listens_on(name):
     assert service["spec"]["clusterIP"] == "None"  # each pod has an address of its own
 
 
+def test_the_edge_is_probed_and_reached_where_it_listens():
+    objects = render("edge")
+    container = containers(objects)["edge"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": default_port("edge"), "metrics": default_metrics_port("edge")}
+    probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("readiness", "liveness")}
+    assert probes == {
+        "readiness": {"path": "/readyz", "port": "http"},
+        "liveness": {"path": "/healthz", "port": "http"},  # the generator's absence kills no edge
+    }
+    assert {probe["path"] for probe in probes.values()} <= set(ROUTES)
+    (port,) = of_kind(objects, "Service")["edge"]["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (ports["http"], "http")
+
+
+def test_the_edge_finds_the_generator_and_may_call_it():
+    objects = render("edge")
+    environment = {its["name"]: its["value"] for its in containers(objects)["edge"]["env"]}
+    settings = load_settings(EdgeSettings, "EDGE_", environment)
+    assert settings.generator == (f"generator:{default_port('generator')}",)
+    policies = of_kind(objects, "NetworkPolicy")
+    (rule,) = [
+        its
+        for its in policies["generator"]["spec"]["ingress"]
+        if {"port": default_port("generator")} in its["ports"]
+    ]
+    (peer,) = rule["from"]
+    assert chosen(objects, peer["podSelector"]["matchLabels"]) == {"edge"}
+
+
+def test_the_edge_is_scaled_by_what_it_asks_for():
+    objects = render("edge")
+    (scaler,) = of_kind(objects, "HorizontalPodAutoscaler").values()
+    target = scaler["spec"]["scaleTargetRef"]
+    deployment = of_kind(objects, target["kind"])[target["name"]]
+    assert "replicas" not in deployment["spec"]  # each apply would undo what the scaler did
+    assert scaler["spec"]["minReplicas"] >= 2
+    (metric,) = scaler["spec"]["metrics"]
+    assert metric["resource"]["name"] in containers(objects)["edge"]["resources"]["requests"]
+
+
 def test_the_generator_finds_rewards_and_store():
     objects = render("base")
     environment = {its["name"]: its["value"] for its in containers(objects)["generator"]["env"]}
@@ -105,8 +163,9 @@ def test_the_generator_finds_rewards_and_store():
         assert [p["port"] for p in services[host]["spec"]["ports"]] == [int(port)]
 
 
-def test_selectors_find_the_pods_they_are_named_after():
-    objects = render("base")
+@pytest.mark.parametrize("overlay", ["base", "edge"])
+def test_selectors_find_the_pods_they_are_named_after(overlay):
+    objects = render(overlay)
     for name, its in of_kind(objects, "Service").items():
         assert chosen(objects, its["spec"]["selector"]) == {name}
     for kind in ("Deployment", "StatefulSet", "PodDisruptionBudget"):
@@ -114,8 +173,9 @@ def test_selectors_find_the_pods_they_are_named_after():
             assert chosen(objects, its["spec"]["selector"]["matchLabels"]) == {name}
 
 
-def test_network_policies_name_pods_and_ports_that_are_there():
-    objects = render("base")
+@pytest.mark.parametrize("overlay", ["base", "edge"])
+def test_network_policies_name_pods_and_ports_that_are_there(overlay):
+    objects = render(overlay)
     policies = of_kind(objects, "NetworkPolicy")
     everything = policies.pop("nothing-by-default")["spec"]["podSelector"]["matchLabels"]
     assert chosen(objects, everything) == set(pods(objects))
@@ -161,12 +221,12 @@ def test_containers_are_hardened(overlay):
         assert container["image"].rpartition(":")[2] not in ("", "latest"), name
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ALL_SETTINGS)
 def test_drain_ends_before_the_pod_is_killed(name):
-    spec = pods(render("base"))[name]["spec"]
+    spec = pods(render("edge"))[name]["spec"]
     (container,) = spec["containers"]
     wait_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain_s = SETTINGS[name][1].drain_s
+    drain_s = ALL_SETTINGS[name][1].drain_s
     assert spec["terminationGracePeriodSeconds"] >= wait_s + drain_s + 10
     assert container["image"] == f"pad-serving/{name}:{version('pad-serving')}"
 
@@ -195,8 +255,10 @@ def test_autoscalers_act_on_figures_and_deployments_that_exist():
 
 
 def test_monitors_read_the_pods_under_the_jobs_that_rules_ask_for():
-    objects = render("monitoring")
-    for name, its in of_kind(objects, "PodMonitor").items():
+    objects = render("example")
+    monitors = of_kind(objects, "PodMonitor")
+    assert set(monitors) == set(ALL_SETTINGS)
+    for name, its in monitors.items():
         assert chosen(objects, its["spec"]["selector"]["matchLabels"]) == {name}
         assert pods(objects)[name]["metadata"]["labels"][its["spec"]["jobLabel"]] == name
         assert [end["port"] for end in its["spec"]["podMetricsEndpoints"]] == ["metrics"]
@@ -206,3 +268,11 @@ def test_the_operators_rules_are_those_of_compose():
     assert make_rules.PATH.read_text() == make_rules.text(), (
         "run python deploy/kubernetes/make_rules.py"
     )
+
+
+def test_the_example_names_each_component_and_each_image():
+    text = yaml.safe_load((FOLDER / "example/kustomization.yaml").read_text())
+    assert {Path(each).name for each in text["components"]} == set(COMPONENTS)
+    assert {each["name"] for each in text["images"]} == {
+        f"pad-serving/{its}" for its in ALL_SETTINGS
+    }

@@ -10,6 +10,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from deploy.grafana import make_dashboard
+from edge_svc.metrics import OTHER, ROUTES, EdgeMetrics
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.store_metrics import StoreMetrics
 from reward_svc.metrics import RewardMetrics
@@ -48,7 +49,7 @@ def metric_labels():
     found = {"up": set()}  # made by Prometheus itself
     found |= {rule["record"]: {"instance"} for rule in recordings()}
     found |= {name: set() for name in PROCESS_METRICS} | {"pad_build_info": {"service", "version"}}
-    for metrics in (GeneratorMetrics, StoreMetrics, RewardMetrics, RpcMetrics):
+    for metrics in (GeneratorMetrics, StoreMetrics, RewardMetrics, RpcMetrics, EdgeMetrics):
         registry = CollectorRegistry()
         metrics(registry)
         for name, collector in registry._names_to_collectors.items():
@@ -68,7 +69,7 @@ def dashboard_expressions():
 
 def selectors(expression):
     """Return the metrics of a PromQL expression, each with its label matchers."""
-    bare = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)|\[[\w$]+\]|\bor\b", "", expression)
+    bare = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)|\[[\w$]+\]|\b(and|or)\b", "", expression)
     found = re.finditer(r"\b([a-z_:][\w:]*)\b(?!\s*\()(\{[^}]*\})?", bare)
     matcher = re.compile(r'(\w+)\s*[!=~]+\s*"([^"]*)"')
     return [(match[1], matcher.findall(match[2] or "")) for match in found]
@@ -88,15 +89,16 @@ def targets(config):
 
 def test_every_service_is_read_where_it_offers_its_metrics(config, services):
     assert targets(config) == {
-        name: [f"{name}:{default_metrics_port(name)}"] for name in ("generator", "reward")
+        name: [f"{name}:{default_metrics_port(name)}"] for name in ("generator", "reward", "edge")
     }
     reachable = set(services["prometheus"]["networks"])
     assert all(reachable & set(services[name]["networks"]) for name in targets(config))
 
 
-def test_every_reward_replica_is_found(config):
+@pytest.mark.parametrize("name", ["reward", "edge"])
+def test_every_replica_is_found(config, name):
     """A static target would be read through one address: that of any replica."""
-    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "reward"]
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == name]
     assert "dns_sd_configs" in job
     assert "static_configs" not in job
 
@@ -134,6 +136,8 @@ def test_alerts_match_label_values_that_occur(config):
         "part": {"base", "store", "rewards"},
         "phase": {"reward_wait", "reward_queue", "reward_forward", "reward_select"},
         "method": {"pad.v1.GeneratorService/Generate"},
+        "route": {*ROUTES, OTHER},
+        "status": {"200", "429", "500", "503", "504"},
     }
     for rule in [*alerts(), *recordings()]:
         for _, matchers in selectors(rule["expr"]):
@@ -192,3 +196,31 @@ def test_the_dashboard_lies_where_grafana_is_told_to_look(services):
 def test_every_alert_has_a_run_book():
     text = (ROOT / "docs/operate.md").read_text()
     assert re.findall(r"^### (\w+)$", text, re.M) == [rule["alert"] for rule in alerts()]
+
+
+ALERT_TESTS = ROOT / "tests/deploy/alerts_test.yml"
+
+
+def test_alerts_fire_when_they_should_and_not_otherwise():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("needs promtool")
+    command = [promtool, "test", "rules", ALERT_TESTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_fires_in_a_case_and_every_query_of_an_autoscaler_is_tried():
+    cases = [
+        case
+        for group in yaml.safe_load(ALERT_TESTS.read_text())["tests"]
+        for case in group["promql_expr_test"]
+    ]
+    labels = " ".join(sample["labels"] for case in cases for sample in case["exp_samples"])
+    fired = re.findall(r'alertname="(\w+)"', labels)
+    assert sorted(fired) == sorted(rule["alert"] for rule in alerts())
+    scaled = yaml.safe_load_all(
+        (ROOT / "deploy/kubernetes/autoscaling/scaled-objects.yaml").read_text()
+    )
+    queries = {each["metadata"]["query"] for its in scaled for each in its["spec"]["triggers"]}
+    assert queries <= {case["expr"] for case in cases}

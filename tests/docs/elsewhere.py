@@ -28,6 +28,8 @@ from pad_client import GeneratorClient
 from pad_client.cli.app import app
 from pad_client.cli.demo import show_demo
 from pad_client.embedded import EmbeddedStack
+from playground_svc.settings import PREFIX as PLAYGROUND_PREFIX
+from playground_svc.settings import PlaygroundSettings
 from reward_svc.settings import PREFIX as REWARD_PREFIX
 from reward_svc.settings import RewardSettings
 from svc_common.settings import load_settings
@@ -37,6 +39,7 @@ SETTINGS = {
     "generator_svc": (GeneratorSettings, GENERATOR_PREFIX),
     "reward_svc": (RewardSettings, REWARD_PREFIX),
     "edge_svc": (EdgeSettings, EDGE_PREFIX),
+    "playground_svc": (PlaygroundSettings, PLAYGROUND_PREFIX),
 }
 _ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
 # What compose takes from the caller's environment stands at the head of docker-compose.yml.
@@ -185,8 +188,8 @@ ELSEWHERE = (
         r"make [a-z]", "sets up, runs or measures for minutes; CI runs the quick ones", make_target
     ),
     Elsewhere(
-        r"(\S*/)?pad (up|playground|demo|train|evaluate|profile edit)\b(?!.*--help)",
-        "runs until Ctrl-C, trains for hours, or opens an editor; `pad up` is the tests' stack",
+        r"(\S*/)?pad (up|playground|demo|train|evaluate)\b(?!.*--help)",
+        "runs until Ctrl-C, or trains for hours; the stack of the tests is what `pad up` starts",
         pad_command,
     ),
     Elsewhere(r"(\w+=\S+ )*docker compose ", "needs Docker and builds images", compose),

@@ -117,6 +117,7 @@ class Reader:
             "PAD_SERVER": self._here("127.0.0.1:50051"),
             "COLUMNS": "100",
             "NO_COLOR": "1",
+            "VISUAL": "true",  # an editor that leaves the file as it is
         }
 
     def _python(self, block: Block) -> None:

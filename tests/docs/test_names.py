@@ -6,15 +6,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from edge_svc.metrics import EdgeMetrics
+from docs.metric_tables import edge_metric_table, metric_tables
 from tests.deploy.test_prometheus import metric_labels
 from tests.docs.blocks import ROOT, pages
 from tests.docs.elsewhere import SETTINGS
 
 CODE = re.compile(r"`([^`\n]+)`")
-SETTING = re.compile(r"\b(?:GENERATOR|REWARD|EDGE)_[A-Z][A-Z0-9_]*\b(?!\*)")
+SETTING = re.compile(r"\b(?:GENERATOR|REWARD|EDGE|PLAYGROUND)_[A-Z][A-Z0-9_]*\b(?!\*)")
 METRIC = re.compile(r"pad[_:](?!v1:)[a-z_:0-9]+")  # keys of Redis begin with pad:v1:
 FILE = re.compile(r"[\w./-]+\.(?:py|proto|lua|toml|yml|yaml|json|md|sh|html)")
 # Names that begin as a metric does.
@@ -32,11 +31,9 @@ def known_settings() -> set[str]:
 
 
 def known_metrics() -> set[str]:
-    """Return the names of series and of families."""
-    registry = CollectorRegistry()
-    EdgeMetrics(registry)
-    series = {*metric_labels(), *registry._names_to_collectors}
-    return series | {re.sub(r"_(bucket|sum|count)$", "", name) for name in series}
+    """Return the names of series, also recorded ones, and of what docs/metrics.md lists."""
+    tables = "".join([*metric_tables().values(), edge_metric_table()])
+    return {*metric_labels(), *re.findall(r"^\| `(\w+)`", tables, re.MULTILINE)}
 
 
 def known_files() -> list[str]:

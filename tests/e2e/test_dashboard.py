@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import yaml
 
@@ -24,6 +25,7 @@ from tests.deploy.test_prometheus import dashboard_expressions
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HELLO = [Message("user", "I need a table for two people in San Jose.")]
+SAY: Any = [{"role": "user", "content": HELLO[0].content}]
 WAIT_S = 90.0
 
 
@@ -47,22 +49,55 @@ def _ask(client: GeneratorClient, ask: dict[str, Any]) -> None:
         client.complete(messages=HELLO, max_tokens=12, ignore_end_of_turn=True, **ask)
 
 
+def load_edge(address: str, stopped: threading.Event) -> None:
+    """Ask over HTTP for what is counted apart: answers, refusals, errors, broken streams."""
+    late = {"pad": {"timeout_s": 0.2, "ignore_end_of_turn": True}}
+    asks: list[dict[str, Any]] = [
+        {"max_tokens": 8},
+        {"max_tokens": 8, "stream": True},
+        {"max_tokens": 400, "extra_body": late},
+        {"max_tokens": 400, "extra_body": late, "stream": True},
+        {"max_tokens": 0},
+    ]
+    url = f"http://{address}/v1"
+    with (
+        openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client,
+        ThreadPoolExecutor(len(asks)) as pool,
+    ):
+        while not stopped.is_set():
+            list(pool.map(lambda ask: _ask_edge(client, ask), asks))
+
+
+def _ask_edge(client: openai.OpenAI, ask: dict[str, Any]) -> None:
+    with suppress(openai.OpenAIError):
+        answer: Any = client.chat.completions.create(model="demo-base", messages=SAY, **ask)
+        if ask.get("stream"):
+            list(answer)
+
+
 @contextmanager
 def loaded_stack(models_dir: Path) -> Iterator[EmbeddedStack]:
     options = StackOptions(
         models_dir=models_dir,
         num_reward_replicas=2,
+        has_edge=True,
         reward_environment={"REWARD_NUM_SLOTS": "4"},  # some sessions find no room
+        edge_environment={"EDGE_MAX_REQUESTS": "4"},  # so do some requests
     )
     stopped = threading.Event()
     with EmbeddedStack(options) as stack, GeneratorClient(stack.address) as client:
-        loading = threading.Thread(target=load, args=(client, stopped))
-        loading.start()
+        loads = [
+            threading.Thread(target=load, args=(client, stopped)),
+            threading.Thread(target=load_edge, args=(stack.addresses["edge"], stopped)),
+        ]
+        for loading in loads:
+            loading.start()
         try:
             yield stack
         finally:
             stopped.set()
-            loading.join()
+            for loading in loads:
+                loading.join()
 
 
 @contextmanager
@@ -80,7 +115,7 @@ def prometheus(folder: Path, stack: EmbeddedStack) -> Iterator[str]:
             "job_name": job,
             "static_configs": [{"targets": [a for n, a in places.items() if job in n]}],
         }
-        for job in ("generator", "reward")
+        for job in ("generator", "reward", "edge")
     ]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.create_server(("127.0.0.1", 0)) as free:

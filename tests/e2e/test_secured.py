@@ -21,6 +21,7 @@ from svc_common import healthcheck
 from svc_common.access import COMMON_SCOPES
 from tests.e2e.secured import EVERYDAY, KEY_OPTIONS, Secured, code_of
 from tests.edge_svc.edges import running_edge
+from tests.playground_svc.playgrounds import ask, running_playground
 from tests.tls_keys import Authority, Pair
 
 CHAT = [Message("user", "I need a bus to Sacramento next Friday.")]
@@ -268,3 +269,24 @@ def test_the_http_edge_passes_tokens_on_and_tells_what_the_generator_says(
             ask(secured.tokens["admin"].secret)
         with pytest.raises(openai.AuthenticationError):  # though what is served is known by now
             ask("pad_forged")
+
+
+def test_the_playground_acts_by_the_token_it_was_started_with(
+    secured: Secured, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    settings = {
+        "PLAYGROUND_CA_FILE": str(secured.authority.cert),
+        "PLAYGROUND_SERVER_NAME": "pad.test",
+        "PLAYGROUND_TOKEN_FILE": str(token),
+    }
+    say = {"messages": [{"role": "user", "content": CHAT[0].content}], "max_tokens": 4}
+    token.write_text(secured.tokens["a"].secret)
+    with running_playground(secured.address, **settings) as (_, address):
+        assert ask(address, "/api/generate", say).status == 200
+        forms = ask(address, "/api/snippets", say)
+        assert not [secret for secret in secured.secrets if secret in forms.text]
+        token.write_text(secured.tokens["admin"].secret)  # read anew at each call
+        refused = ask(address, "/api/generate", say)
+        assert (refused.status, refused.json["error"]["code"]) == (403, "denied")
+        assert "scope generate" in refused.json["error"]["message"]

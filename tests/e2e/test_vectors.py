@@ -27,13 +27,13 @@ PROMPTS: list[Chat] = json.loads((Path(__file__).parent / "parity_prompts.json")
 pytestmark = pytest.mark.slow
 
 
-def conditioned(models_dir: Path, folder: Path, conditioning: str) -> Path:
+def conditioned(models_dir: Path, folder: Path, conditioning: str, seed: int = 11) -> Path:
     """Copy the demo models and give the reward model a random head for this conditioning."""
     (folder / "demo-base").symlink_to((models_dir / "demo-base").resolve())
     theta = Path(shutil.copytree(models_dir / "demo-persrm", folder / "demo-persrm"))
     (theta / "pad_config.json").write_text(json.dumps({"stage": 2, "conditioning": conditioning}))
     hidden = json.loads((theta / "config.json").read_text())["hidden_size"]
-    torch.manual_seed(11)
+    torch.manual_seed(seed)
     head = PreferenceHead(hidden, hidden, 32)
     nn.init.normal_(head.input.weight, std=0.3)  # far enough apart for wishes told in few words
     nn.init.normal_(head.output.weight, std=0.05)

@@ -16,7 +16,7 @@ from typing import Any
 import openai
 import pytest
 
-from edge_svc.generator import open_channel, passes_tokens
+from edge_svc.generator import open_line, passes_tokens
 from edge_svc.server import server_config
 from edge_svc.settings import EdgeSettings
 from pad_client.embedded import EmbeddedStack
@@ -198,15 +198,20 @@ def test_a_wrong_setting_stops_the_start_with_its_name_rule_and_value(
     [
         ({"generator_ca_file": "/nowhere"}, "EDGE_GENERATOR_CA_FILE: .*, got /nowhere"),
         ({"generator_cert_file": __file__}, "EDGE_GENERATOR_CA_FILE: must be set"),
-        ({"tls_cert_file": __file__}, "EDGE_TLS_CERT_FILE, _KEY_FILE: both or none"),
-        ({"tls_cert_file": __file__, "tls_key_file": "/nowhere"}, "PEM form, got .*/nowhere"),
+        ({"tls_cert_file": __file__}, "EDGE_TLS_KEY_FILE: must be set where EDGE_TLS_CERT_FILE is"),
+        (
+            {"tls_cert_file": __file__, "tls_key_file": "/nowhere"},
+            "EDGE_TLS_KEY_FILE: must be a readable file, got /nowhere",
+        ),
     ],
     ids=str,
 )
 async def test_keys_that_cannot_be_used_are_named(settings: dict[str, str], text: str) -> None:
     wrong = EdgeSettings(generator=("127.0.0.1:1",), **settings)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=text):
-        (server_config(wrong, None), open_channel(wrong))
+    with pytest.raises(SettingsError, match=text):  # noqa: PT012 - of either half
+        server_config(wrong, None)
+        async with open_line(wrong):
+            pass
 
 
 @pytest.mark.parametrize(

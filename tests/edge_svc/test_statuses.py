@@ -34,8 +34,20 @@ STATUSES = {
 }
 
 
+# As the generator writes characters of several tokens: nothing, and then the whole one.
+SCRIPTS = ("naïve", " ", "", "🙂", "日本", "", "語 \u202e", "e\u0301")
+SAY_SCRIPTS: Any = [{"role": "user", "content": "".join(SCRIPTS)}]
+
+
 class Generator(FakeServer):
     """Says what it serves whatever else fails, so that a test sees how answers fail."""
+
+    def _tokens(self, request: Any) -> Any:
+        tokens = super()._tokens(request)
+        if request.chat.messages[-1].content == SAY_SCRIPTS[0]["content"]:
+            for token, text in zip(tokens, SCRIPTS, strict=True):
+                token.text = text
+        return tokens
 
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
         failure, self.failure = self.failure, None
@@ -122,6 +134,19 @@ async def test_token_and_request_id_reach_the_generator(edge: EdgeProcess, fake:
     for metadata in others:
         assert "authorization" not in metadata
         assert len(metadata["x-request-id"]) == 32
+
+
+async def test_characters_of_all_scripts_arrive_whole_in_a_stream(
+    edge: EdgeProcess, fake: Generator
+) -> None:
+    async with connect(edge) as client:
+        options: dict[str, Any] = {"model": MODEL, "messages": SAY_SCRIPTS}
+        whole = await client.chat.completions.create(**options)
+        stream = await client.chat.completions.create(**options, stream=True)
+        pieces = [chunk.choices[0].delta.content async for chunk in stream]
+    assert whole.choices[0].message.content == "".join(SCRIPTS)
+    assert [piece for piece in pieces if piece] == [text for text in SCRIPTS if text]
+    assert fake.requests[-1].chat.messages[-1].content == "".join(SCRIPTS)
 
 
 async def test_the_callers_time_is_the_generators(edge: EdgeProcess, fake: Generator) -> None:

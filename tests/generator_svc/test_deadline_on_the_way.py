@@ -30,7 +30,8 @@ class SilentReplicas:
     """Implements `engine.scorer.RewardQueries` with replicas that never answer."""
 
     def __init__(self, model_version: str) -> None:
-        self.model_version = model_version
+        self.model_versions = frozenset(filter(None, [model_version]))
+        self.vector_versions: frozenset[str] = frozenset()
 
     async def score_sequences(
         self, context: RewardContext, answers: list[list[int]], timeout_s: float
@@ -38,7 +39,7 @@ class SilentReplicas:
         return await self._wait(timeout_s)
 
     async def encode_preference(
-        self, text: str, subject: bytes, timeout_s: float
+        self, text: str, subject: bytes, timeout_s: float, model_version: str = ""
     ) -> tuple[str, bytes]:
         return await self._wait(timeout_s)
 

@@ -10,9 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from generator_svc import generation_trace
+from generator_svc.access import METHOD_SCOPES
 from generator_svc.deadline import Deadline
 from generator_svc.generation import AnswerSummary, Generator
-from generator_svc.generation_trace import GenerationTraces, TracedMetrics
+from generator_svc.generation_trace import TRACED_METHODS, GenerationTraces, TracedMetrics
 from generator_svc.planning import Origin
 from generator_svc.trace_attributes import GENERATION_ATTRIBUTES, STEP_ATTRIBUTES, STEP_EVENT
 from pad.v1 import generator_pb2
@@ -153,3 +154,9 @@ async def test_the_trace_goes_on_to_the_rewards_sampled_or_not(
         await stack.ask(span)
     assert opened == [parent]
     assert ("pad.beta" in span.attributes) == (parent is SAMPLED)
+
+
+def test_all_methods_are_traced_but_those_that_ask_for_the_server() -> None:
+    left_out = {"pad.v1.GeneratorService/GetServerInfo"}
+    assert set(TRACED_METHODS) | left_out == set(METHOD_SCOPES)
+    assert not set(TRACED_METHODS) & left_out

@@ -115,8 +115,8 @@ async def test_erasing_a_profile_erases_its_history_and_all_encodings(store, raw
     for number in range(3):
         await store.put("t", "ann", wish(number), None)
         # As if it had not been reached when the text was replaced.
-        await raw.delete(encoding_key(wish(number)[0].text))
-        await store.put_encoding("v1", wish(number)[0].text, b"ids")
+        await raw.delete(encoding_key("t", wish(number)[0].text))
+        await store.put_encoding("t", "v1", wish(number)[0].text, b"ids")
     await store.delete("t", "ann")
     for key in await raw.keys():
         kind = await raw.type(key)

@@ -8,7 +8,7 @@ from generator_svc.reward_client.wire import pack_context
 def test_an_encoding_goes_only_to_replicas_of_the_model_that_made_it() -> None:
     """While replicas change to another model, its vectors would score as the wrong user's."""
     preferences = (
-        EncodedPreference("Be brief.", 1.0, b"\0" * 8, "v1"),
+        EncodedPreference("Be brief.", 1.0, {"v1": b"\0" * 8}),
         EncodedPreference("Be kind.", 0.5),
     )
     context = RewardContext("hi", preferences, Reference.BASE)

@@ -56,7 +56,7 @@ def test_a_bad_setting_stops_the_start_with_one_line(
     set_environment(monkeypatch, **variables)
     assert main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(message)
+    assert json.loads(line)["reason"].startswith(message)
 
 
 async def test_the_process_serves_and_lets_a_session_finish_after_sigterm(

@@ -4,9 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from reward_svc.access import METHOD_SCOPES
 from reward_svc.messages import Reason, RowFault
 from reward_svc.model import PersRM
-from reward_svc.session_trace import SESSION_ATTRIBUTES, SESSION_SPAN, SessionTraces
+from reward_svc.session_trace import (
+    SESSION_ATTRIBUTES,
+    SESSION_SPAN,
+    TRACED_METHODS,
+    SessionTraces,
+)
 from reward_svc.warm_up import warm_up
 from svc_common.trace_context import TraceContext
 from tests.fake_tracer import FakeTracer
@@ -114,3 +120,9 @@ async def test_what_is_open_when_the_process_stops_is_not_lost(model: PersRM) ->
         traces.stop()
     tracer.close()
     assert [span.attributes["pad.end"] for span in tracer.spans] == ["stopped"]
+
+
+def test_all_methods_are_traced_but_the_stream_and_what_no_request_asks_for() -> None:
+    left_out = {f"pad.v1.RewardService/{name}" for name in ("Score", "Forget", "GetServerInfo")}
+    assert set(TRACED_METHODS) | left_out == set(METHOD_SCOPES)
+    assert not set(TRACED_METHODS) & left_out

@@ -18,7 +18,6 @@ from pad_client.cli.up import (
     DEFAULT_PLAYGROUND_PORT,
     POLL_S,
     ModelsOption,
-    PlaygroundPortOption,
     StartTimeoutOption,
     print_playground,
     started,
@@ -39,7 +38,15 @@ def playground(
             help="A generator that runs already; without it, one is started with the demo models.",
         ),
     ] = None,
-    port: PlaygroundPortOption = DEFAULT_PLAYGROUND_PORT,
+    port: Annotated[
+        int,
+        typer.Option(
+            *("--port", "--playground-port"),  # the second is its name in `pad up`, and in hints
+            min=0,
+            max=65535,
+            help="Where the page is served; 0: any free one.",
+        ),
+    ] = DEFAULT_PLAYGROUND_PORT,
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
     ] = False,

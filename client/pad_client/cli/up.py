@@ -33,9 +33,6 @@ ModelsOption = Annotated[
 ReplicasOption = Annotated[
     int, typer.Option("--reward-replicas", min=1, help="Reward services to start.")
 ]
-PlaygroundPortOption = Annotated[
-    int, typer.Option(min=0, max=65535, help="Where the page is served; 0: any free one.")
-]
 StartTimeoutOption = Annotated[
     float, typer.Option("--start-timeout", min=1, metavar="SECONDS", help="Longest start.")
 ]
@@ -59,7 +56,9 @@ def up(
     playground: Annotated[
         bool, typer.Option("--playground", help="Also serve a web page to try profiles on.")
     ] = False,
-    playground_port: PlaygroundPortOption = DEFAULT_PLAYGROUND_PORT,
+    playground_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where the page is served; 0: any free one.")
+    ] = DEFAULT_PLAYGROUND_PORT,
     start_timeout: StartTimeoutOption = 180.0,
 ) -> None:
     """Run generator, reward service and store on this machine until Ctrl-C."""

@@ -1,0 +1,203 @@
+"""Stored preferences are encoded for a new version of the reward model, on a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import redis.asyncio
+
+from generator_svc.encoding_ahead import AheadOptions, EncodingAhead
+from generator_svc.engine.scorer import RewardContext
+from generator_svc.profiles import Preference, ProfileStore
+from svc_common.errors import InvalidRequestError, RewardUnavailableError
+from tests.generator_svc.store_watch import opened
+
+FAST = AheadOptions(per_s=10_000, ttl_s=60, interval_s=0.01)
+ALL = {f"ann-{number}": f"Wish {number}." for number in range(120)}  # more than one batch
+
+
+@dataclass
+class Replicas:
+    """Implements `engine.scorer.RewardQueries`; encodes a text as itself and its version."""
+
+    vector_versions: frozenset[str] = frozenset(["v1"])
+    refused: str = ""
+    num_until_lost: int = 1_000_000
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def model_versions(self) -> frozenset[str]:
+        return self.vector_versions
+
+    async def score_sequences(
+        self, context: RewardContext, answers: list[list[int]], timeout_s: float
+    ) -> tuple[str, list[float]]:
+        raise AssertionError
+
+    async def encode_preference(
+        self, text: str, subject: bytes, timeout_s: float, model_version: str = ""
+    ) -> tuple[str, bytes]:
+        if len(self.asked) == self.num_until_lost:
+            raise RewardUnavailableError("gone")
+        if text == self.refused:
+            raise InvalidRequestError("preference.text: must be another")
+        self.asked.append((model_version, text))
+        return model_version, f"{model_version} {text}".encode()
+
+    async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        return True
+
+
+@dataclass
+class Seen:
+    """Implements `encoding_ahead.AheadObserver`."""
+
+    outcomes: list[str] = field(default_factory=list)
+    states: list[tuple[int, int]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def encoded_ahead(self, outcome: str) -> None:
+        self.outcomes.append(outcome)
+
+    def versions_ahead(self, num_complete: int, num_missing: int) -> None:
+        self.states.append((num_complete, num_missing))
+        self.changed.set()
+
+    async def until(self, state: tuple[int, int]) -> None:
+        async with asyncio.timeout(20):
+            while not self.states or self.states[-1] != state:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[ProfileStore]:
+    async with opened(redis_url) as its:
+        for user_id, text in ALL.items():
+            await its.put("t", user_id, (Preference(text, 1.0),), None)
+        yield its
+
+
+@asynccontextmanager
+async def running(
+    redis_url: str, store: ProfileStore, replicas: Replicas, options: AheadOptions = FAST
+) -> AsyncIterator[Seen]:
+    seen = Seen()
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        task = asyncio.ensure_future(EncodingAhead(client, store, replicas, seen, options).run())
+        try:
+            yield seen
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def kept(store: ProfileStore, version: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    texts = list(ALL.values())
+    for start in range(0, len(texts), 20):
+        found |= await store.get_encodings("t", version, texts[start : start + 20])
+    return found
+
+
+async def test_all_profiles_are_encoded_for_each_version(
+    redis_url: str, store: ProfileStore
+) -> None:
+    replicas = Replicas(frozenset(["v1", "v2"]))
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((2, 0))
+        for version in ("v1", "v2"):
+            assert await kept(store, version) == {
+                text: f"{version} {text}".encode() for text in ALL.values()
+            }
+        num_asked = len(replicas.asked)
+        replicas.vector_versions = frozenset(["v1", "v2", "v3"])
+        await seen.until((3, 0))
+    assert len(replicas.asked) == num_asked + len(ALL)  # the others were not done again
+    assert len(replicas.asked) == len(set(replicas.asked)) == 3 * len(ALL)
+
+
+async def test_of_two_generators_one_does_it(redis_url: str, store: ProfileStore) -> None:
+    replicas = Replicas()
+    async with (
+        running(redis_url, store, replicas) as first,
+        running(redis_url, store, replicas) as second,
+    ):
+        await first.until((1, 0))
+        await second.until((1, 0))
+    assert len(replicas.asked) == len(ALL)
+    assert sorted(map(len, (first.outcomes, second.outcomes))) == [0, len(ALL)]
+
+
+async def test_what_was_broken_off_is_gone_on_with(redis_url: str, store: ProfileStore) -> None:
+    replicas = Replicas(num_until_lost=30)
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((0, 1))
+        replicas.num_until_lost = 1_000_000
+        await seen.until((1, 0))
+    assert len(replicas.asked) == len(ALL)  # none twice
+    assert seen.outcomes.count("kept") == 30
+
+
+async def test_a_text_that_a_model_refuses_is_passed_over(
+    redis_url: str, store: ProfileStore
+) -> None:
+    replicas = Replicas(refused="Wish 7.")
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((1, 0))
+    assert seen.outcomes.count("failed") == 1
+    assert seen.outcomes.count("computed") == len(ALL) - 1
+
+
+async def test_the_rate_is_kept(redis_url: str, store: ProfileStore) -> None:
+    replicas = Replicas()
+    options = AheadOptions(per_s=100, ttl_s=60, interval_s=0.01)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with running(redis_url, store, replicas, options) as seen:
+        await seen.until((1, 0))
+    assert loop.time() - began >= (len(ALL) - 1) / 100
+
+
+async def test_models_that_read_preferences_as_text_are_left_alone(
+    redis_url: str, store: ProfileStore
+) -> None:
+    replicas = Replicas(frozenset())
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((0, 0))
+    assert replicas.asked == []
+
+
+async def test_what_a_stranger_wrote_under_our_names_is_passed_over(
+    redis_url: str, store: ProfileStore
+) -> None:
+    """An error of one key would end the process, as that of any of its parts does."""
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.set("pad:v1:{t:text}:profile", "no hash")
+        await client.hset("pad:v1:{t:half}:profile", "preferences", "[[1, 2]")
+        await client.hset(b"pad:v1:{t:\xff}:profile", "preferences", b"\xff")
+    replicas = Replicas()
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((1, 0))
+    assert len(replicas.asked) == len(ALL)
+
+
+async def test_while_the_store_refuses_it_is_tried_again_and_told_once(
+    redis_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.config_set("maxmemory", 1)
+        try:
+            async with running(redis_url, store, Replicas()) as seen:
+                async with asyncio.timeout(20):
+                    while len(seen.states) < 3:
+                        seen.changed.clear()
+                        await seen.changed.wait()
+                await client.config_set("maxmemory", 0)
+                await seen.until((1, 0))
+        finally:
+            await client.config_set("maxmemory", 0)
+    told = [r for r in caplog.records if r.msg == "encoding ahead was broken off"]
+    assert len(told) == 1

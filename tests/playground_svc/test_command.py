@@ -1,0 +1,83 @@
+"""`pad playground`: one command, with a server of its own or before one that runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pad_client.cli.app import app
+from tests.client.fake_server import FakeServer
+from tests.playground_svc.playgrounds import ASK, FakeGenerator, ask
+
+
+@contextmanager
+def pad(*arguments: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run the command as a process that is ended by the test."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from pad_client.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", **variables},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def shown_address(process: "subprocess.Popen[str]") -> str:
+    """Return where the page is, once the command says so."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Playground: http://"):
+            return line.split("http://")[1].strip().rstrip("/")
+    raise AssertionError(process.stderr and process.stderr.read())
+
+
+def test_it_serves_before_a_running_generator_until_it_is_interrupted() -> None:
+    with (
+        FakeGenerator(FakeServer()) as fake,
+        pad("playground", "--server", fake.address, "--port", "0", PAD_TOKEN="t0ken") as process,
+    ):
+        address = shown_address(process)
+        assert ask(address, "/").status == 200
+        assert ask(address, "/api/page").json["server"] == fake.address
+        assert ask(address, "/api/generate", ASK).status == 200
+        assert fake.server.metadata[-1]["authorization"] == "Bearer t0ken"
+        assert fake.server.profiles == {}  # a server of somebody else's is left as it is
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "nothing is left running" in rest
+
+
+def test_options_of_a_server_of_its_own_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    for option in (["--models", str(tmp_path)], ["--reward-replicas", "2"]):
+        result = CliRunner().invoke(app, ["playground", "--server", "127.0.0.1:1", *option])
+        assert result.exit_code == 2
+        assert "is not for a --server that runs already" in result.output
+
+
+def test_a_token_is_not_sent_in_the_clear_to_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PAD_TOKEN", "t0ken")
+    result = CliRunner().invoke(app, ["playground", "--server", "pad.example:50051"])
+    assert result.exit_code == 1
+    assert "token: must not be sent in the clear" in result.output
+
+
+def test_a_port_that_is_taken_is_told_with_its_option(address: str) -> None:
+    port = address.partition(":")[2]
+    result = CliRunner().invoke(app, ["playground", "--server", "127.0.0.1:1", "--port", port])
+    assert result.exit_code == 1
+    assert f"port {port} is in use" in result.output
+    assert "choose another with --playground-port N" in result.output
