@@ -146,7 +146,7 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
                     self._spans.end(span, outcome.code)
                 # gRPC keeps the exception of `abort`, which knows this frame: what the frame knows
                 # would stay until the garbage collector comes.
-                del context, _requests
+                del context, _requests, span
 
         async def attempt(context: _Context, outcome: _Outcome) -> Any:
             try:
