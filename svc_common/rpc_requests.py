@@ -13,6 +13,9 @@ from svc_common.errors import InvalidRequestError, StalledSenderError
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Deserialize: TypeAlias = Callable[[bytes], Any]
 
+# A hang-up ends the requests first, and cancels us a moment later; who sends none can wait for it.
+HANG_UP_S = 0.05
+
 
 @dataclass(frozen=True)
 class _Malformed:
@@ -50,8 +53,7 @@ async def receive_one(context: _Context, within_s: float) -> Any:
         rule = f"must arrive within {within_s:g} s"
         raise StalledSenderError(f"request: {rule}, did not") from None
     if request is grpc.aio.EOF:
-        # A hang-up ends the requests first and cancels us one turn of the loop later.
-        await asyncio.sleep(0)
+        await asyncio.sleep(HANG_UP_S)
         raise InvalidRequestError("request: must be one message, got none")
     return _checked(request)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.metric_tables import edge_metric_table, metric_tables
+from docs.metric_tables import metric_tables
 from tests.deploy.test_prometheus import metric_labels
 from tests.docs.blocks import ROOT, pages
 from tests.docs.elsewhere import SETTINGS
@@ -32,7 +32,7 @@ def known_settings() -> set[str]:
 
 def known_metrics() -> set[str]:
     """Return the names of series, also recorded ones, and of what docs/metrics.md lists."""
-    tables = "".join([*metric_tables().values(), edge_metric_table()])
+    tables = "".join(metric_tables().values())
     return {*metric_labels(), *re.findall(r"^\| `(\w+)`", tables, re.MULTILINE)}
 
 
