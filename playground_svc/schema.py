@@ -2,26 +2,40 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_svc.schema import Body, Whole, Wish, check_width
+from edge_svc.schema import Body, Whole, check_width
 from pad_client import GenerateOptions, Preference
 from playground_svc.errors import PageError
 
 MAX_TURNS = 64
 MAX_WISHES = 64  # the generator takes fewer, and says so itself
 
+
+class PageBody(Body):
+    """Numbers are finite: others could not be copied into a request."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Wish(PageBody):
+    """A preference."""
+
+    text: str
+    weight: float = 1.0
+
+
 Wishes = Annotated[list[Wish], Field(max_length=MAX_WISHES, fail_fast=True)]
 
 
-class Turn(Body):
+class Turn(PageBody):
     """One turn of the conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class GenerationBody(Body):
+class GenerationBody(PageBody):
     """One answer: for nobody, for a stored user, or by wishes of this request."""
 
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True)]
@@ -44,13 +58,13 @@ class GenerationBody(Body):
         return options
 
 
-class UserBody(Body):
+class UserBody(PageBody):
     """Names a user."""
 
     user_id: str
 
 
-class ProfileBody(Body):
+class ProfileBody(PageBody):
     """A profile to store in place of a revision; 0 says that there is none yet."""
 
     user_id: str

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import signal
 import subprocess
@@ -133,6 +134,29 @@ def test_up_serves_until_it_is_interrupted(
             with urllib.request.urlopen(f"{url}/readyz", timeout=30) as response:
                 assert response.status == 200
         process.send_signal(number)
+        rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "nothing is left running" in rest
+
+
+def test_playground_stores_users_to_load_and_serves_the_page(fake_services: Path) -> None:
+    arguments = ["playground", "--models", str(fake_services), "--port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from pad_client.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with stopped_at_the_end(process):
+        assert process.stdout is not None
+        line = ""
+        while not line.startswith("Playground: "):
+            line = process.stdout.readline()
+            assert line, process.stderr and process.stderr.read()
+        with urllib.request.urlopen(f"{line.split()[1]}api/profiles", timeout=30) as response:
+            listed = json.load(response)["profiles"]
+        assert [each["user_id"] for each in listed] == ["alice", "ben", "carla", "dev", "eve"]
+        process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "nothing is left running" in rest

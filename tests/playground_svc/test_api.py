@@ -1,6 +1,7 @@
 """What the page's server answers, without a browser."""
 
 import dataclasses
+import json
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -131,6 +132,10 @@ def test_of_very_many_profiles_the_first_are_listed(before: Before) -> None:
         ({**ASK, "messages": []}, "messages: List must have at least 1 item"),
         ({**ASK, "messages": [{"role": "x", "content": "s"}]}, "messages.0.role: must be 'system'"),
         ({**ASK, "beta": "1"}, "beta: must be a valid number"),
+        (
+            json.dumps({**ASK, "beta": 0}).replace(": 0}", ": 1e400}").encode(),
+            "beta: must be a finite",
+        ),
         ({**ASK, "seed": 1 << 64}, "seed: must be less than"),
         ({**ASK, "max_tokens": 0}, "max_tokens: must be greater than or equal to 1"),
     ],
