@@ -1,6 +1,7 @@
 """From a GenerateRequest to a checked GenerationRequest: every rule of generator.proto."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -101,7 +102,7 @@ def parse_request(
         top_p=_parse_top_p(_given(request, "top_p", 1.0)),
         seed=request.seed if request.HasField("seed") else None,
         max_tokens=_parse_max_tokens(request, limits),
-        stop=_parse_stop(tuple(request.stop)),
+        stop=_parse_stop(request.stop),
         num_samples=_parse_num_samples(request, strategy),
         falls_back=_parse_fallback(request),
         prompts_base=strategy.prompts_base or request.preference_in_base_prompt,
@@ -176,9 +177,10 @@ def _parse_max_tokens(request: generator_pb2.GenerateRequest, limits: RequestLim
     return _whole("max_tokens", _given(request, "max_tokens", default), limits.max_tokens)
 
 
-def _parse_stop(stop: tuple[str, ...]) -> tuple[str, ...]:
-    if len(stop) > MAX_STOPS:
-        raise InvalidRequestError(f"stop: must hold at most {MAX_STOPS}, got {len(stop)}")
+def _parse_stop(texts: Sequence[str]) -> tuple[str, ...]:
+    if len(texts) > MAX_STOPS:  # before they are looked at
+        raise InvalidRequestError(f"stop: must hold at most {MAX_STOPS}, got {len(texts)}")
+    stop = tuple(texts)
     for i, text in enumerate(stop):
         if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
             rule = f"must have 1..{MAX_STOP_CHARACTERS} characters"

@@ -5,7 +5,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Any
 
-from pad_client import AsyncGeneratorClient, Detail, GenerateOptions, PadError, Summary, Token
+from pad_client import (
+    AsyncGeneratorClient,
+    Completion,
+    Detail,
+    GenerateOptions,
+    PadError,
+    Summary,
+    Token,
+)
 from playground_svc.errors import from_pad
 
 
@@ -34,6 +42,16 @@ async def events(
             yield _event(value)
     except PadError as error:
         yield _line("error", from_pad(error, address).body()["error"])
+
+
+def explained(whole: Completion) -> dict[str, Any]:
+    """Return what each wish did to an answer, and which of them changed which token.
+
+    The account goes by the answer's own wishes: their order, texts and weights.
+    """
+    tokens = [each.explanation and asdict(each.explanation) for each in whole.tokens]
+    account = whole.summary.explanation
+    return {"text": whole.text, "tokens": tokens, "account": account and asdict(account)}
 
 
 def _event(value: Token | Summary) -> bytes:

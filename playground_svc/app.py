@@ -21,7 +21,7 @@ from edge_svc.errors import ApiError
 from edge_svc.hang_up import EventStream, unless_hung_up
 from pad_client import AsyncGeneratorClient, PadError
 from playground_svc import profiles
-from playground_svc.answering import answer, events
+from playground_svc.answering import answer, events, explained
 from playground_svc.errors import PageError, from_api, from_pad
 from playground_svc.guard import PROBE, Guard
 from playground_svc.presets import AXES, PROMPTS
@@ -70,6 +70,13 @@ class Playground:
         told = events(first, source, self.address)
         return EventStream(told, source, self._settings.send_timeout_s)
 
+    async def explain(self, request: Request) -> Response:
+        """POST /api/explain: an answer once more, with what each wish did to it."""
+        options = (await self._read(request, GenerationBody)).options()
+        timeout_s = self._settings.request_timeout_s
+        work = self._client.explain(timeout_s=timeout_s, **options)
+        return JSONResponse(explained(await unless_hung_up(request.receive, work)))
+
     async def snippets(self, request: Request) -> Response:
         """POST /api/snippets: a request in forms to copy."""
         body = await self._read(request, GenerationBody)
@@ -107,6 +114,7 @@ def new_app(settings: PlaygroundSettings, playground: Playground) -> ASGIApp:
     app.add_api_route("/api/page", playground.page, methods=["GET"])
     app.add_api_route("/api/server", playground.server, methods=["GET"])
     app.add_api_route("/api/generate", playground.generate, methods=["POST"])
+    app.add_api_route("/api/explain", playground.explain, methods=["POST"])
     app.add_api_route("/api/snippets", playground.snippets, methods=["POST"])
     app.add_api_route("/api/profiles", playground.list_profiles, methods=["GET"])
     app.add_api_route("/api/profiles/get", playground.get_profile, methods=["POST"])

@@ -26,7 +26,8 @@ PROBE = "/healthz"
 API = "/api/"
 ROUTES = frozenset(
     (
-        *(PROBE, "/api/page", "/api/server", "/api/generate", "/api/snippets"),
+        *(PROBE, "/api/page", "/api/server", "/api/generate", "/api/explain"),
+        "/api/snippets",
         *("/api/profiles", "/api/profiles/get", "/api/profiles/put"),
     )
 )

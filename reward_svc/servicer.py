@@ -70,6 +70,8 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             self._batcher.intake.end_stream(stream)
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+            # Its error knows the message, and, raised here, this frame: nothing may close the ring.
+            del reader
 
     async def _read(self, requests: AsyncIterator[reward_pb2.ScoreRequest], stream: Stream) -> None:
         """Hand over the stream's messages; an error in one ends the stream."""

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -52,6 +53,23 @@ def current_request_id() -> str:
 def set_request_id(request_id: str) -> None:
     """Say which request the running task serves, for the lines it logs."""
     _REQUEST_ID.set(request_id)
+
+
+@dataclass
+class _Outcome:
+    """How an RPC ends: `message` is None where it succeeds, or ends otherwise than by a status.
+
+    It holds no exception: one that is known when `abort` raises its own would be kept with it,
+    and with all frames that it passed, requests included, until the garbage collector comes.
+    """
+
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    message: str | None = None
+    retry_after_s: float | None = None
+    caller: Caller = NOBODY
+
+    def fail(self, code: grpc.StatusCode, message: str, retry_after_s: float | None) -> None:
+        self.code, self.message, self.retry_after_s = code, message, retry_after_s
 
 
 class RpcBoundary(grpc.aio.ServerInterceptor):
@@ -111,19 +129,32 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _guard(self, servicer: _Servicer, method: str, is_request_streaming: bool) -> _Behaviour:
-        async def run(requests: Any, context: _Context) -> Any:
+        async def run(_requests: Any, context: _Context) -> Any:
             _REQUEST_ID.set(_request_id(context))  # in this RPC's own task: nothing to reset
             context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
             span = self._begin_span(method, context)
-            code = grpc.StatusCode.OK
             started = time.monotonic()
-            caller = NOBODY
+            outcome = _Outcome()
+            try:
+                response = await attempt(context, outcome)
+                if outcome.message is not None:
+                    await _abort(context, outcome.code, outcome.message, outcome.retry_after_s)
+                return response
+            finally:
+                self._end(method, outcome.code, time.monotonic() - started, outcome.caller)
+                if span is not None and self._spans is not None:
+                    self._spans.end(span, outcome.code)
+                # gRPC keeps the exception of `abort`, which knows this frame: what the frame knows
+                # would stay until the garbage collector comes.
+                del context, _requests, span
+
+        async def attempt(context: _Context, outcome: _Outcome) -> Any:
             try:
                 with self._calls.serving(method, context.peer()):
-                    caller = self._identify(context, method)
-                    set_caller(caller)
+                    outcome.caller = self._identify(context, method)
+                    set_caller(outcome.caller)
                     received: Any = (
-                        CheckedRequests(requests)
+                        CheckedRequests(context)
                         if is_request_streaming
                         else await receive_one(context, self._max_stall_s)
                     )
@@ -132,29 +163,23 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
                     # A hang-up ends the requests first and cancels us one turn of the loop later.
                     await asyncio.sleep(0)
             except ServiceError as error:
-                code = error.code
-                await _abort(context, code, str(error), error.retry_after_s)
+                outcome.fail(error.code, str(error), error.retry_after_s)
             except grpc.aio.AbortError:  # from gRPC's own services, such as reflection
-                code = grpc.StatusCode(context.code())
+                outcome.code = grpc.StatusCode(context.code())
                 raise
             except grpc.aio.InternalError as error:  # the caller hung up while we sent
-                code = _cancel_code(context)
+                outcome.code = _cancel_code(context)
                 raise asyncio.CancelledError from error
             except asyncio.CancelledError:
-                if not _is_cancelled():
-                    code = grpc.StatusCode.INTERNAL
-                    await _abort_internal(context, method)
-                code = _cancel_code(context)
-                raise  # returning normally leaks native memory, grpc/grpc#43360
+                if _is_cancelled():
+                    outcome.code = _cancel_code(context)
+                    raise  # returning normally leaks native memory, grpc/grpc#43360
+                _fail_internally(outcome, method)
             except Exception:
-                code = grpc.StatusCode.INTERNAL
-                await _abort_internal(context, method)
+                _fail_internally(outcome, method)
             else:
                 return response
-            finally:
-                self._end(method, code, time.monotonic() - started, caller)
-                if span is not None and self._spans is not None:
-                    self._spans.end(span, code)
+            return None
 
         return run
 
@@ -213,9 +238,10 @@ def _cancel_code(context: _Context) -> grpc.StatusCode:
     return grpc.StatusCode.CANCELLED
 
 
-async def _abort_internal(context: _Context, method: str) -> NoReturn:
+def _fail_internally(outcome: _Outcome, method: str) -> None:
+    """Note a bug of ours, whose exception is being handled."""
     logger.exception("rpc failed", extra={"method": method})
-    await _abort(context, grpc.StatusCode.INTERNAL, "internal error", None)
+    outcome.fail(grpc.StatusCode.INTERNAL, "internal error", None)
 
 
 async def _abort(
@@ -239,6 +265,8 @@ async def _abort(
         await context.abort(code, message, trailing_metadata)
     except grpc.aio.InternalError as error:  # the caller hung up: gRPC would log it as our bug
         raise asyncio.CancelledError from error
+    finally:
+        del context  # as in `run`
 
 
 def _cut(message: str) -> str:

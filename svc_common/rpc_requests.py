@@ -1,7 +1,7 @@
 """The requests of an RPC as they arrive: in time, and such that they can be read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,7 +10,11 @@ from google.protobuf.message import DecodeError
 
 from svc_common.errors import InvalidRequestError, StalledSenderError
 
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Deserialize: TypeAlias = Callable[[bytes], Any]
+
+# A hang-up ends the requests first, and cancels us a moment later; who sends none can wait for it.
+HANG_UP_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def deserializer(deserialize: _Deserialize | None) -> _Deserialize | None:
     return read
 
 
-async def receive_one(context: "grpc.aio.ServicerContext[Any, Any]", within_s: float) -> Any:
+async def receive_one(context: _Context, within_s: float) -> Any:
     """Return the one request of an RPC.
 
     Raises:
@@ -49,23 +53,29 @@ async def receive_one(context: "grpc.aio.ServicerContext[Any, Any]", within_s: f
         rule = f"must arrive within {within_s:g} s"
         raise StalledSenderError(f"request: {rule}, did not") from None
     if request is grpc.aio.EOF:
-        # A hang-up ends the requests first and cancels us one turn of the loop later.
-        await asyncio.sleep(0)
+        await asyncio.sleep(HANG_UP_S)
         raise InvalidRequestError("request: must be one message, got none")
     return _checked(request)
 
 
 class CheckedRequests:
-    """The messages of a stream; one that could not be read is an error where it stands."""
+    """The requests of a stream; one that could not be read is an error where it stands.
 
-    def __init__(self, requests: AsyncIterator[Any]) -> None:
-        self._requests = requests  # whose iterator, made too early, warns if it is never used
+    gRPC's own iterator is in a ring of references with what it gave last, which would stay until
+    the garbage collector comes.
+    """
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
 
     def __aiter__(self) -> "CheckedRequests":
         return self
 
     async def __anext__(self) -> Any:
-        return _checked(await anext(self._requests))
+        request = await self._context.read()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return _checked(request)
 
 
 def _checked(request: Any) -> Any:

@@ -1,10 +1,12 @@
 """Run a gRPC server from binding its address to the end of its drain."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -92,6 +94,9 @@ async def serve(
     """
     calls = new_calls(options)
     server = new_server(options, health, registry, add_servicers, calls)
+    # What was loaded stays: a full collection that looks at it holds up everybody for 0.1 s.
+    gc.collect()
+    gc.freeze()
     address = bind(server, options)
     with _metrics_endpoint(options, registry) as metrics_port, stop_signals() as signals:
         await server.start()
@@ -141,12 +146,27 @@ def new_server(
         ],
         options=_channel_options(options),
     )
+    unregistered: Any = _Unregistered(server)
     for add_servicer in add_servicers:
-        add_servicer(server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        add_servicer(unregistered)
+    health_pb2_grpc.add_HealthServicer_to_server(health, unregistered)
     names = (*health.service_names, HEALTH_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     return server
+
+
+class _Unregistered:
+    """Takes the handlers of services without registering their methods.
+
+    For each call that comes grpc.aio (1.85) begins to wait anew for the next of every method that
+    is registered: with ten of them that is a fifth of what a refused call costs.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, *_: object) -> None:
+        """Do without: generic handlers find the same methods."""
 
 
 def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ const PHASES = [
 // The same request would be refused again.
 const FINAL = ["invalid", "too_large", "mismatch", "denied"];
 
-export function Answer({ column, run, active, onActive, onLeave, onCopy, onRetry, onReload }) {
+export function Answer({ column, run, active, onActive, onLeave, onCopy, onRetry, onExplain, onReload }) {
   const { name, note, missing } = column;
   return html`
     <article class="answer" data-column=${column.key} data-status=${run.status}
@@ -38,12 +38,28 @@ export function Answer({ column, run, active, onActive, onLeave, onCopy, onRetry
           <p class="note changed-profile">This was written by revision ${run.summary.profile_revision} of
             the profile; shown is revision ${column.storedRevision}.
             ${" "}<button type="button" class="link" onClick=${onReload}>Load it again</button></p>`}
+      ${run.status === "done" && run.summary.num_changed_tokens > 0 && column.numWishes > 1
+        && html`<${Why} run=${run} onExplain=${onExplain} />`}
       <footer>
         ${run.summary && html`<${Cost} summary=${run.summary} isStale=${run.isStale} />`}
         <button type="button" class="quiet copy" disabled=${!run.body} onClick=${onCopy}
           aria-label=${`Copy as …, the request of ${name}`}>Copy as …</button>
       </footer>
     </article>`;
+}
+
+/** Which wish changed how much: of several, the one that did most to change a word counts. */
+function Why({ run, onExplain }) {
+  const { why } = run;
+  if (!why) return html`<p class="why"><button type="button" class="link" onClick=${onExplain}>Which wish changed what?</button></p>`;
+  if (why.isAsked) return html`<p class="why note">Asking …</p>`;
+  if (why.error) return html`<${Problem} error=${why.error} onRetry=${onExplain} />`;
+  if (why.text !== run.tokens.map(({ text }) => text).join("")) {
+    return html`<p class="why note">The answer comes out differently now: generate it again.</p>`;
+  }
+  return html`
+    <ul class="why">${why.account.preferences.map((each) => html`
+      <li><span>${each.text}</span> <b>${plural(each.num_changed_tokens, "word")}</b></li>`)}</ul>`;
 }
 
 function Badge({ run }) {

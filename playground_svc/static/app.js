@@ -7,7 +7,7 @@ import { Header } from "./header.js";
 import { Inspector } from "./inspector.js";
 import { html, plural, render, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { Problem } from "./problem.js";
-import { fromStored, guidance, isEdited, newProfile, title, withAxis } from "./profile.js";
+import { fromStored, guidance, isEdited, newProfile, preferences, title, withAxis } from "./profile.js";
 import { Prompt } from "./prompt.js";
 import { isActive, Runs } from "./runs.js";
 import { Legend } from "./tokens.js";
@@ -58,8 +58,15 @@ function App({ page }) {
     }
     setActive(null);
   }
+  function show() {
+    // Where all stands in one column, answers are far below the button.
+    if (!matchMedia("(max-width: 900px)").matches) return;
+    const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+    document.querySelector(".answers").scrollIntoView({ behavior });
+  }
   function ask(next) {
     setAsked(next);
+    show();
     generate(true, 0, columnsOf(next, profiles.slice(0, count)));
   }
   function change(index, profile, afterMs = SLIDING_MS) {
@@ -102,7 +109,7 @@ function App({ page }) {
     <main>
       <section class="controls" aria-label="Request">
         <${Prompt} ...${{ prompts: page.prompts, asked, setAsked, info, ask, isWriting }}
-          onGenerate=${() => generate(true)} onStop=${() => runs.stopAll()} />
+          onGenerate=${() => { generate(true); show(); }} onStop=${() => runs.stopAll()} />
         <div class="who">
           <div class="row between">
             ${count === 1 ? html`<h2>Profile</h2>` : html`
@@ -131,17 +138,27 @@ function App({ page }) {
               active=${active?.key === each.key ? active.index : null}
               onActive=${(index, anchor) => enter(each.key, index, anchor)} onLeave=${leave}
               onCopy=${() => setCopying(each)} onRetry=${() => generate(true, 0, [each])}
-              onReload=${() => reload(each.place)} />`)}
+              onExplain=${() => explain(runs.get(each.key))} onReload=${() => reload(each.place)} />`)}
         </div>
         <${Legend} showsBase=${showsBase} onShowsBase=${setShowsBase} />
       </section>
-      ${looked && html`<${Inspector} token=${looked} name=${column.name} anchor=${active.anchor}
+      ${looked && html`<${Inspector} token=${looked} why=${runs.get(active.key).why} name=${column.name} anchor=${active.anchor}
         beta=${runs.get(active.key).summary?.beta ?? column.beta(info)}
         onEnter=${() => clearTimeout(leaving.current)} onLeave=${() => leave(false)} />`}
     </main>
     <p class="sr-only" role="status">${said}</p>
     ${copying && html`<${Copying} name=${copying.name} body=${runs.get(copying.key).body ?? copying.body}
       onClose=${() => setCopying(null)} />`}`;
+
+  /** Have the answer written once more, by the same request, with an account of its wishes. */
+  async function explain(run) {
+    runs.explain(run, { isAsked: true });
+    try {
+      runs.explain(run, await call("api/explain", run.body));
+    } catch (error) {
+      runs.explain(run, { error });
+    }
+  }
 
   async function reload(index) {
     try {
@@ -173,6 +190,7 @@ function columnsOf(asked, profiles) {
       name: title(profile, profiles.length > 1 ? NAMES[place] : "Your profile"),
       body: whom && { ...shared, ...whom },
       beta: (info) => profile.beta ?? info?.default_beta ?? 1,
+      numWishes: preferences(profile).length,
       storedRevision: isEdited(profile) ? 0 : profile.stored.revision,
       missing: whom ? undefined : "This profile has no wish yet: move a slider.",
     };

@@ -3,7 +3,7 @@ import { classes, html, number, signed, useLayoutEffect, useRef, visible } from 
 
 const MARGIN = 12;
 
-export function Inspector({ token, beta, name, anchor, onEnter, onLeave }) {
+export function Inspector({ token, why, beta, name, anchor, onEnter, onLeave }) {
   const card = useRef(null);
   useLayoutEffect(() => place(card.current, anchor), [token, anchor]);
   const chosen = token.candidates.find(({ token_id }) => token_id === token.token_id);
@@ -34,8 +34,17 @@ export function Inspector({ token, beta, name, anchor, onEnter, onLeave }) {
             </tr>`)}
         </tbody>
       </table>
+      ${token.changed && html`<${ChangedBy} why=${why} index=${token.index} />`}
       ${!chosen && html`<p class="note">The chosen token is not among them.</p>`}
     </div>`;
+}
+
+/** The wish that did most to change this token, once somebody asked. */
+function ChangedBy({ why, index }) {
+  const told = why?.tokens?.[index];
+  if (told?.changed_by == null) return null;
+  const wish = why.account.preferences[told.changed_by];
+  return html`<p class="changed-by">Changed by <b>${wish.text}</b></p>`;
 }
 
 function mark(token, candidate) {

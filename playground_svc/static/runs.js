@@ -43,6 +43,12 @@ export class Runs {
     this.#tell();
   }
 
+  /** Keep what came of asking why, if that answer still stands there. */
+  explain(run, why) {
+    run.why = why;
+    this.#tell();
+  }
+
   stop(key) {
     const run = this.get(key);
     if (!isActive(run)) return;

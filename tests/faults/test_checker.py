@@ -1,6 +1,7 @@
 """The checker finds each kind of broken promise in a history that was spoilt by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -161,3 +162,15 @@ def test_the_recomputed_rewards_are_normalised_over_the_candidates(recompute: Re
     a, b = (recompute.rewards(ASK, [1, 2, 3], ids, version) for version in "ab")
     assert a.shape == (3, 6)
     assert not torch.allclose(a, b, atol=0.1)
+
+
+@pytest.mark.parametrize(("kind", "is_allowed"), [("lose", True), ("kill", False)])
+def test_a_profile_may_be_gone_where_redis_came_back_empty_and_before_any_token(
+    kind: str, is_allowed: bool
+) -> None:
+    ask = replace(ASK, user_id="ann", preferences=())
+    scenario = Scenario(0, (ask,), (Fault(0.5, "redis", 0, kind),))
+    gone = History(ask, status=grpc.StatusCode.NOT_FOUND)
+    assert (grpc.StatusCode.NOT_FOUND in allowed_statuses(scenario, gone)) is is_allowed
+    gone.messages.append(generator_pb2.GenerateResponse())
+    assert grpc.StatusCode.NOT_FOUND not in allowed_statuses(scenario, gone)

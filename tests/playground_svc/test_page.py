@@ -259,6 +259,31 @@ def test_a_profile_is_saved_and_a_change_by_somebody_else_is_told(
     assert network == []  # the two conflicts are no surprise
 
 
+def test_of_several_wishes_it_is_told_which_one_changed_what(
+    opened: Page, pad: GeneratorClient
+) -> None:
+    opened.slide('[data-axis="Energy"]', 1.5)
+    opened.generate("base", "a")
+    preferences = [FRIENDLY, Preference("I love exclamation marks!", 1.5)]
+    expected = pad.explain(**{**ASKED, "detail": None}, preferences=preferences)
+    opened.button("Which wish changed what?").click()
+    opened.until(lambda: opened.find("ul.why"))
+    account = expected.summary.explanation
+    assert account is not None
+    told = [row.text.split("\n") for row in opened.all("ul.why li")]
+    assert told == [
+        [each.text, f"{each.num_changed_tokens} word" + "s" * (each.num_changed_tokens != 1)]
+        for each in account.preferences
+    ]
+    changed = next(token for token in expected.tokens if token.changed)
+    assert changed.explanation is not None
+    assert changed.explanation.changed_by is not None
+    opened.js("arguments[0].focus()", opened.tokens("a")[changed.index])
+    wish = account.preferences[changed.explanation.changed_by]
+    opened.until(lambda: opened.get(".changed-by").text == f"Changed by {wish.text}")
+    assert opened.audit() == []
+
+
 def test_an_answer_by_a_newer_profile_than_the_shown_one_says_so(
     opened: Page, pad: GeneratorClient
 ) -> None:
@@ -324,6 +349,8 @@ def test_the_page_fits_a_phone_and_heeds_what_its_reader_asks_for(page: Page, ad
     page.js("window.moved = 0; document.addEventListener('animationstart', () => moved++)")
     page.generate("base", "a")
     assert page.js("return moved") == 0
+    top = page.js("return document.querySelector('.answers').getBoundingClientRect().top")
+    assert 0 <= top < 400  # the answers came into view
     page.js("arguments[0].focus()", page.tokens("a")[1])
     card = page.get("#inspector").rect
     assert card["x"] >= 0

@@ -16,7 +16,10 @@ from pad_client.doctor.findings import Finding, fail, ok, warn
 _SOON = timedelta(days=14)
 _EXPIRED, _WRONG_PURPOSE = 10, 26  # X509_V_ERR_...
 # What services read their keys from: certificate, key, authorities.
-_SERVICE_KEYS = ("GENERATOR_TLS_", "REWARD_TLS_", "GENERATOR_REWARD_")
+_SERVICE_KEYS = (
+    *("GENERATOR_TLS_", "REWARD_TLS_", "GENERATOR_REWARD_"),
+    *("GENERATOR_TRACES_", "REWARD_TRACES_", "EDGE_TRACES_"),
+)
 _SERVICE_TOKENS = ("GENERATOR_TOKENS_FILE", "REWARD_TOKENS_FILE")
 _SERVICE_SECRETS = ("GENERATOR_REWARD_TOKEN_FILE", "GENERATOR_REDIS_PASSWORD_FILE")
 

@@ -21,11 +21,13 @@ _MAX_IMPORT_S = 120.0  # torch, on a busy machine
 _MARKS = {
     "server": ("torch", "transformers"),
     "edge": ("fastapi", "uvicorn"),
+    "tracing": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"),
     "train": ("accelerate", "peft"),
 }
 _MODULES = {
     "server": ("numpy", "torch", "transformers", "safetensors", "redis", "prometheus_client"),
     "edge": ("fastapi", "uvicorn"),
+    "tracing": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc"),
     "train": ("accelerate", "peft", "matplotlib"),
 }
 # In a process of its own: a package that is broken may end the one that imports it.
