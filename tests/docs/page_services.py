@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from tests.docs.elsewhere import Command
@@ -17,6 +18,7 @@ class PageServices:
         self._folder = folder
         self._redis_url = redis_url
         self._running: list[Service] = []
+        self._starting: list[tuple[Service, str]] = []  # with the address of their health
         self.addresses: dict[str, str] = {}
 
     @staticmethod
@@ -29,7 +31,7 @@ class PageServices:
         return model.startswith("models/")
 
     def start(self, command: Command) -> None:
-        """Start the service and wait until it serves."""
+        """Start the service, and do not wait for it."""
         module = command.words[-1]
         prefix = module.removesuffix("_svc").upper()
         port, metrics_port, health_port = free_ports(3)
@@ -37,14 +39,15 @@ class PageServices:
         environment = self._here(command.environment) | {f"{prefix}_HEALTH_LISTEN": health}
         service = Service(module, environment, self._folder, port, metrics_port)
         self._running.append(service)
+        self._starting.append((service, health))
         service.launch()
-
-        def serves() -> bool:
-            assert service.process.poll() is None, f"{module} ended:\n{service.log[-2000:]}"
-            return turns_serving(health, "", timeout_s=5.0)
-
-        until(serves, f"{module} to serve", START_S)
         self.addresses[f"{HOST}:{DEFAULT_PORTS[module]}"] = service.address
+
+    def wait(self) -> None:
+        """Wait until all that were started serve."""
+        while self._starting:
+            service, health = self._starting.pop()
+            until(partial(_serves, service, health), f"{service.module} to serve", START_S)
 
     def stop(self) -> None:
         for service in reversed(self._running):
@@ -58,3 +61,8 @@ class PageServices:
             if name == "GENERATOR_REDIS_URL":
                 found[name] = self._redis_url
         return found
+
+
+def _serves(service: Service, health: str) -> bool:
+    assert service.process.poll() is None, f"{service.module} ended:\n{service.log[-2000:]}"
+    return turns_serving(health, "", timeout_s=5.0)

@@ -97,6 +97,7 @@ class Reader:
                 entry.check(command, self._stack)
             if entry.prints is not None:
                 self._prints = partial(entry.prints, command, self._stack)
+        self._services.wait()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self._here("\n".join(script))],
             cwd=self._folder,
