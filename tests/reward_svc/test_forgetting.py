@@ -88,13 +88,13 @@ async def test_vectors_are_forgotten_with_their_last_user(
     assert model.vectors is not None
     kept = model.vectors._kept
     async with running_service(model) as service:
-        for text, subject in ((CANARY, ANN), ("Be kind.", ANN), ("Be kind.", BOB)):
+        for text, subject in ((CANARY, ANN), ("Be kind to all.", ANN), ("Be kind.", BOB)):
             await num_cached(service, request(1, text), subject)
         await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[ANN]))
         assert (b"", CANARY) not in kept
-        assert (b"", "Be kind.") in kept
+        assert (b"", "Be kind to all.") in kept
         await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[BOB]))
-        assert (b"", "Be kind.") not in kept
+        assert (b"", "Be kind to all.") not in kept
 
 
 @pytest.mark.parametrize(
