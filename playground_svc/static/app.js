@@ -7,7 +7,7 @@ import { Header } from "./header.js";
 import { Inspector } from "./inspector.js";
 import { html, plural, render, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { Problem } from "./problem.js";
-import { fromStored, guidance, isEdited, newProfile, preferences, title, withAxis } from "./profile.js";
+import { fromStored, guidance, isEdited, newProfile, newWish, preferences, title } from "./profile.js";
 import { Prompt } from "./prompt.js";
 import { isActive, Runs } from "./runs.js";
 import { Legend } from "./tokens.js";
@@ -24,10 +24,7 @@ function App({ page }) {
   const [problem, setProblem] = useState(null);
   const [users, setUsers] = useState([]);
   const [asked, setAsked] = useState({ ...page.prompts[0], maxTokens: 60, topK: 10, temperature: 0, seed: 1 });
-  const [profiles, setProfiles] = useState(() => [
-    withAxis(newProfile(), axisOf(page, "Manner"), 1),
-    withAxis(newProfile(), axisOf(page, "Register"), 1),
-  ]);
+  const [profiles, setProfiles] = useState(() => page.first_wishes.map((text) => newProfile([newWish(text)])));
   const [count, setCount] = useState(1);
   const [tab, setTab] = useState(0);
   const [showsBase, setShowsBase] = useState(true);
@@ -168,8 +165,6 @@ function App({ page }) {
     }
   }
 }
-
-const axisOf = (page, name) => page.axes.find((axis) => axis.name === name);
 
 /** Return what stands side by side: the base model and each profile, with their requests. */
 function columnsOf(asked, profiles) {

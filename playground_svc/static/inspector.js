@@ -1,5 +1,5 @@
 // The candidates of one step, beside the token that was chosen from them.
-import { classes, html, number, signed, useLayoutEffect, useRef, visible } from "./lib.js";
+import { classes, html, number, short, signed, useLayoutEffect, useRef, visible } from "./lib.js";
 
 const MARGIN = 12;
 
@@ -13,7 +13,7 @@ export function Inspector({ token, why, beta, name, anchor, onEnter, onLeave }) 
         <caption>
           <b>Step ${token.index + 1}</b> of ${name}
           <small>${token.guided
-            ? html`score = log p + <i>β</i> · reward, <i>β</i> = ${beta.toFixed(1)}`
+            ? html`score = log p + <i>β</i> · reward, <i>β</i> = ${short(beta)}`
             : "chosen by the base model alone"}</small>
         </caption>
         <thead>

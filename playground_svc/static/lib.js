@@ -19,6 +19,9 @@ export const signed = (value, digits = 2) =>
 export const number = (value, digits = 2) =>
   (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
 
+/** Return a setting as people write it: one digit after the point, two where it has them. */
+export const short = (value) => value.toFixed(2).replace(/0$/, "");
+
 /** Return a token's text so that what cannot be seen can. */
 export const visible = (text) =>
   text === "" ? "(no text)" : text.replace(/\n/g, "⏎").replace(/^ | $/g, "␣").replace(/\t/g, "⇥");
