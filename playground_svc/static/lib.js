@@ -6,6 +6,11 @@ export { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } fr
 export { Component, render };
 export const html = htm.bind(h);
 
+const asks = (query) => () => matchMedia(query).matches;
+export const isTouch = asks("(hover: none)");
+/** Where a token's candidates are a sheet over the page's lower part (see style.css). */
+export const isSheet = asks("(max-width: 560px)");
+
 /** Return class names for what holds. */
 export const classes = (names) =>
   Object.keys(names)

@@ -111,6 +111,7 @@ def test_hover_and_keyboard_show_the_candidates_of_the_response(
     guided = pad.complete(**ASKED, preferences=[FRIENDLY])
     opened.hover(opened.tokens("a")[4])
     assert same_rows(opened.table(), guided.tokens[4])
+    assert opened.get("#inspector b").text == "Step 4"  # as the API and the CLI count
     opened.press(Keys.ESCAPE)  # focus is elsewhere: a card that was hovered stays with its token
     opened.hover(opened.get("h1"))
     opened.until(lambda: opened.find("#inspector") is None)
@@ -350,7 +351,7 @@ def test_of_several_wishes_it_is_told_which_one_changed_what(
     assert account is not None
     told = [row.text.split("\n") for row in opened.all("ul.why li")]
     assert told == [
-        [each.text, f"{each.num_changed_tokens} word" + "s" * (each.num_changed_tokens != 1)]
+        [each.text, f"{each.num_changed_tokens} token" + "s" * (each.num_changed_tokens != 1)]
         for each in account.preferences
     ]
     changed = next(token for token in expected.tokens if token.changed)
@@ -442,3 +443,26 @@ def test_the_page_fits_a_phone_and_heeds_what_its_reader_asks_for(page: Page, ad
     page.open(address)
     assert page.js(paper) == "rgb(246, 245, 241)"  # also after a visit
     page.js("localStorage.clear()")
+
+
+def test_a_tapped_word_stands_above_its_sheet_which_can_be_closed(page: Page, address: str) -> None:
+    page.emulate(prefers_reduced_motion="reduce")
+    page.resize(390, 844, is_phone=True)
+    page.open(address)
+    assert "Tap a word to see what else could have been said." in page.get(".lead").text
+    page.generate("base", "a")
+    for word in (page.tokens("a")[-1], page.tokens("a")[0]):
+        page.js("arguments[0].scrollIntoView({block: 'end'})", word)
+        page.tap(word)
+        page.until(lambda word=word: "active" in str(word.get_attribute("class")))  # type: ignore[misc]
+        sheet = page.js("return document.querySelector('#inspector').getBoundingClientRect()")
+        stands = page.js("return arguments[0].getBoundingClientRect()", word)
+        assert 0 <= stands["top"] < stands["bottom"] <= sheet["top"]
+        assert sheet["bottom"] <= 844
+        assert page.get("#inspector").aria_role == "dialog"
+        assert page.audit() == []
+        page.tap(page.get("#inspector [aria-label=Close]"))
+        page.until(lambda: page.find("#inspector") is None)
+        assert page.js("return document.activeElement === arguments[0]", word)
+    page.tap(page.tokens("a")[0])  # the word that has the focus already
+    page.get("#inspector")
