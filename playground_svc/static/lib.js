@@ -7,7 +7,7 @@ export { Component, render };
 export const html = htm.bind(h);
 
 const asks = (query) => () => matchMedia(query).matches;
-export const isTouch = asks("(hover: none)");
+export const isTouch = asks("(pointer: coarse)");
 /** Where a token's candidates are a sheet over the page's lower part (see style.css). */
 export const isSheet = asks("(max-width: 560px)");
 
