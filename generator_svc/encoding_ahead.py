@@ -94,21 +94,38 @@ class EncodingAhead:
             versions = sorted(self._queries.vector_versions)
             num_complete = 0
             for version in versions:
-                try:
-                    num_complete += await self._look_after(version)
-                except ServiceError as error:
-                    self._tell_once(version, type(error).__name__)
-                else:
-                    self._told.pop(version, None)
+                num_complete += await self._try(version)
             self._observer.versions_ahead(num_complete, len(versions) - num_complete)
             await asyncio.sleep(self._options.interval_s)
 
-    def _tell_once(self, version: str, reason: str) -> None:
+    async def _try(self, version: str) -> bool:
+        """Look after a version, come what may; say whether all is encoded.
+
+        This spares work and is never needed, but runs among the parts of the service, of which a
+        failed one ends the process: not even a bug here may do that.
+        """
+        try:
+            is_complete = await self._look_after(version)
+        except ServiceError as error:
+            self._tell_once(version, error)
+            return False
+        except Exception as error:
+            self._tell_once(version, error, is_bug=True)
+            return False
+        self._told.pop(version, None)
+        return is_complete
+
+    def _tell_once(self, version: str, error: Exception, *, is_bug: bool = False) -> None:
         """Log why it does not go on, not each time that it is tried again."""
+        reason = type(error).__name__
         if self._told.get(version) != reason:
             self._told[version] = reason
-            values = {"model_version": version, "reason": reason}
-            logger.warning("encoding ahead was broken off", extra=values)
+            logger.log(
+                logging.ERROR if is_bug else logging.WARNING,
+                "encoding ahead was broken off",
+                extra={"model_version": version, "reason": reason},
+                exc_info=error if is_bug else None,
+            )
 
     async def _look_after(self, version: str) -> bool:
         """Do a version's round if it is due and nobody else does; say whether all is encoded.

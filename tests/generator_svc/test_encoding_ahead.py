@@ -25,6 +25,7 @@ class Replicas:
     vector_versions: frozenset[str] = frozenset(["v1"])
     refused: str = ""
     num_until_lost: int = 1_000_000
+    bug: Exception | None = None
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -41,6 +42,8 @@ class Replicas:
     ) -> tuple[str, bytes]:
         if len(self.asked) == self.num_until_lost:
             raise RewardUnavailableError("gone")
+        if self.bug is not None:
+            raise self.bug
         if text == self.refused:
             raise InvalidRequestError("preference.text: must be another")
         self.asked.append((model_version, text))
@@ -68,6 +71,12 @@ class Seen:
     async def until(self, state: tuple[int, int]) -> None:
         async with asyncio.timeout(20):
             while not self.states or self.states[-1] != state:
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def until_told(self, num_times: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.states) < num_times:
                 self.changed.clear()
                 await self.changed.wait()
 
@@ -191,13 +200,25 @@ async def test_while_the_store_refuses_it_is_tried_again_and_told_once(
         await client.config_set("maxmemory", 1)
         try:
             async with running(redis_url, store, Replicas()) as seen:
-                async with asyncio.timeout(20):
-                    while len(seen.states) < 3:
-                        seen.changed.clear()
-                        await seen.changed.wait()
+                await seen.until_told(3)
                 await client.config_set("maxmemory", 0)
                 await seen.until((1, 0))
         finally:
             await client.config_set("maxmemory", 0)
     told = [r for r in caplog.records if r.msg == "encoding ahead was broken off"]
     assert len(told) == 1
+
+
+async def test_an_error_that_nobody_foresaw_does_not_end_the_service(
+    redis_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the process, as a failure of any of its parts does."""
+    replicas = Replicas(bug=ValueError("Wish 1."))
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until_told(3)
+        replicas.bug = None
+        await seen.until((1, 0))
+    assert len(replicas.asked) == len(ALL)
+    told = [r for r in caplog.records if r.msg == "encoding ahead was broken off"]
+    assert [record.__dict__["reason"] for record in told] == ["ValueError"]
+    assert told[0].exc_info is not None
