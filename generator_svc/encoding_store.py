@@ -46,12 +46,16 @@ class EncodingStore:
             found = await pipeline.execute()
         return {text: encoding for text, encoding in zip(wanted, found, strict=True) if encoding}
 
-    async def put(self, tenant: str, model_version: str, text: str, encoding: bytes) -> None:
-        """Keep the encoding of `text` by that version of the reward model."""
+    async def put(self, tenant: str, model_version: str, text: str, encoding: bytes) -> bool:
+        """Keep the encoding of `text` by that version of the reward model; say whether it is kept.
+
+        It is not for a minute after the text was forgotten.
+        """
         async with self._health.answering(is_optional=True):
-            await self._put_script(
+            is_kept = await self._put_script(
                 keys=[encoding_key(tenant, text)], args=[model_version, encoding, self._ttl_ms]
             )
+        return bool(is_kept)
 
     async def forget(self, tenant: str, texts: Collection[str]) -> None:
         """Remove the encodings of `texts` by all versions."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Self
 
@@ -273,13 +273,21 @@ class ProfileStore:
 
     async def put_encoding(
         self, tenant: str, model_version: str, text: str, encoding: bytes
-    ) -> None:
-        """Keep the encoding of `text` by that version of the reward model.
+    ) -> bool:
+        """Keep the encoding of `text` by that version of the reward model; say whether it is kept.
 
         Raises:
             StoreUnavailableError: Redis does not answer.
         """
-        await self._encodings.put(tenant, model_version, text, encoding)
+        return await self._encodings.put(tenant, model_version, text, encoding)
+
+    async def forget_encodings(self, tenant: str, texts: Collection[str]) -> None:
+        """Remove the encodings of `texts` by all versions, as their erasure does.
+
+        Raises:
+            StoreUnavailableError: Redis does not answer.
+        """
+        await self._encodings.forget(tenant, texts)
 
     async def _erase(self, tenant: str, user_id: str, expected_revision: int | None) -> None:
         for _ in range(_MAX_ERASURE_TRIES):

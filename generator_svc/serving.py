@@ -8,7 +8,8 @@ from typing import Any
 
 from generator_svc.access import credentials, identify, warn_of_strangers
 from generator_svc.admission.opening import limit_table, opened_admission
-from generator_svc.encoding_ahead import AheadOptions, EncodingAhead
+from generator_svc.encoding_ahead import EncodingAhead
+from generator_svc.encoding_round import AheadOptions
 from generator_svc.encodings import PreferenceEncodings
 from generator_svc.engine.engine import Engine
 from generator_svc.engine.scorer import Replicas, RewardQueries

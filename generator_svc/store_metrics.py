@@ -2,12 +2,13 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from generator_svc.encoding_round import Outcome
 from generator_svc.redis_calls import FailureKind
 from generator_svc.store_ports import LookupSource
 
 
 class StoreMetrics:
-    """Implements `store_ports.StoreObserver` and `encoding_ahead.AheadObserver`."""
+    """Implements `store_ports.StoreObserver` and `encoding_round.AheadObserver`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lookups = Counter(
@@ -42,7 +43,8 @@ class StoreMetrics:
         self._ahead = Counter(
             "pad_encodings_ahead_total",
             "Stored preferences that were looked at for a new reward model, by what became of them:"
-            " computed, kept (an encoding was there) or failed.",
+            " computed, kept (an encoding was there), gone (erased or replaced meanwhile), refused"
+            " by the model, or failed (they are tried again).",
             ["outcome"],
             registry=registry,
         )
@@ -54,7 +56,7 @@ class StoreMetrics:
             registry=registry,
         )
 
-    def encoded_ahead(self, outcome: str) -> None:
+    def encoded_ahead(self, outcome: Outcome) -> None:
         self._ahead.labels(outcome).inc()
 
     def versions_ahead(self, num_complete: int, num_missing: int) -> None:

@@ -1,20 +1,25 @@
 """Stored preferences are encoded for a new version of the reward model, on a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import redis.asyncio
 
-from generator_svc.encoding_ahead import AheadOptions, EncodingAhead
+from generator_svc.encoding_ahead import EncodingAhead
+from generator_svc.encoding_round import AheadOptions, Outcome
 from generator_svc.engine.scorer import RewardContext
-from generator_svc.profiles import Preference, ProfileStore
-from svc_common.errors import InvalidRequestError, RewardUnavailableError
-from tests.generator_svc.store_watch import opened
+from generator_svc.profiles import Preference, ProfileStore, connect
+from svc_common.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    RewardUnavailableError,
+)
+from tests.generator_svc.store_watch import PATIENT, Watch, opened
 
-FAST = AheadOptions(per_s=10_000, ttl_s=60, interval_s=0.01)
+FAST = AheadOptions(per_s=10_000, ttl_s=60, interval_s=0.01, retry_s=0.01)
 ALL = {f"ann-{number}": f"Wish {number}." for number in range(120)}  # more than one batch
 
 
@@ -25,6 +30,10 @@ class Replicas:
     vector_versions: frozenset[str] = frozenset(["v1"])
     refused: str = ""
     num_until_lost: int = 1_000_000
+    failures: dict[str, Exception] = field(default_factory=dict)  # by text
+    bug: Exception | None = None
+    on_ask: Callable[[str], Awaitable[None]] | None = None
+    forgotten: list[bytes] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -40,13 +49,21 @@ class Replicas:
         self, text: str, subject: bytes, timeout_s: float, model_version: str = ""
     ) -> tuple[str, bytes]:
         if len(self.asked) == self.num_until_lost:
+            self.vector_versions = frozenset()
             raise RewardUnavailableError("gone")
+        if self.bug is not None:
+            raise self.bug
         if text == self.refused:
             raise InvalidRequestError("preference.text: must be another")
+        if text in self.failures:
+            raise self.failures[text]
         self.asked.append((model_version, text))
+        if self.on_ask is not None:
+            await self.on_ask(text)
         return model_version, f"{model_version} {text}".encode()
 
     async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
+        self.forgotten += subjects
         return True
 
 
@@ -54,20 +71,30 @@ class Replicas:
 class Seen:
     """Implements `encoding_ahead.AheadObserver`."""
 
-    outcomes: list[str] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     states: list[tuple[int, int]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def encoded_ahead(self, outcome: str) -> None:
+    def encoded_ahead(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+        self.changed.set()
 
     def versions_ahead(self, num_complete: int, num_missing: int) -> None:
         self.states.append((num_complete, num_missing))
         self.changed.set()
 
     async def until(self, state: tuple[int, int]) -> None:
+        await self._wait(lambda: self.states[-1:] == [state])
+
+    async def until_told(self, num_times: int) -> None:
+        await self._wait(lambda: len(self.states) >= num_times)
+
+    async def until_outcome(self, outcome: Outcome) -> None:
+        await self._wait(lambda: outcome in self.outcomes)
+
+    async def _wait(self, is_met: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
-            while not self.states or self.states[-1] != state:
+            while not is_met():
                 self.changed.clear()
                 await self.changed.wait()
 
@@ -136,6 +163,7 @@ async def test_what_was_broken_off_is_gone_on_with(redis_url: str, store: Profil
     async with running(redis_url, store, replicas) as seen:
         await seen.until((0, 1))
         replicas.num_until_lost = 1_000_000
+        replicas.vector_versions = frozenset(["v1"])
         await seen.until((1, 0))
     assert len(replicas.asked) == len(ALL)  # none twice
     assert seen.outcomes.count("kept") == 30
@@ -147,7 +175,7 @@ async def test_a_text_that_a_model_refuses_is_passed_over(
     replicas = Replicas(refused="Wish 7.")
     async with running(redis_url, store, replicas) as seen:
         await seen.until((1, 0))
-    assert seen.outcomes.count("failed") == 1
+    assert seen.outcomes.count("refused") == 1
     assert seen.outcomes.count("computed") == len(ALL) - 1
 
 
@@ -191,13 +219,122 @@ async def test_while_the_store_refuses_it_is_tried_again_and_told_once(
         await client.config_set("maxmemory", 1)
         try:
             async with running(redis_url, store, Replicas()) as seen:
-                async with asyncio.timeout(20):
-                    while len(seen.states) < 3:
-                        seen.changed.clear()
-                        await seen.changed.wait()
+                await seen.until_told(3)
                 await client.config_set("maxmemory", 0)
                 await seen.until((1, 0))
         finally:
             await client.config_set("maxmemory", 0)
     told = [r for r in caplog.records if r.msg == "encoding ahead was broken off"]
     assert len(told) == 1
+
+
+async def test_an_error_that_nobody_foresaw_does_not_end_the_service(
+    redis_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the process, as a failure of any of its parts does."""
+    replicas = Replicas(bug=ValueError("Wish 1."))
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until_told(3)
+        replicas.bug = None
+        await seen.until((1, 0))
+    assert len(replicas.asked) == len(ALL)
+    told = [r for r in caplog.records if r.msg == "encoding ahead was broken off"]
+    assert [record.__dict__["reason"] for record in told] == ["ValueError"]
+    assert told[0].exc_info is not None
+
+
+async def test_while_replicas_are_full_nothing_counts_as_done(
+    redis_url: str, store: ProfileStore
+) -> None:
+    """A version of which no text was encoded was complete for half a day."""
+    full = OverloadedError("full", retry_after_s=0.001)
+    replicas = Replicas(failures=dict.fromkeys(ALL.values(), full))
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((0, 1))
+        assert set(seen.outcomes) == {"failed"}
+        replicas.failures.clear()
+        await seen.until((1, 0))
+    assert len(replicas.asked) == len(await kept(store, "v1")) == len(ALL)
+
+
+async def test_a_text_at_full_replicas_is_tried_again_at_once(
+    redis_url: str, store: ProfileStore
+) -> None:
+    replicas = Replicas(failures={"Wish 7.": OverloadedError("full", retry_after_s=0.001)})
+
+    class Emptying(dict[str, Exception]):
+        num_left = 3
+
+        def __contains__(self, text: object) -> bool:
+            self.num_left -= text == "Wish 7."
+            return super().__contains__(text) and self.num_left > 0
+
+    replicas.failures = Emptying(replicas.failures)
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((1, 0))
+    assert seen.outcomes == ["computed"] * len(ALL)
+
+
+async def test_a_text_that_takes_too_long_stops_no_other(
+    redis_url: str, store: ProfileStore
+) -> None:
+    """The version was broken off at each try, and what stood behind never encoded."""
+    replicas = Replicas(failures={"Wish 7.": RewardUnavailableError("late")})
+    async with running(redis_url, store, replicas) as seen:
+        await seen.until((0, 1))
+        assert len(await kept(store, "v1")) == len(ALL) - 1
+        assert seen.outcomes.count("failed") >= 1
+        replicas.failures.clear()
+        await seen.until((1, 0))
+    assert len(replicas.asked) == len(ALL)
+
+
+async def test_a_round_ends_where_another_has_its_lease(
+    redis_url: str, store: ProfileStore
+) -> None:
+    """The lease was renewed and deleted whoever had it."""
+    lease = "pad:v1:encoding:v1"
+    options = replace(FAST, lease_s=0.003)  # renewal is due with each text
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+
+        async def take_over(_text: str) -> None:
+            await client.set(lease, "another")
+
+        replicas = Replicas(on_ask=take_over)
+        async with running(redis_url, store, replicas, options) as seen:
+            await seen.until_told(3)
+            assert await client.get(lease) == b"another"
+            assert seen.states[-1] == (0, 1)
+            assert len(replicas.asked) < len(ALL)
+            assert not await client.exists("pad:v1:encoded:v1")
+            replicas.on_ask = None
+            await client.delete(lease)
+            await seen.until((1, 0))
+
+
+async def test_the_lease_is_kept_while_nothing_has_to_be_computed(
+    redis_url: str, store: ProfileStore
+) -> None:
+    """It was renewed before a computed text only, so that all generators read at once."""
+
+    class SlowStore(ProfileStore):
+        async def get_encodings(
+            self, tenant: str, model_version: str, texts: Iterable[str]
+        ) -> dict[str, bytes]:
+            found = await super().get_encodings(tenant, model_version, texts)
+            await asyncio.sleep(0.02)
+            return found
+
+    for text in ALL.values():
+        await store.put_encoding("t", "v1", text, b"1234")
+    options = replace(FAST, lease_s=0.6)  # a fourth of what the round takes
+    watch = Watch()
+    client = connect(redis_url, PATIENT.timeout_s)
+    async with (
+        SlowStore(client, PATIENT, watch, watch) as slow,
+        running(redis_url, slow, Replicas(), options) as first,
+        running(redis_url, slow, Replicas(), options) as second,
+    ):
+        await first.until((1, 0))
+        await second.until((1, 0))
+    assert sorted(map(len, (first.outcomes, second.outcomes))) == [0, len(ALL)]
