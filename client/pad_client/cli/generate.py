@@ -27,6 +27,7 @@ from pad_client.cli.console import (
     parse_preferences,
 )
 from pad_client.cli.explanations import print_explanation
+from pad_client.cli.strength import strength_note
 from pad_client.client import GeneratorClient
 from pad_client.types import (
     Completion,
@@ -77,6 +78,13 @@ def generate(
     fallback: Annotated[
         FallbackPolicy | None, typer.Option(help="What to do without a reward service.")
     ] = None,
+    preference_in_base_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--preference-in-base-prompt",
+            help="State the preferences in the base model's prompt too, as the authors do.",
+        ),
+    ] = False,
     num_samples: Annotated[
         int | None, typer.Option(min=1, help="Answers to choose from (best-of-n).")
     ] = None,
@@ -90,9 +98,10 @@ def generate(
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Write text for a user; without --user and --preference it is the base model's own."""
+    wishes = parse_preferences(preference)
     options: GenerateOptions = {
         "user_id": user,
-        "preferences": parse_preferences(preference),
+        "preferences": wishes,
         "beta": beta,
         "top_k": top_k,
         "temperature": temperature,
@@ -105,7 +114,10 @@ def generate(
         "fallback": fallback,
         "detail": _detail(candidates=candidates, explain=explain),
         "num_samples": num_samples,
+        "preference_in_base_prompt": preference_in_base_prompt,
     }
+    if note := strength_note(wishes, beta):
+        new_console(stderr=True).print(note, style="dim", soft_wrap=True, highlight=False)
     if raw:
         if text is None or chat is not None:
             raise typer.BadParameter("takes TEXT and no --chat", param_hint="--raw")
@@ -166,7 +178,15 @@ def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool
         # The seed of the first answer, so that sampling is not what makes the difference.
         "seed": guided.summary.seed,
     }
-    for guidance in ("user_id", "preferences", "beta", "reference", "fallback", "num_samples"):
+    for guidance in (
+        "user_id",
+        "preferences",
+        "beta",
+        "reference",
+        "fallback",
+        "num_samples",
+        "preference_in_base_prompt",
+    ):
         base_options.pop(guidance, None)  # type: ignore[misc]
     if options.get("detail") is Detail.EXPLANATION:  # there is nothing to explain
         base_options["detail"] = None

@@ -38,7 +38,7 @@ def train(
     if missing:
         raise StackError(
             f"training needs packages that are not installed: {', '.join(missing)}",
-            hint="pip install 'pad-serving[train]'",
+            hint="pip install ./client '.[train]' in a checkout",
         )
     command = [sys.executable, "-m", _MODULE, str(recipe), "--processes", str(processes)]
     command += [part for each in settings or () for part in ("--set", each)]

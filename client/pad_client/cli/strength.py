@@ -1,0 +1,32 @@
+"""Says when several wishes together guide more strongly than text can bear."""
+
+import math
+from collections.abc import Sequence
+
+from pad_client.types import Preference
+
+# The bundled models write broken text beyond it; docs/concepts.md has the figures.
+MAX_STRENGTH = 1.5
+
+
+def strength_note(preferences: Sequence[Preference], beta: float | None) -> str | None:
+    """Return a warning if beta times the sum of weights is large, else None.
+
+    Weights add up, as the reward of a token is the weighted sum over its preferences.
+
+    Args:
+        preferences: as they are sent.
+        beta: None where the server's default counts, which is taken to be 1.
+    """
+    factor = 1.0 if beta is None else beta
+    total = math.fsum(each.weight for each in preferences)
+    if factor * total <= MAX_STRENGTH:
+        return None
+    weights = " + ".join(f"{each.weight:g}" for each in preferences)
+    advice = f"lower it, for example with --beta {min(1.0, 1 / total):.2g}"
+    if len(preferences) > 1:
+        advice += f", or share weights out, for example {1 / len(preferences):.2g}*WISH each"
+    return (
+        f"strength {factor * total:.3g} = beta {factor:g} x weights {weights}: text may break above"
+        f" about {MAX_STRENGTH:g}; {advice}"
+    )
