@@ -411,3 +411,15 @@ def test_command_without_a_server_is_no_failure_of_its_own() -> None:
     result = CliRunner().invoke(app, ["doctor", "--quick", "--json"], env={"PAD_SERVER": None})
     levels = {row["check"]: row["level"] for row in map(json.loads, result.stdout.splitlines())}
     assert levels.get("server", "warn") == "warn"
+
+
+@pytest.mark.parametrize(("set_one", "missing"), [("CERT", "KEY"), ("KEY", "CERT")])
+def test_a_certificate_without_its_key_is_told_as_no_service_starts_with_it(
+    set_one: str, missing: str, tmp_path: Path
+) -> None:
+    environment = {f"GENERATOR_TLS_{set_one}_FILE": str(tmp_path / "one.pem")}
+    found = by_check(keys.check_service_keys(environment))["keys.GENERATOR_TLS_CERT_FILE"]
+    assert found.level is Level.FAIL
+    assert f"GENERATOR_TLS_{missing}_FILE is not" in found.found
+    options = {f"{set_one.lower()}_file": str(tmp_path / "one.pem")}
+    assert by_check(keys.check_client_keys(options))["keys.cert_file"].level is Level.FAIL

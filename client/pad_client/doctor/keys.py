@@ -28,10 +28,8 @@ def check_client_keys(access: Mapping[str, Any]) -> Iterator[Finding]:
     """Look at the files of a client's `AccessOptions`."""
     if access.get("ca_file"):
         yield from _check_authorities("keys.ca_file", Path(access["ca_file"]))
-    if access.get("cert_file") and access.get("key_file"):
-        yield from _check_pair(
-            "keys.cert_file", Path(access["cert_file"]), Path(access["key_file"])
-        )
+    cert, key = access.get("cert_file"), access.get("key_file")
+    yield from _check_both("keys.cert_file", "--cert-file", cert, "--key-file", key)
     if access.get("token_file"):
         yield _check_secret("keys.token_file", Path(access["token_file"]))
 
@@ -40,8 +38,8 @@ def check_service_keys(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Look at the files that the services' variables name."""
     for prefix in _SERVICE_KEYS:
         cert, key = (environment.get(f"{prefix}{kind}_FILE") for kind in ("CERT", "KEY"))
-        if cert and key:
-            yield from _check_pair(f"keys.{prefix}CERT_FILE", Path(cert), Path(key))
+        names = f"{prefix}CERT_FILE", f"{prefix}KEY_FILE"
+        yield from _check_both(f"keys.{names[0]}", names[0], cert, names[1], key)
         for kind in ("CA", "CLIENT_CA"):
             if authorities := environment.get(f"{prefix}{kind}_FILE"):
                 yield from _check_authorities(f"keys.{prefix}{kind}_FILE", Path(authorities))
@@ -51,6 +49,17 @@ def check_service_keys(environment: Mapping[str, str]) -> Iterator[Finding]:
     for name in _SERVICE_TOKENS:
         if path := environment.get(name):
             yield _check_tokens(f"keys.{name}", Path(path))
+
+
+def _check_both(
+    check: str, cert_name: str, cert: Any, key_name: str, key: Any
+) -> Iterator[Finding]:
+    """Look at a certificate and its key; one alone stops whoever is given it."""
+    if cert and key:
+        yield from _check_pair(check, Path(cert), Path(key))
+    elif cert or key:
+        given, missing = (cert_name, key_name) if cert else (key_name, cert_name)
+        yield fail(check, f"{given} is set, {missing} is not", f"set {missing} too, or neither")
 
 
 def _check_pair(check: str, cert: Path, key: Path) -> Iterator[Finding]:

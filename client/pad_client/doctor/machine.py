@@ -22,8 +22,10 @@ _PORTS = {
     9101: "pad up --metrics-port N, or GENERATOR_METRICS_PORT",
     9102: "REWARD_METRICS_PORT",
     8000: "pad up --edge-port N, or EDGE_LISTEN",
+    8080: "pad playground --port N, or PLAYGROUND_LISTEN",
 }
 _GRPC_PORTS, _METRICS_PORTS, EDGE_PORT = (50051, 50052), (9101, 9102), 8000
+_OPTIONAL_PORTS = (EDGE_PORT, 8080)  # of services that only some want
 _MIN_DISK_BYTES = 256 * 10**6  # logs, and what libraries unpack
 # A service without its model: Python, torch, gRPC. The lean forward keeps packed weights beside
 # the model's own: twice its float32, and files are bfloat16 as often as not.
@@ -68,7 +70,7 @@ def check_ports(known: Collection[int] = ()) -> Iterator[Finding]:
         else:
             found = "in use by something that does not answer as a PAD server"
             advice = f"stop it, or choose another port: {setting}"
-            yield (warn if port == EDGE_PORT else fail)(check, found, advice)
+            yield (warn if port in _OPTIONAL_PORTS else fail)(check, found, advice)
 
 
 def check_room(weight_bytes: int) -> Iterator[Finding]:

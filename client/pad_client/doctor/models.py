@@ -84,7 +84,7 @@ def _compare(folders: ModelFolders, base: str, persrm: str) -> Finding:
 def _check_folder(folder: Path) -> str:
     """Return what kind of model it is."""
     if not folder.is_dir():
-        advice = "name the folder of both with --models, or get the models: git lfs pull"
+        advice = "name the folder of both with --models, or get the models: git checkout -- models"
         raise _BadFileError(f"no folder {folder}", advice)
     if (folder / _ADAPTER_CONFIG).is_file():
         config = _read_json(folder / _ADAPTER_CONFIG, "save the adapter again")
