@@ -9,8 +9,8 @@ A request is an object with `id`, `prompt` or `messages`, and any of `user_id`, 
     {"id": "1", "messages": [{"role": "user", "content": "Find me a hotel."}], "user_id": "alice"}
 
 An answer is written as soon as it is there, in whatever order: `{"id": "1", "text": ...}`, or
-`{"id": "1", "error": ...}` for a request that can never succeed. What failed for lack of a server
-or of room is not written, and asked for again by the next run.
+`{"id": "1", "error": ...}` for a request that can never succeed. What failed for lack of a server,
+of room or of the user's profile is not written, and asked for again by the next run.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from pad_client import (
 MAX_ATTEMPTS = 8
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0
 # What asking again cannot change.
-REFUSALS = (InvalidRequestError, NotFoundError, ModelMismatchError)
+REFUSALS = (InvalidRequestError, ModelMismatchError)
 
 
 def main() -> int:
@@ -91,7 +91,9 @@ class Job:
             except REFUSALS as error:
                 self._write(request["id"], {"error": str(error)})
                 self.num_refused += 1
-            except PadError:
+            except PadError as error:
+                if isinstance(error, NotFoundError):  # else it would be left for ever, unexplained
+                    _say(f"{request['id']}: left: {error}")
                 self.num_left += 1
 
     def _write(self, request_id: str, values: dict[str, Any]) -> None:

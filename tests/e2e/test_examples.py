@@ -159,6 +159,7 @@ def test_backend_stops_the_work_when_its_caller_leaves(backend: str, stack: Embe
 def requests(tmp_path: Path) -> Path:
     lines = [{"id": f"r{number}", "messages": ASK, "max_tokens": 6} for number in range(6)]
     lines.append({"id": "bad", "messages": ASK, "beta": 99})
+    lines.append({"id": "new", "messages": ASK, "user_id": "batch.new", "max_tokens": 6})
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return path
@@ -182,8 +183,9 @@ def test_batch_answers_every_request_and_goes_on_where_it_stopped(
     done = {"id": "r0", "text": "answered before"}
     answers.write_text(f'{json.dumps(done)}\n{{"id": "r1", "te')  # killed while it wrote
     result = run_batch(requests, answers, "--server", stack.address, "--concurrency", 3)
-    assert "7 requests, 1 answered before" in result.stderr
-    assert "5 answered, 1 refused, 0 left" in result.stderr
+    assert "8 requests, 1 answered before" in result.stderr
+    assert "5 answered, 1 refused, 1 left" in result.stderr
+    assert "new: left: user_id: must have a profile" in result.stderr
     assert result.returncode == 1
     found = read(answers)
     assert found["r0"] == done
@@ -191,8 +193,9 @@ def test_batch_answers_every_request_and_goes_on_where_it_stopped(
     expected = client.complete(messages=ASK, max_tokens=6).text
     assert all(found[f"r{number}"]["text"] == expected for number in range(1, 6))
     assert found["bad"]["error"].startswith("beta: must be 0..10")
+    client.put_profile("batch.new", ["Be brief."])  # then it can be answered
     again = run_batch(requests, answers, "--server", stack.address)
-    assert "0 answered, 0 refused, 0 left" in again.stderr
+    assert "1 answered, 0 refused, 0 left" in again.stderr
     assert again.returncode == 0
 
 
@@ -207,8 +210,8 @@ def test_batch_without_a_server_says_so_once(requests: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "requests.jsonl:8: must be JSON"),
-        ('{"prompt": "a"}', "requests.jsonl:8: must be an object with a text `id`"),
+        ("{", "requests.jsonl:9: must be JSON"),
+        ('{"prompt": "a"}', "requests.jsonl:9: must be an object with a text `id`"),
         ('{"id": "r0", "prompt": "a"}', "id 'r0' stands in line 1 too"),
         ('{"id": "x", "prompt": "a", "tempreature": 1}', "unknown fields: tempreature"),
     ],
