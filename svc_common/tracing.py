@@ -166,5 +166,5 @@ def _otel(prefix: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
-        rule = "needs OpenTelemetry: pip install 'pad-serving[tracing]'"
+        rule = "needs OpenTelemetry: pip install ./client '.[tracing]' in a checkout"
         raise SettingsError(f"{prefix}TRACES_ENDPOINT: {rule}, {error.name} is missing") from error

@@ -100,7 +100,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 _ADAPTER = """The weights are a LoRA adapter of `{base}`. The service finds that base by the path in
 `adapter_config.json`, relative to this folder, and merges the two while it loads: it needs peft
-(`pip install 'pad-serving[train]'`). Change the path there if either folder moves.
+(`pip install ./client '.[train]'` in a checkout). Change the path there if either folder moves.
 """
 _HEADER = """---
 library_name: transformers

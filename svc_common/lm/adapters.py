@@ -141,5 +141,5 @@ def _peft() -> Any:
     try:
         return import_module("peft")
     except ModuleNotFoundError as error:
-        rule = "needs peft to be merged: pip install 'pad-serving[train]'"
+        rule = "needs peft to be merged: pip install ./client '.[train]' in a checkout"
         raise ValueError(f"{CONFIG_NAME}: {rule} ({error})") from error

@@ -44,7 +44,7 @@ def test_missing_packages_are_named_with_the_extra_that_has_them(
     result = CliRunner().invoke(app, ["train", "r.toml"])
     assert result.exit_code == 1
     assert "not installed: peft" in result.stderr
-    assert "pip install 'pad-serving[train]'" in result.stderr
+    assert "pip install ./client '.[train]'" in result.stderr
 
 
 def test_a_child_killed_by_a_signal_gives_the_shells_status() -> None:

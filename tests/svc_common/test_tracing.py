@@ -197,7 +197,9 @@ def test_an_endpoint_without_the_extra_stops_the_start(name, monkeypatch):
     for key in hidden:
         monkeypatch.delitem(sys.modules, key)
     monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    rule = r"^TEST_TRACES_ENDPOINT: needs OpenTelemetry: pip install 'pad-serving\[tracing\]', open"
+    rule = (
+        r"^TEST_TRACES_ENDPOINT: needs OpenTelemetry: pip install ./client '.\[tracing\]'.*, open"
+    )
     with pytest.raises(SettingsError, match=rule):
         check_tracing(Settings("a:1"), "TEST_")
 
