@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from evaluation.claims import shown
+from evaluation.claims import OURS, shown
 from evaluation.records import Setting
 from training.card import table
 
@@ -41,7 +41,14 @@ def contender_table(summary: Summary, labels: Collection[str] = ()) -> str:
         and not entry["setting"]["multi"]
         and entry["setting"]["k"] in (0, main["k"])
     ]
-    header = ("contender", "", "user-swap gap", "KL to base", "perplexity / base", "token-forwards")
+    header = (
+        "contender",
+        "wish reaches PersRM by",
+        "user-swap gap",
+        "KL to base",
+        "perplexity / base",
+        "token-forwards",
+    )
     return table(header, sorted(rows))
 
 
@@ -80,6 +87,14 @@ def pair_table(summary: Summary) -> str:
 
 
 def claims_table(summary: Summary) -> str:
-    """Return the paper's claims and whether they hold here."""
-    rows = [(row["claim"], row["verdict"], row["evidence"]) for row in summary["claims"]]
-    return table(("claim", "here", "evidence"), rows)
+    """Return the paper's claims and our own questions, and whether they hold here."""
+    rows = [
+        (
+            row["claim"],
+            "us" if row["claim"] in OURS else "the paper",
+            row["verdict"],
+            row["evidence"],
+        )
+        for row in summary["claims"]
+    ]
+    return table(("claim", "asked by", "here", "evidence"), rows)

@@ -161,6 +161,11 @@ class ProfileHashes:
         _check_outcome(status, user_id, expected, revision)
         return bool(status == b"deleted")
 
+    async def tell_erasure(self, tag: str) -> None:
+        """Have all processes that listen drop what they keep for a user."""
+        async with self._health.answering():
+            await self._redis.publish(ERASURES_CHANNEL, subject_of(tag).hex())
+
     async def page(
         self, tenant: str, limit: int, after: str, max_bytes: float
     ) -> list[Profile | DamagedProfile]:

@@ -12,6 +12,7 @@ from pad.v1 import profile_pb2 as pb
 from pad.v1 import profile_pb2_grpc as pb_grpc
 from svc_common.callers import current_caller
 from svc_common.errors import InvalidRequestError
+from svc_common.preference_text import check_preference_text
 
 _DEFAULT_PAGE_SIZE = 100
 _MAX_PAGE_SIZE = 1000
@@ -59,6 +60,12 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
     def _check_texts(self, preferences: tuple[Preference, ...]) -> None:
         for i, preference in enumerate(preferences):
             self._check_text(f"preferences[{i}].text", preference.text)
+
+    def _check_restored(self, preferences: tuple[Preference, ...]) -> None:
+        """Ask of what was stored, perhaps by an older version, what is asked of a caller."""
+        for i, preference in enumerate(preferences):
+            check_preference_text(f"preferences[{i}].text", preference.text)
+        self._check_texts(preferences)
 
     async def GetProfile(
         self,
@@ -125,7 +132,7 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
             user_id,
             request.revision,
             _expected_revision(request),
-            self._check_texts,
+            self._check_restored,
         )
         return pb.RestoreProfileResponse(profile=_to_message(profile))
 

@@ -151,7 +151,7 @@ class ProfileStore:
             preferences: Checked.
             beta: Checked; None for the server's default.
             expected_revision: Write only if this is stored; 0 is none; None is any.
-            erases_history: Keep no earlier revision.
+            erases_history: Keep no earlier revision, nor what was made of the user's texts so far.
             kept_line: Write only if the history has this line; see `restore`.
 
         Raises:
@@ -159,6 +159,8 @@ class ProfileStore:
             ProfileConflictError: Another revision is stored.
             ProfileDamagedError, StoreUnavailableError: See `load`.
         """
+        tag = user_tag(tenant, user_id)
+        earlier_texts = await self._earlier_texts(tenant, user_id) if erases_history else set()
         try:
             profile, old_texts = await self._hashes.put(
                 tenant,
@@ -170,13 +172,17 @@ class ProfileStore:
                 kept_line=kept_line,
             )
         finally:
-            self._drop(user_tag(tenant, user_id))  # unanswered, it may have been done
+            self._drop(tag)  # unanswered, it may have been done
         # Whoever erases the profile later does not know them any more.
-        old_texts -= {preference.text for preference in preferences}
+        old_texts = (old_texts | earlier_texts) - {one.text for one in preferences}
         try:
             await self._encodings.forget(tenant, old_texts)
+            if erases_history:
+                await self._hashes.tell_erasure(tag)  # other processes
         except StoreUnavailableError:
-            logger.warning("encodings of replaced texts stay until they expire")
+            logger.warning("encodings and caches of replaced texts stay until they expire")
+        if erases_history:
+            await self._caches.forget(subject_of(tag))
         return profile
 
     async def history(self, tenant: str, user_id: str) -> History:

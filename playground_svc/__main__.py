@@ -11,6 +11,7 @@ import sys
 
 from edge_svc.http_server import bind, http_config, run_until_told
 from pad_client import AccessOptions, AsyncGeneratorClient, PadError
+from pad_client.presets import Presets, load
 from playground_svc.app import Playground, new_app
 from playground_svc.settings import PREFIX, PlaygroundSettings
 from svc_common.logs import configure_logging, log_everything, log_failed_start
@@ -34,11 +35,13 @@ async def run(settings: PlaygroundSettings) -> None:
     """Serve until SIGTERM.
 
     Raises:
-        SettingsError: The address cannot be listened on, or the generator not be called so.
+        SettingsError: The presets cannot be used, the address not be listened on, or the generator
+            not be called so.
     """
+    presets = load_presets(settings)
     with bind(settings.listen, f"{PREFIX}LISTEN") as listener:
         async with new_client(settings) as client:
-            playground = Playground(settings, client)
+            playground = Playground(settings, client, presets)
             app = new_app(settings, playground)
             config = http_config(
                 app,
@@ -47,6 +50,18 @@ async def run(settings: PlaygroundSettings) -> None:
                 drain_s=settings.drain_s,
             )
             await run_until_told(config, listener, playground)
+
+
+def load_presets(settings: PlaygroundSettings) -> Presets:
+    """Return the dimensions for the sliders.
+
+    Raises:
+        SettingsError: The file cannot be read, or breaks a rule.
+    """
+    try:
+        return load(settings.presets or None)
+    except PadError as error:
+        raise SettingsError(f"{PREFIX}PRESETS: {error}") from error
 
 
 def new_client(settings: PlaygroundSettings) -> AsyncGeneratorClient:

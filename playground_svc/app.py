@@ -20,11 +20,12 @@ from edge_svc.bodies import read_json
 from edge_svc.errors import ApiError
 from edge_svc.hang_up import EventStream, unless_hung_up
 from pad_client import AsyncGeneratorClient, PadError
+from pad_client.presets import Presets
 from playground_svc import profiles
 from playground_svc.answering import answer, events, explained
 from playground_svc.errors import PageError, from_api, from_pad
 from playground_svc.guard import PROBE, Guard
-from playground_svc.presets import AXES, PROMPTS
+from playground_svc.presets import PROMPTS, axes, first_wishes
 from playground_svc.schema import GenerationBody, ProfileBody, UserBody, parse
 from playground_svc.settings import PlaygroundSettings
 from playground_svc.snippets import snippets
@@ -38,9 +39,16 @@ _BodyT = TypeVar("_BodyT", bound=BaseModel)
 class Playground:
     """Answers the page; `is_draining` is set once no more requests are wanted."""
 
-    def __init__(self, settings: PlaygroundSettings, client: AsyncGeneratorClient) -> None:
+    def __init__(
+        self, settings: PlaygroundSettings, client: AsyncGeneratorClient, presets: Presets
+    ) -> None:
         self._settings = settings
         self._client = client
+        self._page = {
+            "axes": axes(presets),
+            "first_wishes": first_wishes(presets),
+            "prompts": PROMPTS,
+        }
         self.address = settings.shown_generator or settings.generator[0]
         self.is_draining = False
 
@@ -50,7 +58,7 @@ class Playground:
 
     async def page(self, request: Request) -> Response:
         """GET /api/page: what the page offers to begin with."""
-        return JSONResponse({"axes": AXES, "prompts": PROMPTS, "server": self.address})
+        return JSONResponse({**self._page, "server": self.address})
 
     async def server(self, request: Request) -> Response:
         """GET /api/server: what the generator says of itself."""

@@ -1,34 +1,58 @@
 """What the page offers to begin with: opposite wishes to slide between, and prompts.
 
-The bundled reward model was trained on these six pairs of wishes, among other wordings of them
-(models/demo-persrm); any model reads them, as they are plain words.
+The wishes are the levels of the client's presets, so that the page and `pad` speak of the same.
 """
 
 from typing import Any
 
-# name: what the left end of the slider wishes, and what the right end does.
-_AXES = {
-    "Length": (("Brief", "Be brief."), ("Long", "I like longer answers.")),
-    "Manner": (
-        ("Businesslike", "Stick to business."),
-        ("Friendly", "Be friendly and chat with me a little."),
-    ),
-    "Register": (("Casual", "Talk casually."), ("Formal", "Be formal and polite.")),
-    "Energy": (
-        ("Calm", "Stay calm, no exclamation marks."),
-        ("Excited", "I love exclamation marks!"),
-    ),
-    "Questions": (("Telling", "Don't ask me questions."), ("Asking", "Ask me questions.")),
-    "Detail": (("General", "Keep it general."), ("Specific", "Give me specific details.")),
-}
+from pad_client.presets import Dimension, Presets
 
-AXES: list[dict[str, Any]] = [
-    {
-        "name": name,
-        "poles": [{"label": label, "wish": wish} for label, wish in poles],
-    }
-    for name, poles in _AXES.items()
-]
+# The wishes of the two profiles before anybody has moved a slider, where the presets have them.
+_FIRST = ("tone=friendly", "tone=formal")
+
+
+def axes(presets: Presets) -> list[dict[str, Any]]:
+    """Return the sliders, each between two opposite levels of a dimension.
+
+    Levels go from one end to the other: the first is the opposite of the last, the second of the
+    last but one, and one in the middle has none.
+    """
+    return [axis for dimension in presets.dimensions.values() for axis in _axes(dimension)]
+
+
+def first_wishes(presets: Presets) -> list[str]:
+    """Return the wish of each of the two profiles that the page begins with."""
+    texts = [text for each in presets.dimensions.values() for text in each.levels.values()]
+    known = [presets.preference(each).text for each in _FIRST if _has(presets, each)]
+    return known if len(known) == len(_FIRST) else [texts[0], texts[-1]]
+
+
+def _has(presets: Presets, choice: str) -> bool:
+    name, _, level = choice.partition("=")
+    return name in presets.dimensions and level in presets.dimensions[name].levels
+
+
+def _axes(dimension: Dimension) -> list[dict[str, Any]]:
+    levels = list(dimension.levels)
+    half = len(levels) // 2
+    pairs: list[tuple[str | None, str]] = list(zip(levels[:half], levels[::-1], strict=False))
+    if len(levels) % 2:
+        pairs.append((None, levels[half]))
+    return [
+        {
+            # No name of a dimension has a full stop.
+            "id": dimension.name if len(pairs) == 1 else ".".join([dimension.name, right]),
+            "name": dimension.name,
+            "about": dimension.about,
+            "poles": [level and _pole(dimension, level) for level in (left, right)],
+        }
+        for left, right in pairs
+    ]
+
+
+def _pole(dimension: Dimension, level: str) -> dict[str, str]:
+    return {"label": level, "wish": dimension.levels[level]}
+
 
 PROMPTS: list[dict[str, Any]] = [
     {"label": label, "messages": [{"role": role, "content": text} for role, text in turns]}

@@ -24,6 +24,9 @@ class PlaygroundSettings:
         help="names the page may be called by, without ports; any other is refused, so that a"
         " foreign web page whose name leads here gets nothing",
     )
+    presets: str = setting(
+        "", help="dimensions and levels for the sliders, TOML; empty: those of the client"
+    )
     tls: bool = setting(False, help="call the generator with TLS; implied by the files below")
     ca_file: str = setting("", help="authorities of the generator's certificate, PEM")
     cert_file: str = setting("", help="own certificate chain, PEM, where the generator asks for it")

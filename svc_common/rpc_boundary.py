@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 import time
 import uuid
@@ -22,7 +23,7 @@ from svc_common.metrics import RpcMetrics
 from svc_common.reader_watch import ReaderWatch
 from svc_common.rpc_requests import CheckedRequests, deserializer, receive_one
 from svc_common.rpc_spans import RpcSpans
-from svc_common.running_calls import RunningCalls
+from svc_common.running_calls import RunningCalls, is_health_probe
 from svc_common.tracing import Span
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PROBE_S = 1.0  # a probe's request must arrive within this
 # The caller's timer may end a call a little before ours does; it then arrives as a hang-up.
 _DEADLINE_TOLERANCE_S = 0.02
 # A status travels in headers, twice if it has details. gRPC drops those of more than 8 KiB, and
@@ -67,6 +69,7 @@ class _Outcome:
     message: str | None = None
     retry_after_s: float | None = None
     caller: Caller = NOBODY
+    span: Span | None = None
 
     def fail(self, code: grpc.StatusCode, message: str, retry_after_s: float | None) -> None:
         self.code, self.message, self.retry_after_s = code, message, retry_after_s
@@ -129,10 +132,12 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _guard(self, servicer: _Servicer, method: str, is_request_streaming: bool) -> _Behaviour:
+        # Places of probes are few and open to strangers: one without its request is soon free.
+        request_s = min(self._max_stall_s, PROBE_S if is_health_probe(method) else math.inf)
+
         async def run(_requests: Any, context: _Context) -> Any:
             _REQUEST_ID.set(_request_id(context))  # in this RPC's own task: nothing to reset
             context.set_trailing_metadata(((REQUEST_ID_KEY, current_request_id()),))
-            span = self._begin_span(method, context)
             started = time.monotonic()
             outcome = _Outcome()
             try:
@@ -142,21 +147,23 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
                 return response
             finally:
                 self._end(method, outcome.code, time.monotonic() - started, outcome.caller)
-                if span is not None and self._spans is not None:
-                    self._spans.end(span, outcome.code)
+                if outcome.span is not None and self._spans is not None:
+                    self._spans.end(outcome.span, outcome.code)
                 # gRPC keeps the exception of `abort`, which knows this frame: what the frame knows
                 # would stay until the garbage collector comes.
-                del context, _requests, span
+                del context, _requests
 
         async def attempt(context: _Context, outcome: _Outcome) -> Any:
             try:
                 with self._calls.serving(method, context.peer()):
                     outcome.caller = self._identify(context, method)
                     set_caller(outcome.caller)
+                    # Now: a stranger's word that a call be traced is worth nothing.
+                    outcome.span = self._begin_span(method, context)
                     received: Any = (
                         CheckedRequests(context)
                         if is_request_streaming
-                        else await receive_one(context, self._max_stall_s)
+                        else await receive_one(context, request_s)
                     )
                     response = await _respond(servicer, received, context, self._max_stall_s)
                 if is_request_streaming:

@@ -12,6 +12,12 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 # Probes are open to all, and must be answered when all else is full: they have a count of their
 # own, as whoever watches the health may do so for ever.
 MAX_PROBES = 1024
+MAX_PEER_PROBES = 512  # of one connection: what watches may be all that may watch
+
+
+def is_health_probe(method: str) -> bool:
+    """Return whether a method asks for the health alone."""
+    return method.startswith(f"{HEALTH_SERVICE}/")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class RunningCalls:
     def __init__(self, limits: CallLimits = CallLimits()) -> None:
         self._limits = limits
         self._num_probes = 0
+        self._probes_by_peer: Counter[str] = Counter()
         self._num_by_peer: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[object]] = set()
         self._ended: set[asyncio.Task[object]] = set()
@@ -72,13 +79,14 @@ class RunningCalls:
             ShuttingDownError: the process takes no more RPCs, or ended this one.
             OverloadedError: too many RPCs run.
         """
-        is_probe = method.startswith(f"{HEALTH_SERVICE}/")
+        is_probe = is_health_probe(method)
         self._check_room(is_probe, peer)
         task = asyncio.current_task()
         assert task is not None, "an RPC is served by a task"
         self._tasks.add(task)
         self._num_probes += is_probe
-        self._num_by_peer[peer] += 1
+        by_peer = self._probes_by_peer if is_probe else self._num_by_peer
+        by_peer[peer] += 1
         try:
             yield
         except asyncio.CancelledError:
@@ -89,14 +97,20 @@ class RunningCalls:
             self._tasks.discard(task)
             self._ended.discard(task)
             self._num_probes -= is_probe
-            self._num_by_peer[peer] -= 1
-            if not self._num_by_peer[peer]:
-                del self._num_by_peer[peer]
+            by_peer[peer] -= 1
+            if not by_peer[peer]:
+                del by_peer[peer]
 
     def _check_room(self, is_probe: bool, peer: str) -> None:
+        # A unix socket does not say which connection it is.
+        is_connection = not peer.startswith("unix:")
         if is_probe:
             if self._num_probes >= MAX_PROBES:
                 raise OverloadedError(f"health: at most {MAX_PROBES} calls are served at once")
+            if is_connection and self._probes_by_peer[peer] >= MAX_PEER_PROBES:
+                raise OverloadedError(
+                    f"health: at most {MAX_PEER_PROBES} calls of one connection are served at once"
+                )
             return
         if self._is_refusing:
             raise ShuttingDownError("server: is stopping, send the request to another")
@@ -105,8 +119,6 @@ class RunningCalls:
             raise OverloadedError(
                 f"{limits.prefix}MAX_CALLS: at most {limits.max_calls} calls are served at once"
             )
-        # A unix socket does not say which connection it is.
-        is_connection = not peer.startswith("unix:")
         most = limits.max_peer_calls
         if most and is_connection and self._num_by_peer[peer] >= most:
             raise OverloadedError(

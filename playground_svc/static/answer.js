@@ -48,7 +48,7 @@ export function Answer({ column, run, active, onActive, onLeave, onCopy, onRetry
     </article>`;
 }
 
-/** Which wish changed how much: of several, the one that did most to change a word counts. */
+/** Which wish changed how much: of several, the one that did most to change a token counts. */
 function Why({ run, onExplain }) {
   const { why } = run;
   if (!why) return html`<p class="why"><button type="button" class="link" onClick=${onExplain}>Which wish changed what?</button></p>`;
@@ -59,7 +59,7 @@ function Why({ run, onExplain }) {
   }
   return html`
     <ul class="why">${why.account.preferences.map((each) => html`
-      <li><span>${each.text}</span> <b>${plural(each.num_changed_tokens, "word")}</b></li>`)}</ul>`;
+      <li><span>${each.text}</span> <b>${plural(each.num_changed_tokens, "token")}</b></li>`)}</ul>`;
 }
 
 function Badge({ run }) {

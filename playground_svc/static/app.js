@@ -5,9 +5,9 @@ import { Copying } from "./copying.js";
 import { Editor } from "./editor.js";
 import { Header } from "./header.js";
 import { Inspector } from "./inspector.js";
-import { html, plural, render, useEffect, useMemo, useRef, useState } from "./lib.js";
+import { html, isSheet, isTouch, plural, render, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { Problem } from "./problem.js";
-import { fromStored, guidance, isEdited, newProfile, preferences, title, withAxis } from "./profile.js";
+import { fromStored, guidance, isEdited, newProfile, newWish, preferences, title } from "./profile.js";
 import { Prompt } from "./prompt.js";
 import { isActive, Runs } from "./runs.js";
 import { Legend } from "./tokens.js";
@@ -24,10 +24,7 @@ function App({ page }) {
   const [problem, setProblem] = useState(null);
   const [users, setUsers] = useState([]);
   const [asked, setAsked] = useState({ ...page.prompts[0], maxTokens: 60, topK: 10, temperature: 0, seed: 1 });
-  const [profiles, setProfiles] = useState(() => [
-    withAxis(newProfile(), axisOf(page, "Manner"), 1),
-    withAxis(newProfile(), axisOf(page, "Register"), 1),
-  ]);
+  const [profiles, setProfiles] = useState(() => page.first_wishes.map((text) => newProfile([newWish(text)])));
   const [count, setCount] = useState(1);
   const [tab, setTab] = useState(0);
   const [showsBase, setShowsBase] = useState(true);
@@ -35,6 +32,7 @@ function App({ page }) {
   const [copying, setCopying] = useState(null);
   const [said, setSaid] = useState("");
   const leaving = useRef(0);
+  const isClosing = useRef(false);
 
   async function refresh() {
     try {
@@ -94,12 +92,22 @@ function App({ page }) {
   }, [isWriting]);
 
   function leave(isNow) {
+    // What was tapped stays: the page scrolls away under the finger, to show it.
+    if (!isNow && (isSheet() || isTouch()) && document.activeElement.matches(".token")) return;
     clearTimeout(leaving.current);
     leaving.current = setTimeout(() => setActive(null), isNow ? 0 : LEAVING_MS);
   }
   function enter(key, index, anchor) {
+    if (isClosing.current) return;
     clearTimeout(leaving.current);
-    setActive({ key, index, anchor });
+    setActive({ key, index, anchor, isFocused: document.activeElement === anchor });
+  }
+  function close() {
+    // Back to the token, which is not to open again for it.
+    isClosing.current = true;
+    active.anchor.focus({ preventScroll: true });
+    isClosing.current = false;
+    leave(true);
   }
   const looked = active && runs.get(active.key).tokens[active.index];
   const column = active && columns.find(({ key }) => key === active.key);
@@ -129,8 +137,9 @@ function App({ page }) {
         </div>
       </section>
       <section class="answers" aria-label="Answers">
-        <p class="lead">The same prompt, by the base model and for a profile. Hover over a word, or walk with the
-          arrow keys, to see what else could have been said.</p>
+        <p class="lead">The same prompt, by the base model and for a profile.
+          ${isTouch() ? " Tap a word" : " Hover over a word, or walk with the arrow keys,"} to see what else could
+          have been said.</p>
         ${problem && html`<${Problem} error=${problem} onRetry=${refresh} />`}
         <div class=${`columns of-${columns.length} ${showsBase ? "" : "without-base"}`}>
           ${columns.map((each) => html`
@@ -143,6 +152,7 @@ function App({ page }) {
         <${Legend} showsBase=${showsBase} onShowsBase=${setShowsBase} />
       </section>
       ${looked && html`<${Inspector} token=${looked} why=${runs.get(active.key).why} name=${column.name} anchor=${active.anchor}
+        isFocused=${active.isFocused} onClose=${close}
         beta=${runs.get(active.key).summary?.beta ?? column.beta(info)}
         onEnter=${() => clearTimeout(leaving.current)} onLeave=${() => leave(false)} />`}
     </main>
@@ -168,8 +178,6 @@ function App({ page }) {
     }
   }
 }
-
-const axisOf = (page, name) => page.axes.find((axis) => axis.name === name);
 
 /** Return what stands side by side: the base model and each profile, with their requests. */
 function columnsOf(asked, profiles) {

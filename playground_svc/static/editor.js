@@ -1,9 +1,10 @@
 // The form that edits one profile: sliders between opposites, own words, strength, load and save.
 import { call } from "./api.js";
-import { classes, html, plural, useState } from "./lib.js";
+import { classes, html, plural, short, useState } from "./lib.js";
 import { Problem } from "./problem.js";
 import {
-  axisMax, axisValue, fromStored, isEdited, MAX_WISHES, newWish, ownWishes, preferences, withAxis,
+  axisMax, axisValue, fromStored, isEdited, MAX_WISHES, newWish, ownWishes, preferences, sharedBeta, STRONG,
+  totalWeight, withAxis,
 } from "./profile.js";
 
 const BETA_MAX = 3;
@@ -24,7 +25,7 @@ export function Editor({ id, name, profile, axes, defaultBeta, users, onChange, 
       <fieldset class="axes">
         <legend>How to write</legend>
         ${axes.map((axis) => html`
-          <${Axis} key=${axis.name} axis=${axis} profile=${profile} isFull=${isFull}
+          <${Axis} key=${axis.id} axis=${axis} profile=${profile} isFull=${isFull}
             onInput=${(value) => onChange(withAxis(profile, axis, value))} />`)}
       </fieldset>
       <fieldset class="wishes">
@@ -38,7 +39,7 @@ export function Editor({ id, name, profile, axes, defaultBeta, users, onChange, 
               aria-label=${`Weight of wish ${index + 1}`} value=${wish.weight}
               style=${{ "--fill": wish.weight / Math.max(2, wish.weight) }}
               onInput=${(event) => setWish(wish, { weight: Number(event.target.value) })} />
-            <output>${wish.weight.toFixed(1)}</output>
+            <output>${short(wish.weight)}</output>
             <button type="button" class="icon" aria-label=${`Remove wish ${index + 1}`}
               onClick=${() => onChange({ ...profile, wishes: profile.wishes.filter((each) => each !== wish) })}>×</button>
           </div>`)}
@@ -55,22 +56,23 @@ function Axis({ axis, profile, isFull, onInput }) {
   const value = axisValue(profile, axis);
   const max = axisMax(profile, axis);
   const side = value < 0 ? 0 : 1;
-  const said = value === 0 ? "no wish" : `${axis.poles[side].label}, weight ${Math.abs(value).toFixed(1)}`;
+  const said = value === 0 ? "no wish" : `${axis.poles[side].label}, weight ${short(Math.abs(value))}`;
   const pole = (index) => html`
     <span class=${classes({ pole: true, left: index === 0, on: value !== 0 && side === index })}>
-      ${axis.poles[index].label}</span>`;
-  const ends = [0.5 + Math.min(0, value) / max / 2, 0.5 + Math.max(0, value) / max / 2];
+      ${axis.poles[index]?.label ?? ""}</span>`;
+  const least = axis.poles[0] ? -max : 0; // a level without an opposite
+  const ends = [Math.min(0, value), Math.max(0, value)].map((end) => (end - least) / (max - least));
   return html`
     <label class="axis">
       <span class="sr-only">${axis.name}:</span>
       ${pole(0)}
-      <input type="range" class="axis-range" min=${-max} max=${max} step="0.1" value=${value}
-        disabled=${isFull && value === 0} aria-valuetext=${said} data-axis=${axis.name}
+      <input type="range" class="axis-range" min=${least} max=${max} step="0.1" value=${value}
+        disabled=${isFull && value === 0} aria-valuetext=${said} data-axis=${axis.id} title=${axis.about}
         style=${{ "--from": ends[0], "--to": ends[1] }}
         onInput=${(event) => onInput(snapped(Number(event.target.value)))}
         onDblClick=${() => onInput(0)} />
       ${pole(1)}
-      <output class=${classes({ zero: value === 0 })}>${value === 0 ? "–" : Math.abs(value).toFixed(1)}</output>
+      <output class=${classes({ zero: value === 0 })}>${value === 0 ? "–" : short(Math.abs(value))}</output>
     </label>`;
 }
 
@@ -82,10 +84,12 @@ function Beta({ id, profile, defaultBeta, onChange }) {
   return html`
     <div class="beta">
       <label for=${`beta-${id}`}>Strength <i>β</i></label>
-      <input id=${`beta-${id}`} class="plain" type="range" min="0" max=${max} step="0.1" value=${beta}
-        style=${{ "--fill": beta / max }} aria-describedby=${`beta-note-${id}`}
+      <input id=${`beta-${id}`} class="plain" type="range" min="0" max=${max} step="0.05" value=${beta}
+        style=${{ "--fill": beta / max }} aria-valuetext=${short(beta)}
+        aria-describedby=${`strength-${id} beta-note-${id}`}
         onInput=${(event) => onChange({ ...profile, beta: Number(event.target.value) })} />
-      <output>${beta.toFixed(1)}</output>
+      <output>${short(beta)}</output>
+      <${Strength} ...${{ id, profile, beta, onChange }} />
       <p id=${`beta-note-${id}`} class="note">
         ${beta === 0 ? "0 is the base model itself."
           : profile.beta === null ? "The server's own; move it to choose another."
@@ -94,6 +98,24 @@ function Beta({ id, profile, defaultBeta, onChange }) {
           <button type="button" class="link"
             onClick=${() => onChange({ ...profile, beta: null })}>Use the server's</button>`}
       </p>
+    </div>`;
+}
+
+/** What guides in all: weights add up, so every wish more counts against the base model, too. */
+function Strength({ id, profile, beta, onChange }) {
+  const weights = totalWeight(profile);
+  const strength = beta * weights;
+  const isMuch = strength > STRONG;
+  // The caution has its place from the start: only then is it read aloud when it comes.
+  return html`
+    <div class="strength">
+      <p id=${`strength-${id}`} class="note">Guides with <b>strength ${short(strength)}</b>
+        ${" "}= <i>β</i> ${short(beta)} × weights ${short(weights)}</p>
+      <p class="caution" role="status">${isMuch && html`
+        <span>Above ${STRONG} the text may break.</span>`}</p>
+      ${isMuch && html`
+        <button type="button" onClick=${() => onChange({ ...profile, beta: sharedBeta(profile) })}
+          title="Lower β until all wishes together guide with strength 1; their weights stay.">Share out</button>`}
     </div>`;
 }
 

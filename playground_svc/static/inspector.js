@@ -1,19 +1,23 @@
 // The candidates of one step, beside the token that was chosen from them.
-import { classes, html, number, signed, useLayoutEffect, useRef, visible } from "./lib.js";
+import { classes, html, isSheet, isTouch, number, short, signed, useLayoutEffect, useRef, visible } from "./lib.js";
 
 const MARGIN = 12;
 
-export function Inspector({ token, why, beta, name, anchor, onEnter, onLeave }) {
+export function Inspector({ token, why, beta, name, anchor, isFocused, onEnter, onLeave, onClose }) {
   const card = useRef(null);
-  useLayoutEffect(() => place(card.current, anchor), [token, anchor]);
+  const isHeld = isSheet() || isTouch(); // it has a button, which no tooltip may have
+  useLayoutEffect(() => place(card.current, anchor, isFocused), [token, anchor, isFocused]);
   const chosen = token.candidates.find(({ token_id }) => token_id === token.token_id);
   return html`
-    <div id="inspector" class="inspector" role="tooltip" ref=${card} onMouseEnter=${onEnter} onMouseLeave=${onLeave}>
+    <div id="inspector" class="inspector" ref=${card} onMouseEnter=${onEnter} onMouseLeave=${onLeave}
+      onfocusin=${onEnter} onKeyDown=${(event) => event.key === "Escape" && onClose()}
+      ...${isHeld ? { role: "dialog", "aria-label": `Candidates of step ${token.index}` } : { role: "tooltip" }}>
+      ${isHeld && html`<button type="button" class="icon close" aria-label="Close" onClick=${onClose}>×</button>`}
       <table>
         <caption>
-          <b>Step ${token.index + 1}</b> of ${name}
+          <b>Step ${token.index}</b> of ${name}
           <small>${token.guided
-            ? html`score = log p + <i>β</i> · reward, <i>β</i> = ${beta.toFixed(1)}`
+            ? html`score = log p + <i>β</i> · reward, <i>β</i> = ${short(beta)}`
             : "chosen by the base model alone"}</small>
         </caption>
         <thead>
@@ -54,8 +58,13 @@ function mark(token, candidate) {
 }
 
 /** Put the card under its token, or above it where there is no room below. */
-function place(card, anchor) {
+function place(card, anchor, isFocused) {
   const token = anchor.getBoundingClientRect();
+  if (isSheet()) {
+    // Under a mouse nothing moves: the token would be elsewhere then.
+    if (isFocused) reveal(token, innerHeight - card.offsetHeight - 2 * MARGIN);
+    return;
+  }
   const { offsetWidth: width, offsetHeight: height } = card;
   const left = Math.min(token.left - 16, innerWidth - width - MARGIN);
   const below = token.bottom + 8;
@@ -63,4 +72,12 @@ function place(card, anchor) {
   const top = fits ? below : Math.max(MARGIN, token.top - height - 8);
   card.style.setProperty("--left", `${Math.max(MARGIN, left)}px`);
   card.style.setProperty("--top", `${top}px`);
+}
+
+/** Scroll a token to where the sheet does not cover it. */
+function reveal(token, bottom) {
+  const top = 3 * MARGIN; // the base model's word stands above it
+  const by = Math.max(0, token.bottom - bottom) || Math.min(0, token.top - top);
+  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  if (by !== 0) scrollBy({ top: by, behavior });
 }

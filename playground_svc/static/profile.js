@@ -3,6 +3,9 @@
 export const MAX_WISHES = 8; // of the generator
 const SLIDER_MAX = 2;
 
+/** A strength from which on the demo model's text may break; what it is trained for is 1. */
+export const STRONG = 1.5;
+
 let lastId = 0;
 
 export const newWish = (text = "", weight = 1) => ({ id: ++lastId, text, weight });
@@ -20,6 +23,12 @@ export const preferences = (profile) =>
   profile.wishes
     .map(({ text, weight }) => ({ text: text.trim(), weight }))
     .filter(({ text }) => text !== "");
+
+export const totalWeight = (profile) =>
+  preferences(profile).reduce((sum, { weight }) => sum + weight, 0);
+
+/** Return the beta by which all wishes together guide with strength 1, to a hundredth. */
+export const sharedBeta = (profile) => Math.round(100 / totalWeight(profile)) / 100;
 
 export function isEdited({ stored, ...profile }) {
   if (stored === null) return true;
@@ -49,7 +58,7 @@ export function guidance(profile) {
 export function axisValue(profile, axis) {
   const found = axisWish(profile, axis);
   if (!found) return 0;
-  return found.text === axis.poles[0].wish ? -found.weight : found.weight;
+  return found.text === axis.poles[0]?.wish ? -found.weight : found.weight;
 }
 
 export const axisMax = (profile, axis) => Math.max(SLIDER_MAX, Math.abs(axisValue(profile, axis)));
@@ -73,4 +82,4 @@ export function ownWishes(profile, axes) {
 }
 
 const axisWish = (profile, axis) =>
-  profile.wishes.find(({ text }) => axis.poles.some(({ wish }) => wish === text));
+  profile.wishes.find(({ text }) => axis.poles.some((pole) => pole?.wish === text));

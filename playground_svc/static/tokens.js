@@ -1,5 +1,5 @@
-// An answer's tokens: coloured by reward, changed ones underlined, each to hover or to walk to.
-import { classes, Component, html, signed, useState, visible } from "./lib.js";
+// An answer's tokens: coloured by reward, changed ones underlined, each to hover over, to tap or to walk to.
+import { classes, Component, html, isTouch, signed, useState, visible } from "./lib.js";
 
 export const SATURATED = 3; // a reward from which on the colour is full
 
@@ -64,7 +64,7 @@ class Token extends Component {
       "aria-label": spoken(token, isEnd),
       "aria-describedby": isActive ? "inspector" : undefined,
       style: { "--strength": strength },
-      onMouseEnter: (event) => onActive(index, event.currentTarget),
+      onMouseEnter: (event) => isTouch() || onActive(index, event.currentTarget),
       onMouseLeave: () => onLeave(false),
       onFocus: (event) => { onPlace(index); onActive(index, event.currentTarget); },
       onBlur: () => onLeave(false),

@@ -1,5 +1,6 @@
 """`pad profile` beyond put and get: presets, history, undo, the editor, export and import."""
 
+import io
 import json
 import os
 import stat
@@ -143,6 +144,11 @@ def test_a_wish_may_be_a_level() -> None:
         ("[[wish]]\nweight = 1", "line 1: a wish must have either text or set"),
         ("[[wish]]\nset = 'length=short'", r"line 1: length: must be brief \| long"),
         ("[[wish]]\nset = 'length=brief:2'\nweight = 2", "line 1: the weight must be said once"),
+        (f"[[wish]]\ntext = 'a'\nweight = 1{'0' * 400}", "line 1: weight must be above 0 .* 1000+"),
+        (f"[[wish]]\ntext = 'a'\nweight = 1{'0' * 5000}", "a number must have at most 4300 digits"),
+        (f"[[wish]]\ntext = 'a'\nweight = 0x1{'0' * 5000}", "line 1: weight must be above 0"),
+        (f"[[wish]]\ntext = 'a'\nweight{'.a' * 5000} = 1", "line 1: weight must be above 0"),
+        (f"beta = {'[' * 5000}", "it is nested too deeply"),
         ("wish = 'a'", r"each wish must begin with \[\[wish\]\]"),
         ("wishes = 1\n[[wish]]\ntext = 'a'", r"only beta and \[\[wish\]\] are known, got wishes"),
     ],
@@ -392,7 +398,8 @@ async def test_another_profile_is_reported_left_or_replaced(
 
 
 def line_errors(*lines: str) -> list[str]:
-    found = read_lines(line.encode("utf-8", "surrogatepass") for line in lines)
+    content = "\n".join(lines).encode("utf-8", "surrogatepass")
+    found = read_lines(io.BytesIO(content))
     return [f"{one[0]}: {one[1]}" for one in found if isinstance(one, tuple)]
 
 
@@ -419,6 +426,7 @@ def line_errors(*lines: str) -> list[str]:
         ('{"user_id": "a", "preferences": [], "beta": true}', "1: beta: must be a number"),
         ('{"user_id": "a", "preferences": [], "beta": NaN}', "1: beta: must be a number"),
         (f'{{"user_id": "a", "preferences": [], "beta": {"9" * 400}}}', "1: beta: must be a num"),
+        (f'{{"beta": {"9" * 5000}}}', "1: must be JSON: a number must have at most 4300 digits"),
         (" " * (1 << 20) + "{}", "1: must have at most 1048576 bytes"),
     ],
 )
@@ -432,11 +440,32 @@ def test_a_line_that_is_no_profile_names_field_and_rule_and_repeats_no_text(
 
 def test_empty_lines_are_passed_over_and_a_user_stands_in_a_file_once() -> None:
     line = '{"user_id": "a", "preferences": ["x", {"text": "y"}], "revision": 3}'
-    first, second = read_lines([b"\n", line.encode(), b"  \n", line.encode()])
+    first, second = read_lines(io.BytesIO(f"\n{line}\n  \n{line}".encode()))
     assert first == Record(2, "a", (Preference("x"), Preference("y")), None)
     assert isinstance(second, tuple)
     assert (second[0], str(second[1])) == (4, "user_id: stands in line 2 already")
     assert isinstance(second[1], LineError)
+
+
+class Longest(io.BytesIO):
+    """Knows the longest piece that was read of it at once."""
+
+    longest = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self.longest = max(self.longest, len(line))
+        return line
+
+
+def test_a_line_without_an_end_is_passed_over_and_never_held_as_a_whole() -> None:
+    good = '{"user_id": "a", "preferences": ["x"]}'
+    source = Longest(b"[" + b"1," * (4 << 20) + f"\n{good}\n".encode())
+    bad, record = read_lines(source)
+    assert isinstance(bad, tuple)
+    assert str(bad[1]) == f"must have at most {1 << 20} bytes, has {(8 << 20) + 2}"
+    assert record == Record(2, "a", (Preference("x"),), None)
+    assert source.longest <= (1 << 20) + 1
 
 
 async def test_bad_lines_are_reported_and_the_good_ones_stored(pad: Pad, fake: FakeServer) -> None:

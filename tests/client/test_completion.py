@@ -114,6 +114,14 @@ async def test_ids_that_a_shell_would_not_read_as_one_word_are_not_offered(
     assert await complete("pad generate --user ") == ["a-1_2.x", "al@example.com"]
 
 
+async def test_ids_that_pad_or_a_shell_would_read_as_something_else_are_not_offered(
+    complete: Complete, fake: FakeServer
+) -> None:
+    store(fake, "-", "--help", "-shost", "%1", "@file", "+x", ",a", "_a", ".a")
+    assert await complete("pad profile get ") == [".a", "_a"]
+    assert "-shost" not in await complete("pad profile get -")
+
+
 async def test_values_commands_and_options_are_offered(complete: Complete) -> None:
     assert await complete("pad generate --strategy p") == ["prompt", "pad", "pad-released"]
     assert await complete("pad generate --fallback ") == ["fail", "unguided"]

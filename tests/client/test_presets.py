@@ -63,6 +63,8 @@ def test_a_file_of_ones_own_takes_the_place_of_the_packaged_one(tmp_path: Path) 
     [
         ("", "must have 1..50 dimensions, got 0"),
         ("a = ]\nb = 1", "line 1"),
+        (f"a = {'[' * 5000}", "recursion"),
+        (f"a = {'9' * 5000}", "digits"),
         ("[A]\nabout = ''\nlevels.x = 'y'", "A: must be 1..32 of a-z 0-9 -"),
         ("a = 1", "a: must have `about` and `levels` alone, got int"),
         ("[a]\nabout = 'x'", "a: must have `about` and `levels` alone, got about"),

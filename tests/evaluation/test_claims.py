@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.bar import bar
 from evaluation.bootstrap import Figure, no_figure
-from evaluation.claims import FAILS, HOLDS, UNTESTED, claims, shown
+from evaluation.claims import FAILS, HOLDS, OURS, UNTESTED, claims, shown
 from evaluation.records import Setting
 from evaluation.run import summarise
 from tests.evaluation.made_replies import MAIN, PROMPTS, World, base_score, reply
@@ -91,6 +91,10 @@ def test_claims_hold_by_their_intervals(good: dict[str, Any]) -> None:
     assert found["PAD beats a model tuned for each user"] == UNTESTED
     assert found["The reward model guides a base with another tokenizer"] == UNTESTED
     assert found["A larger beta personalises more"] == UNTESTED
+
+
+def test_each_question_of_ours_is_among_the_claims(good: dict[str, Any]) -> None:
+    assert set(verdicts(good)) >= OURS
 
 
 def test_claims_fail_by_their_intervals(bad: dict[str, Any]) -> None:

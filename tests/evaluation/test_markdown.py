@@ -1,6 +1,7 @@
 from typing import Any
 
 from evaluation import markdown
+from evaluation.claims import OURS
 
 
 def figure(value: float | None, low: float | None = None, high: float | None = None) -> Any:
@@ -67,5 +68,7 @@ def test_directions_and_pairs_are_those_of_the_main_setting() -> None:
     ]
 
 
-def test_claims_keep_their_verdict_and_evidence() -> None:
-    assert "| c | holds | e |" in markdown.claims_table(SUMMARY)
+def test_claims_keep_their_verdict_and_evidence_and_say_who_asked() -> None:
+    ours = {"claim": min(OURS), "verdict": "holds", "evidence": "f"}
+    assert "| c | the paper | holds | e |" in markdown.claims_table(SUMMARY)
+    assert f"| {min(OURS)} | us | holds | f |" in markdown.claims_table({"claims": [ours]})

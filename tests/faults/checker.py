@@ -19,9 +19,13 @@ class Checker:
 
     def __init__(self, recompute: Recompute, versions: dict[str, str]) -> None:
         self._recompute = recompute
-        self._names = {wire: name for name, wire in versions.items()}
+        self._versions = versions  # of which there are more when their processes have started
         self.num_ties = 0  # answers that rounding alone took elsewhere
         self.num_late_stores = 0  # answers refused as Redis was late, most of them under its faults
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return {wire: name for name, wire in self._versions.items()}
 
     def broken(
         self, scenario: Scenario, histories: list[History], twins: list[History]
@@ -131,9 +135,9 @@ def store_was_late(history: History) -> bool:
 def allowed_statuses(scenario: Scenario, history: History) -> set[grpc.StatusCode]:
     """Return how an answer may end under the scenario's faults."""
     ask = history.ask
+    allowed = {OK}  # an answer may be faster than a caller who means to hang up
     if ask.cancel_after is not None:
-        return {OK, CANCELLED}  # it may have been faster than its caller
-    allowed = {OK}
+        allowed.add(CANCELLED)
     if ask.is_guided and not ask.falls_back and scenario.hits_all_replicas:
         allowed.add(grpc.StatusCode.UNAVAILABLE)
     if ask.user_id and scenario.loses_profiles and not history.messages:

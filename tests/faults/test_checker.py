@@ -164,11 +164,13 @@ def test_the_recomputed_rewards_are_normalised_over_the_candidates(recompute: Re
     assert not torch.allclose(a, b, atol=0.1)
 
 
+@pytest.mark.parametrize("cancel_after", [None, 3])
 @pytest.mark.parametrize(("kind", "is_allowed"), [("lose", True), ("kill", False)])
 def test_a_profile_may_be_gone_where_redis_came_back_empty_and_before_any_token(
-    kind: str, is_allowed: bool
+    kind: str, is_allowed: bool, cancel_after: int | None
 ) -> None:
-    ask = replace(ASK, user_id="ann", preferences=())
+    """Seed 117: a caller who meant to hang up was told, rightly, that there is no profile."""
+    ask = replace(ASK, user_id="ann", preferences=(), cancel_after=cancel_after)
     scenario = Scenario(0, (ask,), (Fault(0.5, "redis", 0, kind),))
     gone = History(ask, status=grpc.StatusCode.NOT_FOUND)
     assert (grpc.StatusCode.NOT_FOUND in allowed_statuses(scenario, gone)) is is_allowed

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import redis.asyncio
 
-from generator_svc.profile_format import encoding_key
+from generator_svc.profile_format import encoding_key, subject_of, user_tag
 from generator_svc.profile_scripts import MAX_HISTORY_BYTES
 from generator_svc.profiles import Preference, Profile, StoreOptions
 from svc_common.errors import (
@@ -14,7 +14,7 @@ from svc_common.errors import (
     ProfileDamagedError,
     ProfileNotFoundError,
 )
-from tests.generator_svc.store_watch import PATIENT, opened
+from tests.generator_svc.store_watch import PATIENT, opened, until
 from tests.generator_svc.test_profiles import BRIEF, KIND
 
 KEY = "pad:v1:{t:ann}:profile"
@@ -107,8 +107,25 @@ async def test_what_should_not_have_been_stored_is_erased_and_what_follows_is_ke
     await store.put("t", "ann", BRIEF, None, erases_history=True)
     assert b"secret" not in b"".join((await raw.hgetall(KEY)).values())
     assert await revisions(store) == []
+    assert store.watch.forgotten == [subject_of(user_tag("t", "ann"))]
     await store.put("t", "ann", KIND, None)
     assert await revisions(store) == [3]
+
+
+async def test_what_was_made_of_it_goes_too_in_all_processes(store, raw, redis_url):
+    """Prefixes stayed in caches for up to an hour, and encodings of earlier wishes for a day."""
+    async with opened(redis_url) as other:
+        await asyncio.wait_for(other.changes.is_listening.wait(), 20)
+        for number in range(2):
+            await store.put("t", "ann", wish(number), None)
+        await store.put_encoding("t", "v1", "Wish 0.", b"ids")  # by an answer that ended late
+        await store.put("t", "ann", BRIEF, None, erases_history=True)
+        assert await store.get_encodings("t", "v1", ["Wish 0."]) == {}
+
+        async def is_told():
+            return other.watch.noted == [subject_of(user_tag("t", "ann"))]
+
+        await until(is_told)
 
 
 async def test_erasing_a_profile_erases_its_history_and_all_encodings(store, raw):

@@ -278,3 +278,17 @@ async def test_nothing_of_a_profile_is_logged(stub, caplog):
     assert "rpc ended" in caplog.text
     lines = [str(vars(record)) for record in caplog.records]
     assert not any("kettle" in line or "user-17" in line for line in lines)
+
+
+async def test_a_restore_asks_what_a_put_asks(stub, redis_url):
+    """What an older version had stored could be restored, and then never be used."""
+    await stub.PutProfile(put_request(preferences=[wish("Be kind.")]))
+    await stub.PutProfile(put_request(preferences=[wish("Be brief.")]))
+    key = "pad:v1:{t:ann}:profile"
+    async with redis.asyncio.Redis.from_url(redis_url) as raw:
+        line = await raw.hget(key, "history")
+        await raw.hset(key, "history", line.replace(b"Be kind.", b"[Principles]"))
+    restore = pb.RestoreProfileRequest(user_id="ann", revision=1)
+    code, details = await failure(stub.RestoreProfile(restore))
+    assert code == "INVALID_ARGUMENT"
+    assert details.startswith("preferences[0].text: must")

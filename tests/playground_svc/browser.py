@@ -58,6 +58,7 @@ class Page:
         """Forget the visit before."""
         self.driver.get("about:blank")
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
         self.emulate()
         self.driver.get_log("browser")
 
@@ -80,9 +81,10 @@ class Page:
         listed = [{"name": name, "value": value} for name, value in given.items()]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": listed})
 
-    def resize(self, width: int, height: int) -> None:
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": is_phone})
 
     def js(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
@@ -147,6 +149,16 @@ class Page:
 
     def hover(self, element: WebElement) -> None:
         ActionChains(self.driver).move_to_element(element).perform()
+
+    def tap(self, element: WebElement) -> None:
+        """Touch the middle of an element, as a finger does, where it stands on the screen."""
+        script = """
+            const {left, top, width, height} = arguments[0].getBoundingClientRect();
+            return {x: left + width / 2, y: top + height / 2};"""
+        points = [self.js(script, element)]
+        for kind, touched in (("touchStart", points), ("touchEnd", [])):
+            event = {"type": kind, "touchPoints": touched}
+            self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", event)
 
     def press(self, *keys: str) -> None:
         for key in keys:

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from pad_client import GeneratorClient, Preference
+from pad_client import GeneratorClient, Preference, presets
 from pad_client.embedded import EmbeddedStack
-from playground_svc.presets import AXES, PROMPTS
+from playground_svc.presets import PROMPTS, axes, first_wishes
 from tests.client.fake_server import Failure, FakeServer
 from tests.edge_svc.edges import until
 from tests.playground_svc.conftest import NUM_SLOTS, free_slots
@@ -72,9 +72,16 @@ def test_the_page_offers_wishes_and_prompts_that_the_generator_takes(
     address: str, pad: GeneratorClient
 ) -> None:
     page = ask(address, "/api/page").json
-    assert (page["axes"], page["prompts"]) == (AXES, PROMPTS)
-    wishes = [pole["wish"] for axis in AXES for pole in axis["poles"]]
-    assert len(set(wishes)) == 2 * len(AXES)
+    known = presets.load()
+    assert (page["axes"], page["prompts"]) == (axes(known), PROMPTS)
+    wishes = [pole["wish"] for axis in page["axes"] for pole in axis["poles"]]
+    levels = [text for each in known.dimensions.values() for text in each.levels.values()]
+    assert sorted(wishes) == sorted(levels)
+    assert (
+        page["first_wishes"]
+        == first_wishes(known)
+        == ["Be kind and chatty.", "Use formal language."]
+    )
     for prompt in PROMPTS:
         pad.complete(messages=prompt["messages"], preferences=wishes[:8], max_tokens=1)
     pad.complete(messages=PROMPTS[0]["messages"], preferences=wishes[8:], max_tokens=1)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pad_client.cli.app import app
 from tests.client.fake_server import FakeServer
-from tests.playground_svc.playgrounds import ASK, FakeGenerator, ask
+from tests.playground_svc.playgrounds import ASK, ROOT, FakeGenerator, ask
 
 
 @contextmanager
@@ -57,6 +57,37 @@ def test_it_serves_before_a_running_generator_until_it_is_interrupted() -> None:
         rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "nothing is left running" in rest
+
+
+def test_the_sliders_have_the_levels_that_pad_profile_has(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[humour]\nabout = "Jokes."\nlevels.dry = "Joke with a straight face."\n')
+    with (
+        FakeGenerator(FakeServer()) as fake,
+        pad(
+            "playground", "--server", fake.address, "--port", "0", PAD_PRESETS=str(file)
+        ) as process,
+    ):
+        told = ask(shown_address(process), "/api/page").json
+    assert [axis["name"] for axis in told["axes"]] == ["humour"]
+    assert told["first_wishes"] == ["Joke with a straight face."] * 2
+
+
+def test_levels_that_cannot_be_used_are_told_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text("[Humour]\n")
+    settings = {"PLAYGROUND_GENERATOR": "127.0.0.1:1", "PLAYGROUND_PRESETS": str(file)}
+    command = [sys.executable, "-m", "playground_svc"]
+    ended = subprocess.run(
+        command,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert ended.returncode == 2
+    assert f"PLAYGROUND_PRESETS: presets {file}: Humour: must be 1..32 of" in ended.stderr
 
 
 def test_options_of_a_server_of_its_own_are_not_dropped_in_silence(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_other_names_are_served_where_the_operator_says_so(address: str) -> None
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://localhost:1"},
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"},
         {"sec_fetch_site": "same-site", "sec_fetch_mode": "cors"},

@@ -3,18 +3,19 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from pad_client import GeneratorClient, Preference, Token
+from pad_client import GeneratorClient, Preference, Token, presets
 from pad_client.embedded import EmbeddedStack
-from playground_svc.presets import AXES
+from playground_svc.presets import axes
 from tests.edge_svc.edges import until
 from tests.playground_svc.browser import Page
 from tests.playground_svc.conftest import NUM_SLOTS, free_slots
-from tests.playground_svc.playgrounds import ROOT
+from tests.playground_svc.playgrounds import ROOT, running_playground
 
 MAX_FIRST_PAINT_S = 2.0
 PROMPT = {"role": "user", "content": "What is the weather like in Seattle today?"}
@@ -24,7 +25,7 @@ ASKED: dict[str, Any] = {
     "top_k": 10,
     "detail": "candidates",
 }
-FRIENDLY = "Be friendly and chat with me a little."
+FRIENDLY = "Be kind and chatty."
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_the_page_paints_soon_and_every_field_has_a_name(opened: Page) -> None:
     opened.button("+ Add a wish").click()
     opened.get("summary").click()
     fields = opened.all("input, textarea, select")
-    assert len(fields) >= 2 * len(AXES)
+    assert len(fields) >= 2 * len(axes(presets.load()))
     for field in fields:
         assert field.accessible_name, field.get_attribute("outerHTML")
     assert opened.audit() == []
@@ -110,6 +111,7 @@ def test_hover_and_keyboard_show_the_candidates_of_the_response(
     guided = pad.complete(**ASKED, preferences=[FRIENDLY])
     opened.hover(opened.tokens("a")[4])
     assert same_rows(opened.table(), guided.tokens[4])
+    assert opened.get("#inspector b").text == "Step 4"  # as the API and the CLI count
     opened.press(Keys.ESCAPE)  # focus is elsewhere: a card that was hovered stays with its token
     opened.hover(opened.get("h1"))
     opened.until(lambda: opened.find("#inspector") is None)
@@ -133,6 +135,81 @@ def test_hover_and_keyboard_show_the_candidates_of_the_response(
     assert same_rows(opened.table(), base.tokens[1])
 
 
+def test_the_strength_of_all_wishes_is_shown_and_can_be_shared_out(
+    opened: Page, pad: GeneratorClient
+) -> None:
+    assert (
+        opened.get("#strength-a").text == "Guides with strength 1.0 = \u03b2 1.0 \u00d7 weights 1.0"
+    )
+    assert opened.get(".caution").text == ""
+    opened.slide(".axis:nth-of-type(1) input", -1)
+    opened.slide(".axis:nth-of-type(4) input", 1)
+    opened.until(
+        lambda: "strength 3.0 = \u03b2 1.0 \u00d7 weights 3.0" in opened.get("#strength-a").text
+    )
+    assert opened.get(".caution").text == "Above 1.5 the text may break."
+    assert opened.get(".caution").aria_role == "status"
+    assert "strength-a" in str(opened.get("#beta-a").get_attribute("aria-describedby"))
+    assert opened.audit() == []
+    opened.button("+ Add a wish").click()  # without words it counts for nothing yet
+    assert "weights 3.0" in opened.get("#strength-a").text
+
+    opened.button("Share out").click()
+    opened.until(lambda: opened.get(".caution").text == "")
+    shown = opened.get("#strength-a").text
+    assert shown == "Guides with strength 0.99 = \u03b2 0.33 \u00d7 weights 3.0"
+    opened.generate("base", "a")
+    sliders = [opened.get(f".axis:nth-of-type({place}) output").text for place in (1, 4)]
+    assert sliders == ["1.0", "1.0"]  # what was chosen stays, and its ratio with it
+    opened.button("Copy as", '[data-column="a"]').click()
+    opened.until(lambda: "beta=0.33" in opened.get("pre").text)
+
+
+def test_a_profile_that_was_put_by_levels_is_shown_on_their_sliders(
+    opened: Page, pad: GeneratorClient
+) -> None:
+    choices = ["length=brief", "tone=friendly:1.5", "questions=telling:0.7"]
+    wishes = [*presets.load().preferences(choices), Preference("Talk to me like a pirate.", 0.25)]
+    pad.put_profile("page-levels", wishes)
+    load(opened, "a", "page-levels")
+    script = "return [...document.querySelectorAll('.axis')].map((axis) => axis.innerText)"
+    read = [" ".join(str(each).split()) for each in opened.js(script)]
+    assert read == [
+        "length: Brief Long 1.0",
+        "tone: Formal Casual \u2013",
+        "tone: Businesslike Friendly 1.5",
+        "expressiveness: Lively Calm \u2013",
+        "detail: Specific General \u2013",
+        "questions: Asking Telling 0.7",
+    ]
+    assert opened.get('[data-axis="length"]').get_attribute("value") == "-1"
+    assert [each.get_attribute("value") for each in opened.all(".wish input")] == [
+        "Talk to me like a pirate.",
+        "0.3",  # the nearest step of the slider
+    ]
+    assert opened.get(".wish output").text == "0.25"  # and what is really stored
+    assert "weights 3.45" in opened.get("#strength-a").text
+
+
+def test_sliders_are_made_of_the_operators_own_levels(
+    page: Page, stack: EmbeddedStack, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        '[humour]\nabout = "Jokes."\nlevels.dry = "Joke with a straight face."\n'
+        '[hurry]\nabout = "Pace."\nlevels.a = "Go slow."\nlevels.b = "Go on."\nlevels.c = "Run."\n'
+    )
+    with running_playground(stack.address, PLAYGROUND_PRESETS=str(file)) as (_, address):
+        page.open(address)
+        ids = [each.get_attribute("data-axis") for each in page.all(".axis-range")]
+        assert ids == ["humour", "hurry.c", "hurry.b"]
+        assert page.get('[data-axis="humour"]').get_attribute("min") == "0"
+        assert page.get('[data-axis="humour"]').get_attribute("value") == "1"
+        page.slide('[data-axis="hurry.b"]', 1.2)
+        page.until(lambda: "weights 2.2" in page.get("#strength-a").text)
+        assert page.audit() == []
+
+
 @pytest.mark.usefixtures("idle")
 def test_sliders_write_again_and_the_answer_before_leaves_the_server(
     opened: Page,
@@ -144,9 +221,11 @@ def test_sliders_write_again_and_the_answer_before_leaves_the_server(
     opened.slide("#beta-a", 0)
     opened.settled("a")
     opened.until(lambda: opened.text("a") == opened.text("base"))
-    opened.slide('[data-axis="Length"]', -1.5)
+    opened.slide('[data-axis="length"]', -1.5)
     opened.slide("#beta-a", 1.2)
-    expected = pad.complete(**ASKED, preferences=[FRIENDLY, Preference("Be brief.", 1.5)], beta=1.2)
+    expected = pad.complete(
+        **ASKED, preferences=[FRIENDLY, Preference("Keep it brief.", 1.5)], beta=1.2
+    )
     opened.until(lambda: opened.text("a") == expected.text and opened.status("a") == "done")
 
     stopped_rewards()
@@ -160,8 +239,8 @@ def test_sliders_write_again_and_the_answer_before_leaves_the_server(
 
 
 def test_two_users_are_compared_side_by_side(opened: Page, pad: GeneratorClient) -> None:
-    pad.put_profile("page-brief", ["Be brief."], beta=1.5)
-    pad.put_profile("page-loud", ["I love exclamation marks!"])
+    pad.put_profile("page-brief", ["Keep it brief."], beta=1.5)
+    pad.put_profile("page-loud", ["Use exclamation marks."])
     opened.generate("base", "a")
     load(opened, "a", "page-brief")
     opened.get("[role=switch]").click()
@@ -177,7 +256,7 @@ def test_two_users_are_compared_side_by_side(opened: Page, pad: GeneratorClient)
 
     # The other's sliders are behind the other button; without comparison there is one column.
     opened.button("page-brief").click()
-    assert opened.get('[data-axis="Length"]').get_attribute("value") == "-1"
+    assert opened.get('[data-axis="length"]').get_attribute("value") == "-1"
     opened.get("[role=switch]").click()
     assert len(opened.all(".answer")) == 2
 
@@ -196,7 +275,7 @@ def test_a_copied_request_gets_the_text_on_the_screen(opened: Page, address: str
             "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"],
         },
     )
-    opened.slide('[data-axis="Energy"]', 1.3)
+    opened.slide('[data-axis="expressiveness"]', -1.3)
     opened.generate("base", "a")
     opened.button("Copy as", '[data-column="a"]').click()
     opened.until(lambda: "pad_client" in opened.get("pre").text)
@@ -222,7 +301,7 @@ def test_a_profile_is_saved_and_a_change_by_somebody_else_is_told(
 ) -> None:
     page.open(address)
     page.write("#user-a", "page-saved")
-    page.slide('[data-axis="Register"]', 2)
+    page.slide('[data-axis="tone.casual"]', -2)
     page.button("+ Add a wish").click()
     page.write('[aria-label="Wish 1"]', "  Talk to me like a pirate.  ")
     page.button("Save").click()
@@ -230,27 +309,27 @@ def test_a_profile_is_saved_and_a_change_by_somebody_else_is_told(
     saved = pad.get_profile("page-saved")
     assert [(each.text, each.weight) for each in saved.preferences] == [
         (FRIENDLY, 1.0),
-        ("Be formal and polite.", 2.0),
+        ("Use formal language.", 2.0),
         ("Talk to me like a pirate.", 1.0),
     ]
 
-    pad.put_profile("page-saved", ["Be brief."])
-    page.slide('[data-axis="Register"]', -1)
+    pad.put_profile("page-saved", ["Keep it brief."])
+    page.slide('[data-axis="tone.casual"]', 1)
     assert page.get("#stored-a").text == "Edited since revision 1; not saved."
     page.button("Save").click()
     page.until(lambda: page.find(".rival"))
     problem = page.get(".problem").text
     assert "Somebody else changed this profile" in problem
     assert "Stored now is revision 2, you had loaded 1" in problem
-    assert "Be brief." in problem
+    assert "Keep it brief." in problem
     assert pad.get_profile("page-saved").revision == 2
     assert page.get("[aria-label='Wish 1']").get_attribute("value")  # nothing of mine is lost
     page.button("Save mine instead").click()
     page.until(lambda: page.get("#stored-a").text == "Stored as revision 3, 3 wishes.")
-    assert pad.get_profile("page-saved").preferences[1].text == "Talk casually."
+    assert pad.get_profile("page-saved").preferences[1].text == "Be casual."
 
-    pad.put_profile("page-saved", ["Be brief."], beta=0.5)
-    page.slide('[data-axis="Register"]', 1)
+    pad.put_profile("page-saved", ["Keep it brief."], beta=0.5)
+    page.slide('[data-axis="tone.casual"]', -1)
     page.button("Save").click()
     page.button("Load it").click()
     page.until(lambda: page.get("#stored-a").text == "Stored as revision 4, 1 wish.")
@@ -262,9 +341,9 @@ def test_a_profile_is_saved_and_a_change_by_somebody_else_is_told(
 def test_of_several_wishes_it_is_told_which_one_changed_what(
     opened: Page, pad: GeneratorClient
 ) -> None:
-    opened.slide('[data-axis="Energy"]', 1.5)
+    opened.slide('[data-axis="expressiveness"]', -1.5)
     opened.generate("base", "a")
-    preferences = [FRIENDLY, Preference("I love exclamation marks!", 1.5)]
+    preferences = [FRIENDLY, Preference("Use exclamation marks.", 1.5)]
     expected = pad.explain(**{**ASKED, "detail": None}, preferences=preferences)
     opened.button("Which wish changed what?").click()
     opened.until(lambda: opened.find("ul.why"))
@@ -272,7 +351,7 @@ def test_of_several_wishes_it_is_told_which_one_changed_what(
     assert account is not None
     told = [row.text.split("\n") for row in opened.all("ul.why li")]
     assert told == [
-        [each.text, f"{each.num_changed_tokens} word" + "s" * (each.num_changed_tokens != 1)]
+        [each.text, f"{each.num_changed_tokens} token" + "s" * (each.num_changed_tokens != 1)]
         for each in account.preferences
     ]
     changed = next(token for token in expected.tokens if token.changed)
@@ -287,15 +366,15 @@ def test_of_several_wishes_it_is_told_which_one_changed_what(
 def test_an_answer_by_a_newer_profile_than_the_shown_one_says_so(
     opened: Page, pad: GeneratorClient
 ) -> None:
-    pad.put_profile("page-moved", ["Be brief."])
+    pad.put_profile("page-moved", ["Keep it brief."])
     load(opened, "a", "page-moved")
-    pad.put_profile("page-moved", ["I love exclamation marks!"])
+    pad.put_profile("page-moved", ["Use exclamation marks."])
     opened.generate("base", "a")
     note = opened.get(".changed-profile")
     assert "written by revision 2" in note.text
     opened.button("Load it again").click()
     opened.until(lambda: opened.find(".changed-profile") is None)
-    assert opened.get('[data-axis="Energy"]').get_attribute("value") == "1"
+    assert opened.get('[data-axis="expressiveness"]').get_attribute("value") == "-1"
 
 
 def test_a_conversation_keeps_its_earlier_turns(opened: Page, pad: GeneratorClient) -> None:
@@ -364,3 +443,26 @@ def test_the_page_fits_a_phone_and_heeds_what_its_reader_asks_for(page: Page, ad
     page.open(address)
     assert page.js(paper) == "rgb(246, 245, 241)"  # also after a visit
     page.js("localStorage.clear()")
+
+
+def test_a_tapped_word_stands_above_its_sheet_which_can_be_closed(page: Page, address: str) -> None:
+    page.emulate(prefers_reduced_motion="reduce")
+    page.resize(390, 844, is_phone=True)
+    page.open(address)
+    assert "Tap a word to see what else could have been said." in page.get(".lead").text
+    page.generate("base", "a")
+    for word in (page.tokens("a")[-1], page.tokens("a")[0]):
+        page.js("arguments[0].scrollIntoView({block: 'end'})", word)
+        page.tap(word)
+        page.until(lambda word=word: "active" in str(word.get_attribute("class")))  # type: ignore[misc]
+        sheet = page.js("return document.querySelector('#inspector').getBoundingClientRect()")
+        stands = page.js("return arguments[0].getBoundingClientRect()", word)
+        assert 0 <= stands["top"] < stands["bottom"] <= sheet["top"]
+        assert sheet["bottom"] <= 844
+        assert page.get("#inspector").aria_role == "dialog"
+        assert page.audit() == []
+        page.tap(page.get("#inspector [aria-label=Close]"))
+        page.until(lambda: page.find("#inspector") is None)
+        assert page.js("return document.activeElement === arguments[0]", word)
+    page.tap(page.tokens("a")[0])  # the word that has the focus already
+    page.get("#inspector")

@@ -18,6 +18,7 @@ from tests.reward_svc.service import Service, running_service
 
 ANN, BOB = b"ann", b"bob"
 CANARY = "Sing of canaries that nobody else has heard of."
+SHARED = "Be kind to all."  # other tests of the same models have wishes without an owner
 
 
 def request(number: int, *texts: str) -> RewardContext:
@@ -88,13 +89,13 @@ async def test_vectors_are_forgotten_with_their_last_user(
     assert model.vectors is not None
     kept = model.vectors._kept
     async with running_service(model) as service:
-        for text, subject in ((CANARY, ANN), ("Be kind.", ANN), ("Be kind.", BOB)):
+        for text, subject in ((CANARY, ANN), (SHARED, ANN), (SHARED, BOB)):
             await num_cached(service, request(1, text), subject)
         await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[ANN]))
         assert (b"", CANARY) not in kept
-        assert (b"", "Be kind.") in kept
+        assert (b"", SHARED) in kept
         await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[BOB]))
-        assert (b"", "Be kind.") not in kept
+        assert (b"", SHARED) not in kept
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from svc_common import running_calls
+from svc_common import rpc_boundary, running_calls
 from svc_common.callers import Caller
 from svc_common.errors import UnauthenticatedError
 from svc_common.health import MAX_WATCHERS
+from svc_common.running_calls import HEALTH_SERVICE
 from tests.svc_common.small_service import NAME, OPTIONS, running
 
 
@@ -30,6 +31,16 @@ async def refusal(call):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
+
+
+class Spans:
+    """Remembers for which calls a span was begun."""
+
+    def __init__(self):
+        self.begun = []
+
+    def begin(self, method, request_id, metadata):
+        self.begun.append(method)
 
 
 @pytest.mark.parametrize("arity", ["unary", "server_stream"])
@@ -55,9 +66,12 @@ async def test_a_stranger_is_refused_before_the_request_is_there():
     def nobody(context, method):
         raise UnauthenticatedError("authorization: must be sent once")
 
-    async with running(replace(OPTIONS, identify=nobody), unary=echo) as service:
+    spans = Spans()
+    options = replace(OPTIONS, identify=nobody, spans=spans)
+    async with running(options, unary=echo) as service:
         failed = await refusal(without_request(service))
         assert failed.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert spans.begun == []  # whatever the stranger's headers ask for
 
 
 async def test_an_end_of_requests_without_one_is_the_callers_fault():
@@ -137,6 +151,26 @@ async def test_a_connection_that_has_its_share_is_refused_and_others_are_not():
         go_on.set()
         assert await asyncio.gather(*calls, neighbour) == [b"\0", b"\1", b"\2", b"n"]
         assert await service.call("unary")(b"5") == b"5"
+
+
+async def test_probes_without_a_request_are_soon_ended_and_one_connection_takes_not_all(
+    monkeypatch,
+):
+    """A thousand of them, from one stranger, refused all probes for a minute."""
+    monkeypatch.setattr(rpc_boundary, "PROBE_S", 0.2)
+    monkeypatch.setattr(running_calls, "MAX_PEER_PROBES", 3)
+    apart = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        running() as service,
+        grpc.aio.insecure_channel(service.address, options=apart) as other,
+    ):
+        empty = [service.channel.stream_unary(f"/{HEALTH_SERVICE}/Check")() for _ in range(4)]
+        await health_pb2_grpc.HealthStub(other).Check(health_pb2.HealthCheckRequest())
+        details = sorted([(await refusal(call)).details() for call in empty])
+        assert details == [
+            "health: at most 3 calls of one connection are served at once",
+            *["request: must arrive within 0.2 s, did not"] * 3,
+        ]
 
 
 async def test_watchers_leave_room_for_probes():

@@ -15,8 +15,9 @@ from pad_client.errors import PadError
 _MAX_WAIT_S = 0.5  # somebody waits with a finger on the key
 _MAX_OFFERED = 50
 # A shell puts what is offered into the command line, or evaluates it there and then, and user ids
-# are chosen by users: what a shell might read as more than a word is not offered.
-_PLAIN_WORD = re.compile(r"[\w.@%+,/-]+", re.ASCII)
+# are chosen by users: what a shell might read as more than a word, or `pad` as an option, is not
+# offered.
+_PLAIN_WORD = re.compile(r"[\w./][\w.@%+,/-]*", re.ASCII)
 
 
 def complete_user(context: typer.Context, incomplete: str) -> list[str]:

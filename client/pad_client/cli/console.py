@@ -114,17 +114,31 @@ def _start_text(progress: StartProgress) -> str:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: with everything it started stopped."""
+def sigterm_as_interrupt(*, hangup_too: bool = False) -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: with everything it started stopped.
+
+    Args:
+        hangup_too: SIGHUP as well, which a closed terminal sends; not under `nohup`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are not ours to handle here
         return
+    numbers = [signal.SIGTERM]
+    if (
+        hangup_too
+        and hasattr(signal, "SIGHUP")
+        and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    ):
+        numbers.append(signal.SIGHUP)
 
     def interrupt(number: int, frame: object) -> None:
+        for each in numbers:  # a shell passes on what the kernel has sent: tidying up goes on
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,10 +1,14 @@
 """`pad profile edit`: a profile in the editor of one's choice."""
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -12,7 +16,13 @@ from rich.console import Console
 
 from pad_client import presets
 from pad_client.cli.connection import connect
-from pad_client.cli.console import DEFAULT_SERVER, ServerOption, TimeoutOption, new_console
+from pad_client.cli.console import (
+    DEFAULT_SERVER,
+    ServerOption,
+    TimeoutOption,
+    new_console,
+    sigterm_as_interrupt,
+)
 from pad_client.cli.profile_form import Form, FormError, read_form, write_form, write_wishes
 from pad_client.cli.profile_view import PresetsOption, UserArgument
 from pad_client.client import GeneratorClient
@@ -21,6 +31,7 @@ from pad_client.presets import Presets
 from pad_client.types import Profile
 
 EDITORS = ("nano", "vim", "vi")  # where neither VISUAL nor EDITOR names one
+MAX_END_S = 3.0  # for an editor to save what is in it
 
 
 class EditorError(PadError):
@@ -59,20 +70,32 @@ class _Edit:
             PadError: The profile cannot be read, or the editor not be started.
         """
         self._stored = self._read()
-        folder = Path(tempfile.mkdtemp(prefix="pad-profile-"))  # the user's own alone may look
-        path = folder / "profile.toml"
         offered = write_form(self._title, self._form, self._presets)
-        path.write_text(offered, encoding="utf-8")
-        is_done = False
-        try:
-            is_done = self._edit(path, offered)
-        finally:
-            if is_done or not path.exists() or path.read_bytes() == offered.encode():
-                shutil.rmtree(folder)
-            else:
-                self._notes.print(f"What you wrote is kept in {path}", soft_wrap=True)
+        with sigterm_as_interrupt(hangup_too=True):
+            folder = Path(tempfile.mkdtemp(prefix="pad-profile-"))  # the user's own alone may look
+            path = folder / "profile.toml"
+            is_done = False
+            try:
+                path.write_text(offered, encoding="utf-8")
+                is_done = self._edit(path, offered)
+            finally:
+                self._tidy_up(path, None if is_done else offered)
         if not is_done:
             raise typer.Exit(1)
+
+    def _tidy_up(self, path: Path, offered: str | None) -> None:
+        """Remove the folder, unless there is more in it than the file as it was offered."""
+        is_typed = [
+            each
+            for each in path.parent.iterdir()  # an editor that is ended may save beside the file
+            if each != path or not path.is_file() or path.read_text("utf-8", "replace") != offered
+        ]
+        if offered is None or not is_typed:
+            shutil.rmtree(path.parent)
+            return
+        kept = path if is_typed == [path] else path.parent
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self._notes.print(f"What you wrote is kept in {kept}", soft_wrap=True)
 
     def _edit(self, path: Path, offered: str) -> bool:
         """Return whether nothing is left to be done with the file."""
@@ -84,6 +107,8 @@ class _Edit:
                 self._write_if_changed(form)
             except FileNotFoundError as error:
                 raise EditorError("the file is gone: nothing is written") from error
+            except OSError as error:
+                self._notes.print(f"pad: the file cannot be read: {error.strerror}", style="red")
             except UnicodeDecodeError:
                 self._notes.print("pad: the file must be UTF-8", style="red")
             except FormError as error:
@@ -160,10 +185,45 @@ def _run_editor(path: Path) -> None:
     found = next((name for name in EDITORS if shutil.which(name)), None)
     if not (chosen or found):
         raise EditorError("no editor: VISUAL and EDITOR are not set")
-    command = shlex.split(chosen) if chosen else [str(found)]
     try:
-        status = subprocess.run([*command, str(path)], check=False).returncode
-    except OSError as error:
-        raise EditorError(f"editor {command[0]}: {error}") from error
+        command = shlex.split(chosen) if chosen else [str(found)]
+    except ValueError:  # a quotation that does not end
+        command = []
+    if not command:
+        raise EditorError(f"VISUAL or EDITOR: must be a command, got {chosen!r}")
+    with _interrupt_is_the_editors():
+        try:
+            editor = subprocess.Popen([*command, str(path)])
+        except OSError as error:
+            raise EditorError(f"editor {command[0]}: {error}") from error
+        with editor:
+            try:
+                status = editor.wait()
+            except BaseException:
+                _end(editor)
+                raise
     if status:
         raise EditorError(f"editor {command[0]}: ended with status {status}")
+
+
+@contextlib.contextmanager
+def _interrupt_is_the_editors() -> Iterator[None]:
+    """Leave Ctrl-C to the editor: in some it ends no more than what is being typed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours to handle here
+        return
+    # A function, as a child would inherit SIG_IGN.
+    previous = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _end(editor: subprocess.Popen[bytes]) -> None:
+    """End an editor; most save what is typed when they are asked to end."""
+    editor.terminate()
+    try:
+        editor.wait(MAX_END_S)
+    except subprocess.TimeoutExpired:
+        editor.kill()

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 import tomllib
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from pad_client.types import Preference, Profile
 
 MAX_WISHES = 8
 MAX_BETA = 10.0
+MAX_SHOWN_CHARACTERS = 40
 _HEADING = re.compile(r"\s*\[\[\s*wish\s*\]\]")
 _BETA = re.compile(r"\s*beta\s*=")
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
@@ -90,6 +92,11 @@ def read_form(text: str, presets: Presets) -> Form:
         last = max(1, text.count("\n"))
         message = _TOML_LINE.sub("", str(error)).strip()
         raise FormError(message, int(found[1]) if found else last) from error
+    except RecursionError:
+        raise FormError("it is nested too deeply") from None
+    except ValueError:  # beside those above tomllib raises what int() does
+        digits = sys.get_int_max_str_digits()
+        raise FormError(f"a number must have at most {digits} digits") from None
     lines = text.splitlines()
     unknown = set(content) - {"beta", "wish"}
     if unknown:
@@ -140,14 +147,27 @@ def _wish(values: dict[str, Any], presets: Presets, line: int) -> Preference:
 
 def _number(name: str, value: Any, is_right: bool, rule: str, line: int) -> float:
     if not is_right:
-        raise FormError(f"{name} must be {rule}, got {value!r}", line)
+        raise FormError(f"{name} must be {rule}, got {_shown(value)}", line)
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # hexadecimal digits are not limited, decimal ones are
+        return "a number of too many digits"
+    except RecursionError:
+        return "a value that is nested too deeply"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
 
 
 def _real(value: Any) -> float:
     """Return a number that fits no range where there is none."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else math.nan
+    try:
+        return float(value) if is_number else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def _line(lines: list[str], pattern: re.Pattern[str], place: int) -> int:

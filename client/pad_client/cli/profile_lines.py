@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from pad_client.cli.profile_view import profile_values
 from pad_client.types import Preference, Profile
@@ -36,14 +37,14 @@ def write_line(profile: Profile) -> str:
     return json.dumps(profile_values(profile), ensure_ascii=False) + "\n"
 
 
-def read_lines(lines: Iterable[bytes]) -> Iterator[Record | tuple[int, LineError]]:
+def read_lines(source: BinaryIO) -> Iterator[Record | tuple[int, LineError]]:
     """Yield what stands in each line but empty ones; for a bad line its number and why."""
     places: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, (line, num_bytes) in enumerate(_bounded_lines(source), 1):
+        if not line.strip() and num_bytes <= MAX_LINE_BYTES:
             continue
         try:
-            record = _read_line(number, line)
+            record = _read_line(number, line, num_bytes)
         except LineError as error:
             yield number, error
             continue
@@ -54,9 +55,19 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Record | tuple[int, LineError
             yield number, LineError(f"user_id: stands in line {first} already")
 
 
-def _read_line(number: int, line: bytes) -> Record:
-    if len(line) > MAX_LINE_BYTES:
-        raise LineError(f"must have at most {MAX_LINE_BYTES} bytes, has {len(line)}")
+def _bounded_lines(source: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield each line with its size; of one that is too long its beginning alone is held."""
+    while line := source.readline(MAX_LINE_BYTES + 1):
+        num_bytes, piece = len(line), line
+        while len(piece) > MAX_LINE_BYTES and not piece.endswith(b"\n"):
+            piece = source.readline(MAX_LINE_BYTES + 1)
+            num_bytes += len(piece)
+        yield line, num_bytes
+
+
+def _read_line(number: int, line: bytes, num_bytes: int) -> Record:
+    if num_bytes > MAX_LINE_BYTES:
+        raise LineError(f"must have at most {MAX_LINE_BYTES} bytes, has {num_bytes}")
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -65,6 +76,9 @@ def _read_line(number: int, line: bytes) -> Record:
         raise LineError(f"must be JSON: {error.msg} at character {error.colno}") from None
     except RecursionError:
         raise LineError("must be JSON: it is nested too deeply") from None
+    except ValueError:  # beside those above json raises what int() does
+        rule = f"must have at most {sys.get_int_max_str_digits()} digits"
+        raise LineError(f"must be JSON: a number {rule}") from None
     if not isinstance(values, dict):
         raise LineError(f"must be an object, is {type(values).__name__}")
     unknown = sorted(set(values) - FIELDS)

@@ -187,6 +187,7 @@ def _playground_spec(options: StackOptions, generator: str) -> ChildSpec:
         address=address,
         is_ready=lambda: answers_http(address, "/healthz"),
         environment={
+            "PLAYGROUND_PRESETS": os.environ.get("PAD_PRESETS", ""),  # the words of `pad profile`
             **os.environ,
             **_CHILD_ENVIRONMENT,
             **options.playground_environment,

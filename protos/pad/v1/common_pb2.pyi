@@ -28,9 +28,14 @@ class _ReferenceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Referen
     REFERENCE_MODE_UNSPECIFIED: _ReferenceMode.ValueType  # 0
     """The strategy decides."""
     REFERENCE_MODE_BACKBONE: _ReferenceMode.ValueType  # 1
-    """The reward model's own frozen backbone (paper, equation 13)."""
+    """The reward model's own frozen backbone, as in the paper's equation 13; unlike in its
+    equation 8, the backbone does not read the preference.
+    """
     REFERENCE_MODE_BASE: _ReferenceMode.ValueType  # 2
-    """The generator's base model (released code): score = (1 - beta) base + beta reward model."""
+    """The generator's base model, as in the authors' code, which states the preference to it too
+    (`preference_in_base_prompt`; here off by default). With W = sum of weights:
+    score = (1 - beta * W) * log p_base + beta * sum of w_j * log p_theta_j.
+    """
 
 class ReferenceMode(_ReferenceMode, metaclass=_ReferenceModeEnumTypeWrapper):
     """What the reward of a token is measured against."""
@@ -38,9 +43,14 @@ class ReferenceMode(_ReferenceMode, metaclass=_ReferenceModeEnumTypeWrapper):
 REFERENCE_MODE_UNSPECIFIED: ReferenceMode.ValueType  # 0
 """The strategy decides."""
 REFERENCE_MODE_BACKBONE: ReferenceMode.ValueType  # 1
-"""The reward model's own frozen backbone (paper, equation 13)."""
+"""The reward model's own frozen backbone, as in the paper's equation 13; unlike in its
+equation 8, the backbone does not read the preference.
+"""
 REFERENCE_MODE_BASE: ReferenceMode.ValueType  # 2
-"""The generator's base model (released code): score = (1 - beta) base + beta reward model."""
+"""The generator's base model, as in the authors' code, which states the preference to it too
+(`preference_in_base_prompt`; here off by default). With W = sum of weights:
+score = (1 - beta * W) * log p_base + beta * sum of w_j * log p_theta_j.
+"""
 Global___ReferenceMode: _TypeAlias = ReferenceMode  # noqa: Y015
 
 @_typing.final
@@ -54,7 +64,10 @@ class Preference(_message.Message):
     text: _builtins.str
     """The wish, for example "Be brief."; 1..2000 characters."""
     weight: _builtins.float
-    """Importance w of the term w * r in the score; > 0 and <= 10; absent means 1."""
+    """Importance w of the term w * r in the score; > 0 and <= 10; absent means 1. Weights add up:
+    an answer is guided with strength beta * (sum of weights). Several wishes share one strength
+    where their weights sum to 1.
+    """
     def __init__(
         self,
         *,

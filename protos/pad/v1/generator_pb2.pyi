@@ -33,9 +33,13 @@ class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.Val
     STRATEGY_PROMPT: _Strategy.ValueType  # 2
     """The base model alone, with the preferences stated in its prompt."""
     STRATEGY_PAD: _Strategy.ValueType  # 3
-    """log p_base + beta * (log p_theta - log p_backbone): PAD as in the paper, equation 13."""
+    """log p_base + beta * (log p_theta - log p_backbone): the paper's equation 13, but that only
+    theta reads the preference (in its equation 8 the reference does, too).
+    """
     STRATEGY_PAD_RELEASED: _Strategy.ValueType  # 4
-    """log p_base + beta * (log p_theta - log p_base): PAD as in the authors' released code."""
+    """log p_base + beta * (log p_theta - log p_base): the rule of the authors' released code. Their
+    scripts also state the preference to the base: add `preference_in_base_prompt`.
+    """
     STRATEGY_BEST_OF_N: _Strategy.ValueType  # 5
     """num_samples answers of the base model; the reward model picks the best one."""
 
@@ -49,9 +53,13 @@ STRATEGY_BASE: Strategy.ValueType  # 1
 STRATEGY_PROMPT: Strategy.ValueType  # 2
 """The base model alone, with the preferences stated in its prompt."""
 STRATEGY_PAD: Strategy.ValueType  # 3
-"""log p_base + beta * (log p_theta - log p_backbone): PAD as in the paper, equation 13."""
+"""log p_base + beta * (log p_theta - log p_backbone): the paper's equation 13, but that only
+theta reads the preference (in its equation 8 the reference does, too).
+"""
 STRATEGY_PAD_RELEASED: Strategy.ValueType  # 4
-"""log p_base + beta * (log p_theta - log p_base): PAD as in the authors' released code."""
+"""log p_base + beta * (log p_theta - log p_base): the rule of the authors' released code. Their
+scripts also state the preference to the base: add `preference_in_base_prompt`.
+"""
 STRATEGY_BEST_OF_N: Strategy.ValueType  # 5
 """num_samples answers of the base model; the reward model picks the best one."""
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
@@ -200,7 +208,9 @@ class GenerateRequest(_message.Message):
     user_id: _builtins.str
     """Whose profile guides the answer; empty for none. Ignored while `preferences` are given."""
     beta: _builtins.float
-    """Guidance strength; 0..10, 0 is the base model; default: the profile's, else the server's."""
+    """Guidance; 0..10, 0 is the base model; default: the profile's, else the server's. The strength
+    of an answer is beta * (sum of the preferences' weights).
+    """
     top_k: _builtins.int
     """K, candidates scored in each step; 1..min(server limit, vocabulary); default 10."""
     temperature: _builtins.float
