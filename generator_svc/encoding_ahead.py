@@ -91,12 +91,14 @@ class EncodingAhead:
         """
         done = f"pad:v1:encoded:{version}"
         health = self._store.health
-        async with health.clearing():
-            if await self._redis.exists(done):
-                return True
+        if await self._exists(done):
+            return True
         lease = Lease(self._redis, health, f"pad:v1:encoding:{version}", self._options.lease_s)
         if not await lease.take():
             return False
+        if await self._exists(done):  # another process had finished before it left the lease to us
+            await lease.release()
+            return True
         logger.info("encoding stored preferences", extra={"model_version": version})
         pause_s = 0.0
         try:
@@ -115,6 +117,10 @@ class EncodingAhead:
         else:
             logger.info("stored preferences are encoded", extra=values)
         return not num_failed
+
+    async def _exists(self, key: str) -> bool:
+        async with self._store.health.clearing():
+            return bool(await self._redis.exists(key))
 
     def _round(self, version: str, lease: Lease) -> EncodingRound:
         return EncodingRound(

@@ -1,6 +1,7 @@
 """What texts tell people to install can be installed: the packages are not on an index yet."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -9,11 +10,12 @@ FOLDERS += ("playground_svc", "reward_svc", "svc_common", "training", "README.md
 HINT = re.compile(r"pip install ['\"]?pad-(serving|client)")
 
 
+def files() -> Iterator[Path]:
+    for folder in map(ROOT.joinpath, FOLDERS):
+        for path in [folder] if folder.is_file() else folder.rglob("*"):
+            if path.suffix in {".py", ".md", ".html", ".ipynb"}:
+                yield path
+
+
 def test_nobody_is_sent_to_an_index_for_them() -> None:
-    found = []
-    for folder in FOLDERS:
-        path = ROOT / folder
-        for file in [path] if path.is_file() else path.rglob("*"):
-            if file.suffix in {".py", ".md", ".html", ".ipynb"} and HINT.search(file.read_text()):
-                found.append(str(file.relative_to(ROOT)))
-    assert found == []
+    assert [str(path) for path in files() if HINT.search(path.read_text(encoding="utf-8"))] == []
