@@ -50,7 +50,10 @@ def second_generator(stack: EmbeddedStack, models_dir: Path) -> Iterator[tuple[s
         drain.start()
         try:
             said = json.loads(line)
-            yield said["address"], f"127.0.0.1:{said['metrics_port']}"
+            metrics = f"127.0.0.1:{said['metrics_port']}"
+            # It drops all prefixes when it begins to hear of changes, which may be after "serving".
+            until(lambda: measured(metrics, "pad_profile_changes_missed_total") >= 1)
+            yield said["address"], metrics
         finally:
             process.kill()
             drain.join()
