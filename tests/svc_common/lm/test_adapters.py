@@ -169,5 +169,5 @@ def test_without_peft_the_error_says_what_to_install(
     adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModelFolderError, match=r"needs peft .*pip install 'pad-serving\[train\]'"):
+    with pytest.raises(ModelFolderError, match=r"needs peft .*pip install ./client '.\[train\]'"):
         load(adapter)
