@@ -234,7 +234,7 @@ def test_sliders_write_again_and_the_answer_before_leaves_the_server(
         opened.until(lambda: opened.status("a") == "running")
         until(lambda: free_slots(stack) == NUM_SLOTS - 1)
     opened.button("Stop").click()
-    assert opened.status("a") == "stopped"
+    opened.until(lambda: opened.status("a") == "stopped")
     until(lambda: free_slots(stack) == NUM_SLOTS)
 
 
