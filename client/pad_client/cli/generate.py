@@ -27,7 +27,7 @@ from pad_client.cli.console import (
     parse_preferences,
 )
 from pad_client.cli.explanations import print_explanation
-from pad_client.cli.strength import strength_note
+from pad_client.cli.strength import print_strength_note
 from pad_client.client import GeneratorClient
 from pad_client.types import (
     Completion,
@@ -116,8 +116,7 @@ def generate(
         "num_samples": num_samples,
         "preference_in_base_prompt": preference_in_base_prompt,
     }
-    if note := strength_note(wishes, beta):
-        new_console(stderr=True).print(note, style="dim", soft_wrap=True, highlight=False)
+    print_strength_note(wishes, beta)
     if raw:
         if text is None or chat is not None:
             raise typer.BadParameter("takes TEXT and no --chat", param_hint="--raw")

@@ -21,7 +21,7 @@ from pad_client.cli.console import (
     parse_preferences,
 )
 from pad_client.cli.profile_view import PresetsOption, UserArgument, print_profiles, status
-from pad_client.cli.strength import strength_note
+from pad_client.cli.strength import print_strength_note
 
 profile_app = typer.Typer(
     help="Put, edit, undo, list, move and delete user profiles.", no_args_is_help=True
@@ -76,8 +76,7 @@ def put(
             erase_history=erase_history,
         )
     print_profiles([profile], as_json=as_json)
-    if note := strength_note(profile.preferences, profile.beta):
-        new_console(stderr=True).print(note, style="dim", soft_wrap=True, highlight=False)
+    print_strength_note(profile.preferences, profile.beta)
 
 
 @profile_app.command("get")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from pad_client.cli.console import new_console
 from pad_client.types import Preference
 
 # The bundled models write broken text beyond it; docs/concepts.md has the figures.
@@ -30,3 +31,9 @@ def strength_note(preferences: Sequence[Preference], beta: float | None) -> str 
         f"strength {factor * total:.3g} = beta {factor:g} x weights {weights}: text may break above"
         f" about {MAX_STRENGTH:g}; {advice}"
     )
+
+
+def print_strength_note(preferences: Sequence[Preference], beta: float | None) -> None:
+    """Print that warning to stderr, if there is one."""
+    if note := strength_note(preferences, beta):
+        new_console(stderr=True).print(note, style="dim", soft_wrap=True, highlight=False)
