@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_svc.errors import ApiError, overloaded
 from edge_svc.hang_up import CALLER_GONE, CallerGoneError
+from edge_svc.http_server import broken_framing
 from edge_svc.http_spans import begin_span, end_span
 from edge_svc.metrics import EdgeMetrics, route_of
 from svc_common.rpc_boundary import set_request_id
@@ -97,10 +98,7 @@ class Boundary:
         """Return why a request is refused, whatever it asks for."""
         if self._num_in_work > self._max_requests and route not in _PROBES:
             return overloaded(f"requests: at most {self._max_requests} are taken at once")
-        names = {name for name, _ in scope["headers"]}
-        if {b"content-length", b"transfer-encoding"} <= names:
-            # Where a proxy in front goes by the other one, a body is the next caller's request.
-            rule = "content-length: must not be given with transfer-encoding"
+        if rule := broken_framing(scope):
             return ApiError(400, rule, code="invalid_request")
         return None
 

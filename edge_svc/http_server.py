@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from edge_svc.connection import ImpatientConnection
 from svc_common.settings import SettingsError
@@ -30,6 +30,17 @@ class _Server(uvicorn.Server):
 
     def capture_signals(self) -> Any:
         return nullcontext()
+
+
+def broken_framing(scope: Scope) -> str | None:
+    """Return the rule that a request breaks if it gives the length of its body in two ways.
+
+    Where a proxy in front goes by the other one, a body is the next caller's request.
+    """
+    names = {name for name, _ in scope["headers"]}
+    if {b"content-length", b"transfer-encoding"} <= names:
+        return "content-length: must not be given with transfer-encoding"
+    return None
 
 
 def http_config(

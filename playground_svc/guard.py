@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_svc.hang_up import CALLER_GONE, CallerGoneError
+from edge_svc.http_server import broken_framing
 from playground_svc.errors import PageError
 
 logger = logging.getLogger(__name__)
@@ -114,10 +115,8 @@ class Guard:
         if not _is_own(request, host):
             title = "Another web page may not use the playground"
             return PageError(403, "origin", title, "origin: must be this page")
-        if {"content-length", "transfer-encoding"} <= set(request.headers.keys()):
-            # Where a proxy in front goes by the other one, a body is the next caller's request.
-            rule = "content-length: must not be given with transfer-encoding"
-            return PageError(400, "invalid", "The playground cannot read this", rule)
+        if framing := broken_framing(request.scope):
+            return PageError(400, "invalid", "The playground cannot read this", framing)
         if self._num_in_work > self._max_requests and request.url.path != PROBE:
             rule = f"requests: at most {self._max_requests} are taken at once"
             return PageError(429, "busy", "The playground is busy", rule, retry_after_s=1.0)
