@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from edge_svc.generator import open_line, passes_tokens
+from edge_svc.open_connections import OpenConnections
 from edge_svc.server import server_config
 from edge_svc.settings import EdgeSettings
 from pad_client.embedded import EmbeddedStack
@@ -209,7 +210,7 @@ def test_a_wrong_setting_stops_the_start_with_its_name_rule_and_value(
 async def test_keys_that_cannot_be_used_are_named(settings: dict[str, str], text: str) -> None:
     wrong = EdgeSettings(generator=("127.0.0.1:1",), **settings)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=text):  # noqa: PT012 - of either half
-        server_config(wrong, None)
+        server_config(wrong, None, OpenConnections(2))
         async with open_line(wrong):
             pass
 
