@@ -36,10 +36,16 @@ CHANNEL_OPTIONS = (
 )
 
 
+# gRPC counts nanoseconds since 1970 in 64 bits; with more than these hold a call expires at once.
+MAX_TIMEOUT_S = 1e9
+
+
 def check_timeout(timeout_s: float) -> float:
     """Return a call's timeout; no call goes without a deadline."""
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise InvalidRequestError(f"timeout_s: must be finite and > 0, got {timeout_s}")
+    if timeout_s > MAX_TIMEOUT_S:
+        raise InvalidRequestError(f"timeout_s: must be at most {MAX_TIMEOUT_S:g}, got {timeout_s}")
     return timeout_s
 
 

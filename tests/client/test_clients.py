@@ -195,7 +195,7 @@ async def test_every_call_carries_a_deadline(client: Any, fake: FakeServer) -> N
     assert fake.time_remaining_s[1] < 4
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), 1e10])
 async def test_timeout_that_is_none_is_refused(client: Any, timeout_s: float) -> None:
     with pytest.raises(InvalidRequestError, match="timeout_s"):
         await client.complete(prompt="Hi", timeout_s=timeout_s)

@@ -45,6 +45,10 @@ def connect(url: str) -> openai.OpenAI:
 def test_probes_answer_without_a_token(address: str) -> None:
     assert get(address, "/healthz")[:2] == (200, "ok\n")
     assert get(address, "/readyz")[:2] == (200, "ok\n")
+    for path in ("/healthz", "/readyz"):  # as some balancers ask
+        request = urllib.request.Request(f"http://{address}{path}", method="HEAD")
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert (response.status, response.read()) == (200, b"")
 
 
 def test_metrics_count_requests_by_route_and_status(
