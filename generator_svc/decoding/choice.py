@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,20 +31,33 @@ class RowParams:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a step chose.
+    """What a step chose: a column of each row of the candidates, and what the base would have.
 
-    Columns and what stands in them are plain lists, B numbers each; rewards and scores `[B, K]`.
+    What stands in the columns is given as plain lists, B numbers each; that of the tokens is made
+    at once, the rest when it is asked for: the next forward need not wait for it. `rewards` and
+    `scores` are `[B, K]`.
     """
 
     candidates: Candidates
     columns: list[int]
     base_columns: list[int]
     token_ids: list[int]
-    base_token_ids: list[int]
-    logprobs: list[float]
-    chosen_rewards: list[float]
     rewards: Tensor
     scores: Tensor
+
+    @cached_property
+    def base_token_ids(self) -> list[int]:
+        return _column(self.candidates.token_ids, torch.tensor(self.base_columns))
+
+    @cached_property
+    def logprobs(self) -> list[float]:
+        """Of the tokens, by the base model."""
+        return _column(self.candidates.logprobs, torch.tensor(self.columns))
+
+    @cached_property
+    def chosen_rewards(self) -> list[float]:
+        """Of the tokens."""
+        return _column(self.rewards, torch.tensor(self.columns))
 
 
 @dataclass(frozen=True)
@@ -71,15 +85,11 @@ class PreparedChoice:
             rewards = rewards - self.base_part  # [B, K]
         scores = guide(logprobs, rewards, self.beta)  # [B, K]
         columns = _pick(scores, self.sampled)  # [B]
-        picked, base_picked = columns.unsqueeze(1), self.base_columns.unsqueeze(1)  # [B, 1]
         return Choices(
             candidates=candidates,
             columns=columns.tolist(),
             base_columns=self.base_columns.tolist(),
-            token_ids=_column(candidates.token_ids, picked),
-            base_token_ids=_column(candidates.token_ids, base_picked),
-            logprobs=_column(logprobs, picked),
-            chosen_rewards=_column(rewards, picked),
+            token_ids=_column(candidates.token_ids, columns),
             rewards=rewards,
             scores=scores,
         )
@@ -123,12 +133,12 @@ def choose(candidates: Candidates, rewards: Tensor, params: Rows[RowParams]) -> 
 def choose_base(candidates: Candidates, params: Rows[RowParams]) -> list[int]:
     """Return the token that the base model alone would choose for each row."""
     base_columns = _pick(candidates.logprobs, _sampling(candidates, params))
-    return _column(candidates.token_ids, base_columns.unsqueeze(1))
+    return _column(candidates.token_ids, base_columns)
 
 
 def _column(values: Tensor, columns: Tensor) -> list[Any]:
-    """Return the number that stands in each row's column: `[B, K]`, `[B, 1]` -> B numbers."""
-    numbers: list[Any] = values.gather(1, columns).squeeze(1).tolist()
+    """Return the number that stands in each row's column: `[B, K]`, `[B]` -> B numbers."""
+    numbers: list[Any] = values.gather(1, columns.unsqueeze(1)).squeeze(1).tolist()
     return numbers
 
 

@@ -132,12 +132,12 @@ class RewardScorer(Protocol):
         """Send the tokens that open sessions do not have yet; nothing is awaited."""
 
     def score(self, rows: ScoreRows) -> Awaitable[ScoredRows]:
-        """Ask for the rewards of each session's candidates, and return them once awaited.
+        """Ask for the rewards of each session's candidates; they come when it is awaited.
 
-        The question is on its way when this returns, so that the caller can work meanwhile. With Reference.BASE the base model's part is not subtracted. A row has none where its
-        session was lost, and is no longer OPEN, or where its rewards are late: it then
-        `is_scoring`, and may be asked for again once it is not. Nobody waits long for another's
-        replica.
+        The question is on its way when this returns, so that the caller can work meanwhile. With
+        Reference.BASE the base model's part is not subtracted. A row has none where its session was
+        lost, and is no longer OPEN, or where its rewards are late: it then `is_scoring`, and may be
+        asked for again once it is not. Nobody waits long for another's replica.
         """
 
     def close(self, session: RewardSession) -> None:
