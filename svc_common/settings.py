@@ -71,8 +71,10 @@ def _read(
     errors: dict[str, SettingsError] = {}
     for variable in sorted(environ):
         if variable.startswith(prefix) and variable not in fields:
-            similar = difflib.get_close_matches(variable, fields, n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else ""
+            # Without what all have in common, by which all would be similar.
+            names = [each.removeprefix(prefix) for each in fields]
+            similar = difflib.get_close_matches(variable.removeprefix(prefix), names, n=1)
+            hint = f"; did you mean {prefix}{similar[0]}?" if similar else ""
             errors[variable] = SettingsError(f"{variable}: is no setting of this service{hint}")
     for variable, field in fields.items():
         if variable in environ:

@@ -95,3 +95,8 @@ def test_all_errors_are_told_where_a_start_tells_of_the_first():
     with pytest.raises(SettingsError, match="X_ZZZ"):
         load(**variables)
     assert settings_errors(Settings, "X_", {"X_MODEL": "/m"}) == {}
+
+
+def test_what_all_variables_begin_with_makes_none_of_them_similar():
+    told = settings_errors(Settings, "A_LONG_PREFIX_", {"A_LONG_PREFIX_PACE": "1"})
+    assert str(told["A_LONG_PREFIX_PACE"]) == "A_LONG_PREFIX_PACE: is no setting of this service"
