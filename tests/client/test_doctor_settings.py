@@ -130,6 +130,36 @@ def test_folders_and_presets_that_settings_name_must_be_there(tmp_path: Path) ->
     assert "Humour: must be 1..32 of" in found["settings.PLAYGROUND_PRESETS"].found
 
 
+@pytest.mark.parametrize(
+    ("variables", "rule"),
+    [
+        ({"GENERATOR_TENANT": "a:b"}, "GENERATOR_TENANT: must be 1..64"),
+        ({"GENERATOR_TENANT_LIMITS_FILE": "{file}"}, "TENANT_LIMITS_FILE: must be a readable JSON"),
+        ({"GENERATOR_REWARD_SERVER_NAME": "r"}, "GENERATOR_REWARD_CA_FILE: must be set where"),
+        (
+            {"GENERATOR_REWARD_TOKEN_FILE": "{file}", "GENERATOR_REWARD_TARGETS": "far:50052"},
+            "GENERATOR_REWARD_CA_FILE: must be set where GENERATOR_REWARD_TOKEN_FILE is",
+        ),
+        ({"REWARD_TRACES_CA_FILE": "{file}"}, "REWARD_TRACES_ENDPOINT: must be set where"),
+    ],
+)
+def test_what_settings_say_together_is_judged_as_at_a_start(
+    tmp_path: Path, variables: dict[str, str], rule: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text(SECRET)
+    given = {name: value.format(file=file) for name, value in variables.items()}
+    found = examine({**right(tmp_path), **given})
+    (failed,) = [each for each in found.values() if each.level is Level.FAIL]
+    assert rule in failed.found
+    assert SECRET not in failed.found
+
+
+def test_a_secret_in_place_of_its_file_is_not_shown(tmp_path: Path) -> None:
+    for name in ("GENERATOR_REWARD_TOKEN_FILE", "GENERATOR_REDIS_PASSWORD_FILE"):
+        assert SECRET not in repr(examine({**right(tmp_path), name: SECRET}))
+
+
 def test_a_service_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(settings._CLASSES, "EDGE_", ("no_such_service", "EdgeSettings", ""))
     finding = examine({"EDGE_GENERATOR": "127.0.0.1:1"})["settings.edge"]

@@ -4,6 +4,7 @@ Runs in the child process (see child.py): the rules are the services' code.
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,14 @@ _CLASSES = {
     "REWARD_": ("reward_svc.settings", "RewardSettings", "docs/settings.md"),
     "EDGE_": ("edge_svc.settings", "EdgeSettings", "docs/openai.md"),
     "PLAYGROUND_": ("playground_svc.settings", "PlaygroundSettings", "docs/playground.md"),
+}
+# By prefix: what else a service looks at before it loads its model.
+_STARTS = {
+    "GENERATOR_": (
+        ("generator_svc.access", "check_access"),
+        ("generator_svc.admission.opening", "limit_table"),
+    ),
+    "REWARD_": (("reward_svc.access", "check_access"),),
 }
 _PRESETS = "PLAYGROUND_PRESETS"
 # What keys.py and models.py look at, and more closely.
@@ -45,6 +54,9 @@ def check_settings(variables: Mapping[str, str]) -> Iterator[Finding]:
         rules, _ = try_import("svc_common.settings")  # which the service has imported
         errors = rules.settings_errors(getattr(service, name), prefix, given)
         problems = [*_wrong(errors, given, page), *_lost_files(given.keys() - errors.keys(), given)]
+        if not problems:
+            settings = rules.load_settings(getattr(service, name), prefix, given)
+            problems = [*_refusals(prefix, settings, given, rules.SettingsError)]
         yield from problems or [ok(check, f"{found} keep to their rules")]
 
 
@@ -57,6 +69,30 @@ def _wrong(errors: Mapping[str, Any], given: Mapping[str, str], page: str) -> It
         else:
             advice = f"set {variable}, unless `pad up` starts the service: it sets that itself"
             yield warn(check, str(error), advice)
+
+
+def _refusals(
+    prefix: str, settings: Any, given: Mapping[str, str], refusal: type[Exception]
+) -> Iterator[Finding]:
+    """Look at what settings say together, as the service does at its start."""
+    parts = [*_STARTS.get(prefix, ())]
+    if hasattr(settings, "traces_endpoint"):
+        parts.append(("svc_common.tracing", "check_tracing"))
+    for module, name in parts:
+        part, reason = try_import(module)
+        if part is None:
+            found = f"{module} not asked: {reason}"
+            yield warn(f"settings.{module}", found, "mend the packages first")
+            continue
+        arguments = (settings, prefix) if name == "check_tracing" else (settings,)
+        try:
+            getattr(part, name)(*arguments)
+        except refusal as error:
+            variable = re.split("[:=]", str(error), maxsplit=1)[0]
+            if variable in SERVICE_KEY_FILES and variable in given:
+                continue  # as keys.py says, and without what may be a secret
+            advice = "correct it, or what goes with it: the service does not start so"
+            yield fail(f"settings.{variable}", str(error), advice)
 
 
 def _without_secret(message: str, value: str) -> str:
