@@ -109,7 +109,8 @@ class Erasures:
         is_complete = await self._queries.forget(subjects, FORGET_TIMEOUT_S)
         self._observer.erased(len(subjects), is_complete=is_complete)
         if not is_complete:
-            logger.warning("a reward replica was not told of an erasure: it is told again")
+            if not self._untold:  # once, however many there are while it is away
+                logger.warning("a reward replica was not told of an erasure: it is told again")
             self._note_untold(subjects)
 
     def _note_untold(self, subjects: Sequence[bytes]) -> None:

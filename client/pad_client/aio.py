@@ -55,6 +55,7 @@ class AsyncGeneratorClient:
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
         self._budget = RetryBudget()
+        self._is_closed = False
         self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.aio.Channel | None = None
         if isinstance(target, str | Sequence):
@@ -209,6 +210,7 @@ class AsyncGeneratorClient:
     async def aclose(self) -> None:
         """Close the channel if this client opened it; its running calls are cancelled."""
         if self._owned is not None:
+            self._is_closed = True
             await self._owned.close()
 
     async def __aenter__(self) -> Self:
@@ -218,6 +220,8 @@ class AsyncGeneratorClient:
         await self.aclose()
 
     def _deadline(self, timeout_s: float | None) -> float:
+        if self._is_closed:
+            raise RuntimeError("the client is closed: open another, or close it later")
         return self._timeout_s if timeout_s is None else requests.check_timeout(timeout_s)
 
     async def _call(

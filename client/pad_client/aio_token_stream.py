@@ -97,5 +97,6 @@ class AsyncTokenStream:
     def __del__(self) -> None:
         # gRPC's loop keeps the call alive, and it may be touched on the loop's thread alone,
         # while the collector runs on any.
-        if not self._call.done() and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._call.cancel)
+        call = getattr(self, "_call", None)  # there is none where the first could not begin
+        if call is not None and not call.done() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call.cancel)

@@ -54,6 +54,7 @@ class GeneratorClient:
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
         self._budget = RetryBudget()
+        self._is_closed = False
         self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.Channel | None = None
         if isinstance(target, str | Sequence):
@@ -204,6 +205,7 @@ class GeneratorClient:
     def close(self) -> None:
         """Close the channel if this client opened it; its running calls are cancelled."""
         if self._owned is not None:
+            self._is_closed = True
             self._owned.close()
 
     def __enter__(self) -> Self:
@@ -213,6 +215,8 @@ class GeneratorClient:
         self.close()
 
     def _deadline(self, timeout_s: float | None) -> float:
+        if self._is_closed:
+            raise RuntimeError("the client is closed: open another, or close it later")
         return self._timeout_s if timeout_s is None else requests.check_timeout(timeout_s)
 
     def _call(
