@@ -1,25 +1,24 @@
 import asyncio
 
 import pytest
-import redis.asyncio
 
 from generator_svc.profiles import DamagedProfile, Preference, Profile
 from svc_common.errors import ProfileConflictError, ProfileDamagedError, ProfileNotFoundError
-from tests.generator_svc.store_watch import PATIENT, opened
+from tests.generator_svc.store_watch import PATIENT, administered, opened
 
 BRIEF = (Preference("Be brief.", 1.0),)
 KIND = (Preference("Be kind: ü 漢 \n", 0.25), Preference("Use lists.", 10.0))
 
 
 @pytest.fixture
-async def store(redis_url):
-    async with opened(redis_url) as store:
+async def store(store_url):
+    async with opened(store_url) as store:
         yield store
 
 
 @pytest.fixture
-async def raw(redis_url):
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+async def raw(store_url):
+    async with administered(store_url) as client:
         yield client
 
 
@@ -68,7 +67,7 @@ async def test_refused_creation_leaves_no_trace(store, raw):
     assert await raw.keys() == []
 
 
-async def test_two_writers_never_lose_an_update(redis_url):
+async def test_two_writers_never_lose_an_update(store_url):
     async def add_texts(store, name):
         for number in range(20):
             while True:
@@ -80,7 +79,7 @@ async def test_two_writers_never_lose_an_update(redis_url):
                 except ProfileConflictError:
                     continue
 
-    async with opened(redis_url) as one, opened(redis_url) as two:
+    async with opened(store_url) as one, opened(store_url) as two:
         await one.put("t", "ann", (Preference("start", 1.0),), None)
         await asyncio.gather(add_texts(one, "a"), add_texts(two, "b"))
         profile = await one.get("t", "ann")
@@ -139,8 +138,8 @@ async def test_erasure_leaves_no_key_but_a_tombstone_that_expires(store, raw):
     assert not [key for key in await raw.keys() if b"ann" in key]
 
 
-async def test_index_is_right_after_creations_and_deletions_at_once(redis_url, raw):
-    async with opened(redis_url) as one, opened(redis_url) as two:
+async def test_index_is_right_after_creations_and_deletions_at_once(store_url, raw):
+    async with opened(store_url) as one, opened(store_url) as two:
 
         async def flip(store):
             for _ in range(15):
