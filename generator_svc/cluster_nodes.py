@@ -159,9 +159,9 @@ async def slot_ranges(node: RedisNode) -> list[SlotRange]:
         WrongModeError: It is a server by itself.
         RedisError, OSError: As redis-py's client.
     """
-    command: Any = node.execute_command("CLUSTER", "SLOTS")
+    execute: Any = node.execute_command
     try:
-        return parse_ranges(await command, node.host)
+        return parse_ranges(await execute("CLUSTER", "SLOTS"), node.host)
     except redis_errors.ResponseError as error:
         if "cluster support disabled" not in str(error):
             raise

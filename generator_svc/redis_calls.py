@@ -71,6 +71,7 @@ async def answering(timeout_s: float, *, is_optional: bool = False) -> AsyncIter
         async with asyncio.timeout(timeout_s):
             yield
     except (redis_errors.RedisError, OSError) as error:
+        raise_lost_cancel(num_cancels)
         if not (is_optional or _is_unavailable(error)):
             raise
         rule = f"was not reached, refused, or took over {timeout_s} s ({type(error).__name__})"

@@ -36,11 +36,11 @@ def connect(
         is_cluster: Whether it is a Redis Cluster.
 
     Raises:
-        SettingsError: The URL names no cluster's nodes where it should.
+        SettingsError: The URL names no server, or no cluster's nodes where it should.
     """
     common = {"credential_provider": password}
     if not is_cluster:
-        return new_node(common | dict(parse_url(url)), timeout_s, max_connections)
+        return new_node(common | _parse_url(url), timeout_s, max_connections)
     seeds, options = _parse_seeds(url)
 
     def open_node(address: Address) -> RedisNode:
@@ -49,6 +49,20 @@ def connect(
         return new_node(at, timeout_s, max_connections)
 
     return RedisCluster(seeds, open_node)
+
+
+def _parse_url(url: str) -> dict[str, Any]:
+    """Return the options of a connection to one server.
+
+    Raises:
+        SettingsError: It names none; the text does not quote it, as it may hold a password.
+    """
+    try:
+        return dict(parse_url(url))
+    except ValueError as error:
+        form = "redis://host:port/db, rediss://host:port/db or unix:///path"
+        rule = f"must be {form}; several nodes need {CLUSTER_SETTING}=true"
+        raise SettingsError(f"{URL_SETTING}: {rule}") from error
 
 
 def _parse_seeds(url: str) -> tuple[list[Address], dict[str, Any]]:

@@ -67,6 +67,7 @@ def new_cluster(new_redis_server: Callable[..., RedisServer], num_replicas: int 
         ask(server, "CLUSTER", "ADDSLOTSRANGE", starts[number], starts[number + 1] - 1)
     for number, server in enumerate(servers):
         ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    for server in servers:
         for other, bus in zip(servers, buses, strict=True):
             if other is not server:
                 ask(server, "CLUSTER", "MEET", "127.0.0.1", other.port, bus)

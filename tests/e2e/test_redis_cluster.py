@@ -39,13 +39,15 @@ def test_profiles_live_on_all_nodes_and_a_lost_one_touches_its_own(
     generator: Service, cluster: Cluster, tmp_path: Path
 ) -> None:
     lost = cluster.owner("pad:v1:{default:user-0}:profile")
-    generator.environment["GENERATOR_REDIS_CLUSTER"] = "false"
+    one_node = f"redis://127.0.0.1:{lost.port}"
+    right = generator.environment | {"GENERATOR_REDIS_CLUSTER": "true"}
+    generator.environment |= {"GENERATOR_REDIS_CLUSTER": "false", "GENERATOR_REDIS_URL": one_node}
     generator.launch()
     assert generator.process.wait(120) == 2
     assert '"event": "cannot start"' in generator.log
     assert "GENERATOR_REDIS_CLUSTER: must be true" in generator.log
 
-    generator.environment["GENERATOR_REDIS_CLUSTER"] = "true"
+    generator.environment = right
     generator.launch()
     generator.wait_until_serving()
     file = str(tmp_path / "profiles.jsonl")

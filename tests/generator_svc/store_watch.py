@@ -80,6 +80,13 @@ async def administered(url):
         yield client
 
 
+async def all_keys(client, pattern="*"):
+    """Return what `administered` yielded a client of has, on all nodes."""
+    if isinstance(client, AdminCluster):
+        return await client.keys(pattern, target_nodes=AdminCluster.PRIMARIES)
+    return await client.keys(pattern)
+
+
 def ports_of(url):
     return [int(port) for port in re.findall(r":(\d+)", url)]
 

@@ -108,7 +108,8 @@ async def test_who_is_erased_after_a_batch_was_read_is_not_encoded(
     assert replica.forgotten == [SUBJECTS[busy]]
     assert await kept_texts(store, staying) == {its.text for its in wishes(staying)}
     assert not [user for user in erased if await kept_texts(store, user)]
-    assert seen.outcomes.count("gone") == 8 * len(erased)
+    if "," not in store_url:  # all are in one batch
+        assert seen.outcomes.count("gone") == 8 * len(erased)
 
 
 @pytest.mark.parametrize("is_broken", [False, True], ids=["encoded", "late"])

@@ -15,7 +15,15 @@ from svc_common.errors import ProfileConflictError, ProfileNotFoundError, StoreU
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefix_cache import PrefixCache
 from tests.generator_svc.fake_replica import FakeReplica
-from tests.generator_svc.store_watch import PATIENT, administered, connected, opened, until, watched
+from tests.generator_svc.store_watch import (
+    PATIENT,
+    administered,
+    all_keys,
+    connected,
+    opened,
+    until,
+    watched,
+)
 from tests.generator_svc.test_profiles import BRIEF, KIND
 from tests.generator_svc.test_reward_pool import running_pool
 from tests.svc_common.lm.test_ownership import read
@@ -84,7 +92,7 @@ async def test_encoding_that_comes_after_the_erasure_is_not_kept(store_url):
         await store.delete("t", "ann")
         await store.put_encoding("t", "v1", "Be brief.", b"ids of it")
         assert await store.get_encodings("t", "v1", ["Be brief."]) == {}
-        (key,) = await raw.keys("pad:v1:enc:*")
+        (key,) = await all_keys(raw, "pad:v1:enc:*")
         assert await raw.get(key) == b""
         assert 0 < await raw.ttl(key) <= FORGOTTEN_S
         await raw.pexpire(key, 0)

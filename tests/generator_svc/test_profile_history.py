@@ -15,7 +15,7 @@ from svc_common.errors import (
     ProfileDamagedError,
     ProfileNotFoundError,
 )
-from tests.generator_svc.store_watch import PATIENT, administered, opened, ports_of, until
+from tests.generator_svc.store_watch import PATIENT, administered, all_keys, opened, ports_of, until
 from tests.generator_svc.test_profiles import BRIEF, KIND
 
 KEY = "pad:v1:{t:ann}:profile"
@@ -143,7 +143,7 @@ async def test_erasing_a_profile_erases_its_history_and_all_encodings(store, raw
         await raw.delete(encoding_key("t", wish(number)[0].text))
         await store.put_encoding("t", "v1", wish(number)[0].text, b"ids")
     await store.delete("t", "ann")
-    for key in await raw.keys():
+    for key in await all_keys(raw):
         kind = await raw.type(key)
         assert kind == b"string", key  # tombstones, of user and encodings
     with pytest.raises(ProfileNotFoundError):

@@ -324,6 +324,14 @@ def test_a_url_of_no_cluster_is_refused_and_no_password_is_quoted(url, rule):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["redis://:secret@a:1,b:2/0", "redis://a:x", "http://a", "a:1"])
+def test_a_url_of_no_server_is_refused_and_no_password_is_quoted(url):
+    rule = "^GENERATOR_REDIS_URL: must be .*; several nodes need GENERATOR_REDIS_CLUSTER=true$"
+    with pytest.raises(SettingsError, match=rule) as caught:
+        connect(url, 1.0)
+    assert "secret" not in str(caught.value)
+
+
 async def test_each_node_gets_the_urls_options(tmp_path):
     url = "rediss://pad:p%40w@a:1,[::1]:2,b/0?ssl_cert_reqs=none"
     async with connect(url, 0.5, is_cluster=True, max_connections=7) as client:
