@@ -191,8 +191,6 @@ class ProfileStore:
     async def delete(self, tenant: str, user_id: str, expected_revision: int | None = None) -> None:
         """Erase a profile, the encodings of its texts, and the user's place in index and caches.
 
-        A tombstone stays for `tombstone_ttl_s`: the last revision under the user's name.
-
         Raises:
             ProfileNotFoundError: The user has none.
             ProfileConflictError, ProfileDamagedError, StoreUnavailableError: See `put`.
