@@ -1,12 +1,13 @@
 """Rewards of the engine's steps from the model that runs beside the base model."""
 
+import asyncio
 from collections import deque
 
 from colocated_svc.placement import Placement, place
 from colocated_svc.rows import SharedRows
 from colocated_svc.work import Work
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
-from reward_svc.scorer import Scored, Scorer
+from reward_svc.scorer import Scorer
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Group, Session, Stream
 from svc_common.errors import ServiceError
@@ -78,16 +79,16 @@ class ColocatedScorer:
                 self._shared.commit(self._placements[session].session, session.token_ids[step])
                 session.num_committed += 1
 
-    async def score(self, rows: ScoreRows) -> ScoredRows:
+    def score(self, rows: ScoreRows) -> "asyncio.Future[ScoredRows]":
         """Return rewards; the forward that they need has run."""
-        if self._model.device.type == "cpu":  # here, rather than behind a prompt on that thread
-            scored = self._score(rows)
-        else:  # on its stream
-            scored = await self._thread.run(self._score, rows)
-        by_preference = {i: its[:, : rows.counts[i]] for i, its in scored.by_preference.items()}
-        return ScoredRows(scored.rewards, [True] * len(rows.sessions), by_preference)
+        if self._model.device.type != "cpu":  # on its stream
+            return self._thread.start(self._score, rows)
+        # Here, rather than behind a prompt on that thread.
+        scored: asyncio.Future[ScoredRows] = asyncio.get_running_loop().create_future()
+        scored.set_result(self._score(rows))
+        return scored
 
-    def _score(self, rows: ScoreRows) -> Scored:
+    def _score(self, rows: ScoreRows) -> ScoredRows:
         placements = [self._placements[session] for session in rows.sessions]
         for placement in placements:
             placement.join()
@@ -95,7 +96,9 @@ class ColocatedScorer:
         if sessions != self._group.sessions:
             self._group = Group(sessions)
         steps = [session.num_committed for session in sessions]
-        return self._scorer.score_block(self._group, steps, rows.counts, rows.token_ids)
+        scored = self._scorer.score_block(self._group, steps, rows.counts, rows.token_ids)
+        by_preference = {i: its[:, : rows.counts[i]] for i, its in scored.by_preference.items()}
+        return ScoredRows(scored.rewards, [True] * len(sessions), by_preference)
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state; its rows may be given again at once."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from generator_svc.decoding.candidates import Candidates
-from generator_svc.decoding.guidance import guide, subtract_base
+from generator_svc.decoding.guidance import base_part, guide
 from generator_svc.decoding.sampling import gumbel_noise, pick, signed
 
 
@@ -30,77 +31,131 @@ class RowParams:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a step chose.
+    """What a step chose: a column of each row of the candidates, and what the base would have.
 
-    Columns and what stands in them are plain lists, B numbers each; rewards and scores `[B, K]`.
+    What stands in the columns is given as plain lists, B numbers each; that of the tokens is made
+    at once, the rest when it is asked for: the next forward need not wait for it. `rewards` and
+    `scores` are `[B, K]`.
     """
 
     candidates: Candidates
     columns: list[int]
     base_columns: list[int]
     token_ids: list[int]
-    base_token_ids: list[int]
-    logprobs: list[float]
-    chosen_rewards: list[float]
     rewards: Tensor
     scores: Tensor
 
+    @cached_property
+    def base_token_ids(self) -> list[int]:
+        return _column(self.candidates.token_ids, torch.tensor(self.base_columns))
 
-def choose(candidates: Candidates, rewards: Tensor, params: Rows[RowParams]) -> Choices:
-    """Choose a token for each row, and say what the base model would have chosen.
+    @cached_property
+    def logprobs(self) -> list[float]:
+        """Of the tokens, by the base model."""
+        return _column(self.candidates.logprobs, torch.tensor(self.columns))
+
+    @cached_property
+    def chosen_rewards(self) -> list[float]:
+        """Of the tokens."""
+        return _column(self.rewards, torch.tensor(self.columns))
+
+
+@dataclass(frozen=True)
+class PreparedChoice:
+    """All of a step's choice that does not need rewards.
+
+    `base_part` `[B, K]` is the base model's part that rewards still lack, None where none does;
+    `sampled` is None where all rows are greedy.
+    """
+
+    candidates: Candidates
+    beta: Tensor  # [B]
+    base_part: Tensor | None
+    sampled: "_Sampling | None"
+    base_columns: Tensor  # [B]
+
+    def choose(self, rewards: Tensor) -> Choices:
+        """Choose a token for each row, and say what the base model would have chosen.
+
+        Args:
+            rewards: `[B, K]` float32 as the reward service sent them; 0 for rows without.
+        """
+        candidates, logprobs = self.candidates, self.candidates.logprobs
+        if self.base_part is not None:
+            rewards = rewards - self.base_part  # [B, K]
+        scores = guide(logprobs, rewards, self.beta)  # [B, K]
+        columns = _pick(scores, self.sampled)  # [B]
+        return Choices(
+            candidates=candidates,
+            columns=columns.tolist(),
+            base_columns=self.base_columns.tolist(),
+            token_ids=_column(candidates.token_ids, columns),
+            rewards=rewards,
+            scores=scores,
+        )
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How rows are sampled: noise `[B, K]`, temperature and top p `[B]`."""
+
+    noise: Tensor
+    temperature: Tensor
+    top_p: Tensor
+
+
+def prepare(candidates: Candidates, params: Rows[RowParams]) -> PreparedChoice:
+    """Return what can be known of a choice before its rewards are.
 
     Both choices use the same noise, so that they differ only where the reward made them differ.
 
     Args:
         candidates: `[B, K]`.
-        rewards: `[B, K]` float32 as the reward service sent them; 0 for rows without.
         params: B of them.
     """
-    beta = torch.tensor([row.beta for row in params], dtype=torch.float32)  # [B]
-    base_weight = torch.tensor([row.base_weight for row in params], dtype=torch.float32)  # [B]
     logprobs = candidates.logprobs
-    rewards = subtract_base(rewards, logprobs, base_weight)  # [B, K]
-    scores = guide(logprobs, rewards, beta)  # [B, K]
-    columns, base_columns = _pick_both(scores, candidates, params)
-    picked = columns.unsqueeze(1)  # [B, 1]
-    return Choices(
-        candidates=candidates,
-        columns=columns.tolist(),
-        base_columns=base_columns.tolist(),
-        token_ids=_column(candidates.token_ids, picked),
-        base_token_ids=_column(candidates.token_ids, base_columns.unsqueeze(1)),
-        logprobs=_column(logprobs, picked),
-        chosen_rewards=_column(rewards, picked),
-        rewards=rewards,
-        scores=scores,
+    weights = [row.base_weight for row in params]
+    sampled = _sampling(candidates, params)
+    return PreparedChoice(
+        candidates,
+        beta=torch.tensor([row.beta for row in params], dtype=torch.float32),
+        base_part=base_part(logprobs, torch.tensor(weights)) if any(weights) else None,
+        sampled=sampled,
+        base_columns=_pick(logprobs, sampled),
     )
+
+
+def choose(candidates: Candidates, rewards: Tensor, params: Rows[RowParams]) -> Choices:
+    """Prepare and choose at once; see `prepare` and `PreparedChoice.choose`."""
+    return prepare(candidates, params).choose(rewards)
 
 
 def choose_base(candidates: Candidates, params: Rows[RowParams]) -> list[int]:
     """Return the token that the base model alone would choose for each row."""
-    _, base_columns = _pick_both(candidates.logprobs, candidates, params)
-    return _column(candidates.token_ids, base_columns.unsqueeze(1))
+    base_columns = _pick(candidates.logprobs, _sampling(candidates, params))
+    return _column(candidates.token_ids, base_columns)
 
 
 def _column(values: Tensor, columns: Tensor) -> list[Any]:
-    """Return the number that stands in each row's column: `[B, K]`, `[B, 1]` -> B numbers."""
-    numbers: list[Any] = values.gather(1, columns).squeeze(1).tolist()
+    """Return the number that stands in each row's column: `[B, K]`, `[B]` -> B numbers."""
+    numbers: list[Any] = values.gather(1, columns.unsqueeze(1)).squeeze(1).tolist()
     return numbers
 
 
-def _pick_both(
-    scores: Tensor, candidates: Candidates, params: Rows[RowParams]
-) -> tuple[Tensor, Tensor]:
-    """Return each row's choice by `scores` and by the base model alone, `[B]` each."""
-    logprobs = candidates.logprobs
+def _sampling(candidates: Candidates, params: Rows[RowParams]) -> _Sampling | None:
     if all(row.temperature == 0 for row in params):  # a third of the time of what follows
-        return scores.argmax(dim=-1), logprobs.argmax(dim=-1)
-    temperature = torch.tensor([row.temperature for row in params], dtype=torch.float32)  # [B]
-    top_p = torch.tensor([row.top_p for row in params], dtype=torch.float32)  # [B]
+        return None
     seeds = torch.tensor([signed(row.seed) for row in params], dtype=torch.int64)  # [B]
     steps = torch.tensor([row.step for row in params], dtype=torch.int64)  # [B]
-    noise = gumbel_noise(seeds, steps, candidates.token_ids)  # [B, K]
-    return (
-        pick(scores, noise, temperature, top_p),
-        pick(logprobs, noise, temperature, top_p),
+    return _Sampling(
+        noise=gumbel_noise(seeds, steps, candidates.token_ids),
+        temperature=torch.tensor([row.temperature for row in params], dtype=torch.float32),
+        top_p=torch.tensor([row.top_p for row in params], dtype=torch.float32),
     )
+
+
+def _pick(scores: Tensor, sampled: _Sampling | None) -> Tensor:
+    """Return each row's choice by `scores` `[B, K]`: `[B]`."""
+    if sampled is None:
+        return scores.argmax(dim=-1)
+    return pick(scores, sampled.noise, sampled.temperature, sampled.top_p)

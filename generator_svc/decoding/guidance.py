@@ -22,11 +22,20 @@ def subtract_base(theta_logprobs: Tensor, logprobs: Tensor, weight: Tensor) -> T
 
     Args:
         theta_logprobs: `[B, K]` float32, sum_j w_j log p_theta_j over the K candidates.
-        logprobs: `[B, K]` float32, ln p_base; -inf where a row has fewer candidates.
-        weight: `[B]` float32, sum_j w_j of a row; 0 for rows with another reference.
+        logprobs, weight: as `base_part` takes them.
 
     Source: PAD's released code, inference/PAD.py: both sides normalised over the candidates.
     """
-    valid = logprobs > -torch.inf
-    base = torch.log_softmax(logprobs, dim=-1).masked_fill(~valid, 0.0)  # [B, K]
-    return theta_logprobs - weight.unsqueeze(-1) * base
+    return theta_logprobs - base_part(logprobs, weight)
+
+
+def base_part(logprobs: Tensor, weight: Tensor) -> Tensor:
+    """Return `weight * log p_base`, normalised over the candidates: `[B, K]` float32.
+
+    Args:
+        logprobs: `[B, K]` float32, ln p_base; -inf where a row has fewer candidates.
+        weight: `[B]` float32, sum_j w_j of a row; 0 for rows with another reference.
+    """
+    is_missing = logprobs == -torch.inf
+    base = torch.log_softmax(logprobs, dim=-1).masked_fill(is_missing, 0.0)  # [B, K]
+    return weight.unsqueeze(-1) * base

@@ -1,13 +1,16 @@
 """From the candidates of a step to its tokens: ask for rewards, add them, choose."""
 
+import asyncio
 import time
+from collections.abc import Awaitable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from generator_svc.decoding.candidates import Candidates, gather_candidates
-from generator_svc.decoding.choice import Choices, choose, choose_base
+from generator_svc.decoding.choice import Choices, RowParams, choose_base, prepare
 from generator_svc.decoding.explanation import TokenExplanation, against_base, explain
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.observer import EngineObserver
@@ -82,20 +85,27 @@ class Chooser:
         """
         sequences, block = proposal.sequences, proposal.block
         started = time.perf_counter()
-        scored = await self._score(proposal, guesses)
+        places = [i for i, is_scored in enumerate(proposal.is_scored) if is_scored]
+        scoring = self._ask(proposal, places, guesses) if places else None
+        if scoring is not None:
+            await asyncio.sleep(0)  # the question leaves before what can be done meanwhile
+        prepared = prepare(block, _row_params(sequences, proposal.is_scored))
+        scored = _unscored(proposal) if scoring is None else await scoring
+        if 0 < len(places) < len(sequences):
+            scored = _spread(scored, proposal, places)
         rewards, is_guided = scored.rewards, scored.has_rewards
         received = time.perf_counter()
         rows = list(range(len(sequences)))
-        if not all(is_guided):
+        if is_guided != proposal.is_scored:  # some lost their session
             rows = [i for i in rows if is_guided[i] or not proposal.is_scored[i]]
-        if not rows:
-            return []
-        if len(rows) < len(sequences):
+            if not rows:
+                return []
             kept = torch.tensor(rows)
             block = Candidates(block.token_ids[kept], block.logprobs[kept])
             rewards = rewards[kept]
-        params = [sequences[i].row_params(is_guided=is_guided[i]) for i in rows]
-        choices = choose(block, rewards, params)
+            left = [sequences[i] for i in rows]
+            prepared = prepare(block, _row_params(left, [is_guided[i] for i in rows]))
+        choices = prepared.choose(rewards)
         selected = time.perf_counter()
         for i in rows:
             timings = sequences[i].timings
@@ -110,22 +120,33 @@ class Chooser:
             for row, i in enumerate(rows)
         ]
 
-    async def _score(self, proposal: Proposal, guesses: list[int | None] | None) -> ScoredRows:
-        """Return rewards `[B, K]` of all sequences, and which of them got some."""
+    def _ask(
+        self, proposal: Proposal, places: list[int], guesses: list[int | None] | None
+    ) -> Awaitable[ScoredRows]:
+        """Ask for the rewards of the sequences at `places`."""
         sequences, block = proposal.sequences, proposal.block
-        places = [i for i, is_scored in enumerate(proposal.is_scored) if is_scored]
-        if not places:
-            return ScoredRows(torch.zeros_like(block.logprobs), [False] * len(sequences))
         sessions = [session for i in places if (session := sequences[i].session) is not None]
         counts = [sequences[i].params.top_k for i in places]
-        is_all = len(places) == len(sequences)
-        asked = block if is_all else Candidates(block.token_ids[places], block.logprobs[places])
-        scored = await self._scorer.score(ScoreRows(sessions, asked, counts, guesses))
-        if is_all:
-            return scored
-        rewards, is_guided = torch.zeros_like(block.logprobs), [False] * len(sequences)
-        rewards[places, : scored.rewards.shape[1]] = scored.rewards
-        for i, has_rewards in zip(places, scored.has_rewards, strict=True):
-            is_guided[i] = has_rewards
-        by_preference = {places[i]: its for i, its in scored.by_preference.items()}
-        return ScoredRows(rewards, is_guided, by_preference)
+        if len(places) < len(sequences):
+            block = Candidates(block.token_ids[places], block.logprobs[places])
+        return self._scorer.score(ScoreRows(sessions, block, counts, guesses))
+
+
+def _spread(scored: ScoredRows, proposal: Proposal, places: list[int]) -> ScoredRows:
+    """Return as the rewards of all sequences, `[B, K]`, those of the ones at `places`."""
+    everyone = _unscored(proposal)
+    everyone.rewards[places, : scored.rewards.shape[1]] = scored.rewards
+    for i, has_rewards in zip(places, scored.has_rewards, strict=True):
+        everyone.has_rewards[i] = has_rewards
+    by_preference = {places[i]: its for i, its in scored.by_preference.items()}
+    return ScoredRows(everyone.rewards, everyone.has_rewards, by_preference)
+
+
+def _unscored(proposal: Proposal) -> ScoredRows:
+    rewards = torch.zeros_like(proposal.block.logprobs)
+    return ScoredRows(rewards, [False] * len(proposal.sequences))
+
+
+def _row_params(sequences: Items[Sequence], is_guided: Items[bool]) -> list[RowParams]:
+    pairs = zip(sequences, is_guided, strict=True)
+    return [sequence.row_params(is_guided=guided) for sequence, guided in pairs]

@@ -6,6 +6,7 @@ again with the tokens written so far, and the answer goes on with the same candi
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from functools import partial
 
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
@@ -103,12 +104,12 @@ class RewardPool:
         for replica, placements in groups.items():
             replica.commit(placements)
 
-    async def score(self, rows: ScoreRows) -> ScoredRows:
+    def score(self, rows: ScoreRows) -> Awaitable[ScoredRows]:
         """Ask each replica for the rewards of its sessions, one message a replica.
 
         A late replica's rewards are kept until they are asked for again.
         """
-        return await self._questions.ask(rows, [self._cases.get(s) for s in rows.sessions])
+        return self._questions.ask(rows, [self._cases.get(s) for s in rows.sessions])
 
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state."""

@@ -40,19 +40,21 @@ class _Round:
 
     Attributes:
         waiting: replicas that have not answered, with their questions.
-        is_over: nobody waits any more; what still comes is late.
+        done: gives `scored`; nobody waits any more then, and what still comes is late.
     """
 
     scored: ScoredRows
     waiting: dict[Replica, _Asked]
-    done: "asyncio.Future[None]"
-    is_over: bool = False
+    done: "asyncio.Future[ScoredRows]"
 
     def finish(self) -> None:
-        """Wake whoever waits."""
-        self.is_over = True
-        if not self.done.done():
-            self.done.set_result(None)
+        """Wake whoever waits; sessions whose rewards are not there are marked `is_scoring`."""
+        if self.done.done():
+            return
+        for asked in self.waiting.values():
+            for case in asked.cases:
+                case.session.is_scoring = True
+        self.done.set_result(self.scored)
 
 
 def _subtract_ours(scored: ScoredRows, asked: _Asked) -> ScoredRows:
@@ -93,15 +95,13 @@ class Questions:
         self._timeout_s = timeout_s
         self._on_lost = on_lost
 
-    async def ask(self, rows: ScoreRows, cases: list[Case | None]) -> ScoredRows:
-        """Return the rewards of all rows whose session has a place, or had an answer kept.
+    def ask(self, rows: ScoreRows, cases: list[Case | None]) -> "asyncio.Future[ScoredRows]":
+        """Ask for the rewards of all rows whose session has a place, or had an answer kept.
 
         Sessions whose replica is late are marked `is_scoring`.
         """
         scored = ScoredRows(torch.zeros(rows.token_ids.shape), [False] * len(cases))
         groups = self._groups(rows, cases, scored)
-        if not groups:
-            return scored
         loop = asyncio.get_running_loop()
         turn = _Round(scored, dict(groups), loop.create_future())
         for replica, asked in groups.items():
@@ -111,16 +111,12 @@ class Questions:
                 partial(self._receive, turn, replica),
                 self._timeout_s(replica),
             )
-        timer = loop.call_later(STRAGGLER_S, turn.finish)
-        try:
-            await turn.done
-        finally:
-            timer.cancel()
-            turn.is_over = True
-        for asked in turn.waiting.values():
-            for case in asked.cases:
-                case.session.is_scoring = True
-        return scored
+        if turn.waiting:
+            timer = loop.call_later(STRAGGLER_S, turn.finish)
+            turn.done.add_done_callback(lambda _: timer.cancel())
+        else:
+            turn.finish()
+        return turn.done
 
     def _groups(
         self, rows: ScoreRows, cases: list[Case | None], scored: ScoredRows
@@ -150,11 +146,13 @@ class Questions:
     def _receive(self, turn: _Round, replica: Replica, scored: ScoredRows) -> None:
         """Take a replica's answer; rows without rewards have lost their place there."""
         asked = turn.waiting.pop(replica)
-        was_late = turn.is_over
+        was_late = turn.done.done()
         scored = _subtract_ours(scored, asked)
         rewards = scored.rewards
         if not was_late:
-            turn.scored.rewards[asked.rows, : rewards.shape[1]] = rewards
+            is_whole = len(asked.rows) == len(turn.scored.has_rewards)  # as in most steps
+            rows = slice(None) if is_whole else asked.rows
+            turn.scored.rewards[rows, : rewards.shape[1]] = rewards
         parts = zip(asked.rows, asked.cases, asked.placements, asked.steps, strict=True)
         for i, (row, case, placement, step) in enumerate(parts):
             session = case.session

@@ -107,7 +107,9 @@ class Head:
         return hidden if head is None else nn.functional.linear(hidden, head.weight, head.bias)
 
     def _finish(self, logits: Tensor) -> Tensor:
-        logits = logits.float() * self._scale
+        logits = logits.float()
+        if self._scale != 1.0:  # a pass over the whole vocabulary
+            logits = logits * self._scale
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
