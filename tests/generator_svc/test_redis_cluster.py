@@ -21,6 +21,8 @@ from tests.generator_svc.store_watch import PATIENT, connected, opened, until, w
 from tests.generator_svc.test_profiles import BRIEF, KIND
 from tests.generator_svc.test_redis_password import ACL
 from tests.redis_cluster import ask, new_cluster
+from tests.tcp_proxy import tcp_proxy
+from tests.tls_keys import Authority
 
 NO_COPIES = StoreOptions(timeout_s=5.0, quick_s=5.0, local_ttl_s=0.0, stale_window_s=0.0)
 
@@ -330,6 +332,46 @@ def test_a_url_of_no_server_is_refused_and_no_password_is_quoted(url):
     with pytest.raises(SettingsError, match=rule) as caught:
         connect(url, 1.0)
     assert "secret" not in str(caught.value)
+
+
+async def test_each_node_is_asked_over_tls_and_must_show_a_right_certificate(
+    new_redis_server, tmp_path
+):
+    """The tests' server may be built without TLS: a proxy in front of each has it."""
+    own = new_cluster(new_redis_server)
+    authority = Authority(tmp_path, "authority")
+    pair = authority.issue("node", "IP:127.0.0.1")
+    stranger = Authority(tmp_path, "stranger")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair.cert, pair.key)
+    async with AsyncExitStack() as stack:
+        proxies = [
+            await stack.enter_async_context(tcp_proxy(its.port, tls)) for its in own.primaries
+        ]
+        ports = {its.port for its in proxies}
+        for server, proxy in zip(own.primaries, proxies, strict=True):
+            ask(server, "CONFIG", "SET", "cluster-announce-port", proxy.port)
+        await until(partial(announce, own, ports))
+        url = f"rediss://127.0.0.1:{proxies[0].port}/0?ssl_ca_certs="
+        async with watched(
+            connect(url + str(authority.cert), 5.0, is_cluster=True), PATIENT
+        ) as store:
+            for user in (
+                users := [user for its in own.primaries for user in users_on(own, its, 1)]
+            ):
+                await store.put("t", user, BRIEF, None)
+            assert len(await store.list_profiles("t", 9)) == len(users)
+            assert {int(its.address.rpartition(":")[2]) for its in store._redis.nodes} == ports
+        async with watched(
+            connect(url + str(stranger.cert), 5.0, is_cluster=True), PATIENT
+        ) as store:
+            with pytest.raises(StoreUnavailableError):
+                await store.get("t", users[0])
+
+
+async def announce(cluster, ports):
+    slots = [ask(its, "CLUSTER", "SLOTS") for its in cluster.primaries]
+    return all({primary[1] for _, _, primary, *_ in its} == ports for its in slots)
 
 
 async def test_each_node_gets_the_urls_options(tmp_path):
