@@ -29,6 +29,11 @@ class Deadline:
         """Seconds until then, below 0 when it has passed."""
         return self.at - time.monotonic()
 
+    @property
+    def is_near(self) -> bool:
+        """Whether a call that was given all the time there is has used it."""
+        return self.left_s < 2 * MARGIN_S  # some clocks on the way run by milliseconds
+
     def limit(self, seconds: float) -> float:
         """Return the timeout of a call that may take `seconds`, and no longer than the caller's."""
         return max(_LEAST_S, min(seconds, self.left_s - MARGIN_S))

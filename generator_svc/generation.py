@@ -23,6 +23,7 @@ from generator_svc.planning import Origin, Plan, Planner
 from generator_svc.request_parsing import GenerationRequest
 from generator_svc.sample_ranking import TIMEOUT_S as RANKING_TIMEOUT_S
 from generator_svc.sample_ranking import rank_samples
+from svc_common.errors import DeadlineExceededError, RewardUnavailableError
 from svc_common.lm.tokenizer import TextStream, Tokenizer
 
 
@@ -112,10 +113,17 @@ class Generator:
         ]
         with self._running(samples, plan, ticket):
             answers = await _collect_all(samples)
-        timeout_s = plan.origin.deadline.limit(RANKING_TIMEOUT_S)
-        ranking = await rank_samples(
-            self._calls, plan.context, answers, request.falls_back, timeout_s
-        )
+        deadline = plan.origin.deadline
+        timeout_s = deadline.limit(RANKING_TIMEOUT_S)
+        try:
+            ranking = await rank_samples(
+                self._calls, plan.context, answers, request.falls_back, timeout_s
+            )
+        except RewardUnavailableError as error:
+            if not deadline.is_near:
+                raise
+            late = "deadline: passed before the samples were ranked"
+            raise DeadlineExceededError(late) from error
         count = _TokenCount()
         for token in answers[ranking.best]:
             count.add(token)

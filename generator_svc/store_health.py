@@ -100,9 +100,10 @@ class StoreHealth:
 
     async def has_answer_of(self, node: RedisNode) -> bool:
         """Ping all nodes, so that it is known of each whether it is down; say it of `node`."""
-        nodes = dict.fromkeys((node, *self._client.nodes))
-        await asyncio.gather(*(self._pulse(its).check() for its in nodes))
-        return not self._pulse(node).is_down
+        pulses = [self._pulse(its) for its in dict.fromkeys((node, *self._client.nodes))]
+        await asyncio.gather(*(pulse.check() for pulse in pulses))
+        await asyncio.gather(*(pulse.check() for pulse in pulses if pulse.is_suspect))
+        return not pulses[0].is_suspect
 
     @asynccontextmanager
     async def _counted(

@@ -85,7 +85,10 @@ class Pulse:
         await self._node.connection_pool.disconnect(inuse_connections=False)
 
     async def check(self) -> None:
-        """Ping it once: it is down if it does not answer, nor has answered anybody meanwhile."""
+        """Ping it: if neither that is answered nor anybody else, it is suspect, or down if it was.
+
+        One ping alone proves little: its connection may have been the only one that broke.
+        """
         began_at = time.monotonic()
         try:
             async with answering(self._patience.timeout_s, is_optional=True):
@@ -99,8 +102,9 @@ class Pulse:
             self.note_answer()
 
     def _note_silence(self) -> None:
-        self._begin_probing()
-        if not self.is_down:
+        if not self.is_suspect:
+            self._begin_probing()
+        elif not self.is_down:
             self.is_down = True
             self._on_change(True)
 

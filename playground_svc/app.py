@@ -20,7 +20,7 @@ from edge_svc.bodies import read_json
 from edge_svc.errors import ApiError
 from edge_svc.hang_up import EventStream, unless_hung_up
 from pad_client import AsyncGeneratorClient, PadError
-from pad_client.presets import Presets
+from pad_client.presets import MAX_STRENGTH, Presets
 from playground_svc import profiles
 from playground_svc.answering import answer, events, explained
 from playground_svc.errors import PageError, from_api, from_pad
@@ -48,6 +48,7 @@ class Playground:
             "axes": axes(presets),
             "first_wishes": first_wishes(presets),
             "prompts": PROMPTS,
+            "max_strength": MAX_STRENGTH,
         }
         self.address = settings.shown_generator or settings.generator[0]
         self.is_draining = False

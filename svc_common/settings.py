@@ -48,21 +48,47 @@ def load_settings(cls: type[_S], prefix: str, environ: Mapping[str, str]) -> _S:
     Raises:
         SettingsError: A variable is unknown, missing, not of its type or out of range.
     """
+    values, errors = _read(cls, prefix, environ)
+    if errors:
+        raise next(iter(errors.values()))
+    return cls(**values)
+
+
+def settings_errors(
+    cls: type[Any], prefix: str, environ: Mapping[str, str]
+) -> dict[str, SettingsError]:
+    """Return by variable all that `load_settings` would refuse, where it tells of the first."""
+    return _read(cls, prefix, environ)[1]
+
+
+def _read(
+    cls: type[Any], prefix: str, environ: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, SettingsError]]:
+    """Return the values of the fields that are set, and what is wrong by variable."""
     fields = {prefix + field.name.upper(): field for field in _fields(cls)}
     types = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    errors: dict[str, SettingsError] = {}
     for variable in sorted(environ):
         if variable.startswith(prefix) and variable not in fields:
-            similar = difflib.get_close_matches(variable, fields, n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else ""
-            raise SettingsError(f"{variable}: is no setting of this service{hint}")
-    values = {}
+            # Without what all have in common, by which all would be similar.
+            names = [each.removeprefix(prefix) for each in fields]
+            similar = difflib.get_close_matches(variable.removeprefix(prefix), names, n=1)
+            hint = f"; did you mean {prefix}{similar[0]}?" if similar else ""
+            errors[variable] = SettingsError(f"{variable}: is no setting of this service{hint}")
     for variable, field in fields.items():
         if variable in environ:
-            values[field.name] = _parse(variable, environ[variable], types[field.name])
-            _check(variable, values[field.name], field.metadata)
+            try:
+                value = _parse(variable, environ[variable], types[field.name])
+                _check(variable, value, field.metadata)
+            except SettingsError as error:
+                errors[variable] = error
+            else:
+                values[field.name] = value
         elif field.default is dataclasses.MISSING:
-            raise SettingsError(f"{variable}: must be set ({field.metadata.get('help', '')})")
-    return cls(**values)
+            rule = f"{variable}: must be set ({field.metadata.get('help', '')})"
+            errors[variable] = SettingsError(rule)
+    return values, errors
 
 
 def settings_table(cls: type[Any], prefix: str) -> str:

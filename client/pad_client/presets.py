@@ -18,6 +18,9 @@ MAX_DIMENSIONS = 50
 MAX_LEVELS = 20
 MAX_TEXT_CHARACTERS = 2000  # of a preference; see common.proto
 MAX_WEIGHT = 10.0
+# beta * (sum of weights) beyond which the bundled models write broken text: docs/concepts.md has
+# the figures. Nothing is refused: commands and the playground say so.
+MAX_STRENGTH = 1.5
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _NAME_RULE = "must be 1..32 of a-z 0-9 -, a letter or digit first"

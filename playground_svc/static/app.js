@@ -131,7 +131,8 @@ function App({ page }) {
           </div>
           <datalist id="users">${users.map((each) => html`<option value=${each} />`)}</datalist>
           <${Editor} key=${tab} id=${KEYS[tab]} name=${NAMES[tab]} profile=${profiles[tab]}
-            axes=${page.axes} defaultBeta=${info?.default_beta ?? 1} users=${users}
+            axes=${page.axes} defaultBeta=${info?.default_beta ?? 1} maxStrength=${page.max_strength}
+            users=${users}
             onChange=${(profile, afterMs) => change(tab, profile, afterMs)}
             onStored=${(profile) => stored(tab, profile)} />
         </div>

@@ -3,15 +3,18 @@ import { call } from "./api.js";
 import { classes, html, plural, short, useState } from "./lib.js";
 import { Problem } from "./problem.js";
 import {
-  axisMax, axisValue, fromStored, isEdited, MAX_WISHES, newWish, ownWishes, preferences, sharedBeta, STRONG,
-  totalWeight, withAxis,
+  axisMax, axisValue, fromStored, isEdited, MAX_WISHES, newWish, ownWishes, preferences, sharedBeta, totalWeight,
+  withAxis,
 } from "./profile.js";
 
 const BETA_MAX = 3;
 const TYPING_MS = 700;
 
-/** `onChange(profile, afterMs)`: answers follow once nothing has changed for so long. */
-export function Editor({ id, name, profile, axes, defaultBeta, users, onChange, onStored }) {
+/**
+ * `onChange(profile, afterMs)`: answers follow once nothing has changed for so long.
+ * `maxStrength`: beyond it the text may break.
+ */
+export function Editor({ id, name, profile, axes, defaultBeta, maxStrength, users, onChange, onStored }) {
   const isFull = profile.wishes.length >= MAX_WISHES;
   const setWish = (wish, change, afterMs) =>
     onChange(
@@ -48,7 +51,7 @@ export function Editor({ id, name, profile, axes, defaultBeta, users, onChange, 
           + Add a wish</button>
         ${isFull && html`<p class="note">A profile has at most ${MAX_WISHES} wishes.</p>`}
       </fieldset>
-      <${Beta} ...${{ id, profile, defaultBeta, onChange }} />
+      <${Beta} ...${{ id, profile, defaultBeta, maxStrength, onChange }} />
     </div>`;
 }
 
@@ -78,7 +81,7 @@ function Axis({ axis, profile, isFull, onInput }) {
 
 const snapped = (value) => Math.round(value * 10) / 10;
 
-function Beta({ id, profile, defaultBeta, onChange }) {
+function Beta({ id, profile, defaultBeta, maxStrength, onChange }) {
   const beta = profile.beta ?? defaultBeta;
   const max = Math.max(BETA_MAX, beta);
   return html`
@@ -89,7 +92,7 @@ function Beta({ id, profile, defaultBeta, onChange }) {
         aria-describedby=${`strength-${id} beta-note-${id}`}
         onInput=${(event) => onChange({ ...profile, beta: Number(event.target.value) })} />
       <output>${short(beta)}</output>
-      <${Strength} ...${{ id, profile, beta, onChange }} />
+      <${Strength} ...${{ id, profile, beta, maxStrength, onChange }} />
       <p id=${`beta-note-${id}`} class="note">
         ${beta === 0 ? "0 is the base model itself."
           : profile.beta === null ? "The server's own; move it to choose another."
@@ -102,17 +105,17 @@ function Beta({ id, profile, defaultBeta, onChange }) {
 }
 
 /** What guides in all: weights add up, so every wish more counts against the base model, too. */
-function Strength({ id, profile, beta, onChange }) {
+function Strength({ id, profile, beta, maxStrength, onChange }) {
   const weights = totalWeight(profile);
   const strength = beta * weights;
-  const isMuch = strength > STRONG;
+  const isMuch = strength > maxStrength;
   // The caution has its place from the start: only then is it read aloud when it comes.
   return html`
     <div class="strength">
       <p id=${`strength-${id}`} class="note">Guides with <b>strength ${short(strength)}</b>
         ${" "}= <i>β</i> ${short(beta)} × weights ${short(weights)}</p>
       <p class="caution" role="status">${isMuch && html`
-        <span>Above ${STRONG} the text may break.</span>`}</p>
+        <span>Above ${maxStrength} the text may break.</span>`}</p>
       ${isMuch && html`
         <button type="button" onClick=${() => onChange({ ...profile, beta: sharedBeta(profile) })}
           title="Lower β until all wishes together guide with strength 1; their weights stay.">Share out</button>`}

@@ -3,9 +3,6 @@
 export const MAX_WISHES = 8; // of the generator
 const SLIDER_MAX = 2;
 
-/** A strength from which on the demo model's text may break; what it is trained for is 1. */
-export const STRONG = 1.5;
-
 let lastId = 0;
 
 export const newWish = (text = "", weight = 1) => ({ id: ++lastId, text, weight });

@@ -235,6 +235,16 @@ async def test_a_user_without_a_profile_gets_one(pad: Pad, fake: FakeServer, edi
     assert "newer" not in fake.profiles
 
 
+async def test_an_edited_profile_that_is_stronger_than_text_can_bear_is_told(
+    pad: Pad, editor: Any
+) -> None:
+    editor.plan('beta = 2\n[[wish]]\ntext = "Rhyme."\nweight = 3\n')
+    result = await pad("profile", "edit", "new")
+    assert "strength 6 = beta 2 x weights 3: text may break" in result.stderr
+    editor.plan(["beta = 2", "beta = 0.2"])
+    assert "strength" not in (await pad("profile", "edit", "new")).stderr
+
+
 async def test_a_mistake_is_shown_with_its_line_and_what_was_typed_is_there_again(
     pad: Pad, fake: FakeServer, editor: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -161,3 +162,71 @@ async def test_bash_itself_completes(run: Run, fake: FakeServer, tmp_path: Path)
     )
     assert await run("bash", "--norc", "-c", script) == "alan alice\n"
     assert not (tmp_path / "owned").exists()
+
+
+LEVELS = ["length=brief", "length=long"]
+
+
+async def test_levels_of_the_presets_are_offered(complete: Complete, tmp_path: Path) -> None:
+    line = "pad profile put alice --set "
+    offered = await complete(line)
+    assert [*LEVELS, "tone=formal"] == offered[:3]
+    assert await complete(f"{line}len") == LEVELS
+    assert await complete(f"{line}length=b") == ["length=brief"]
+    assert await complete("pad profile put alice --set=length=b") == ["length=brief"]
+    assert await complete(f"{line}nothing") == []
+    rest = await complete(f"{line}length=brief:2 --set ")
+    assert rest == [each for each in offered if each not in LEVELS]  # a dimension is set once
+
+
+async def test_levels_of_a_file_of_ones_own_are_offered(complete: Complete, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[humour]\nabout = "Jokes."\nlevels.dry = "Joke with a straight face."\n')
+    line = "pad profile put alice --set "
+    assert await complete(line, PAD_PRESETS=str(own)) == ["humour=dry"]
+    assert await complete(f"pad profile put alice --presets {own} --set h") == ["humour=dry"]
+    own.write_text("[Humour]\n")
+    assert await complete(line, PAD_PRESETS=str(own)) == []
+
+
+async def test_earlier_revisions_are_offered(complete: Complete, fake: FakeServer) -> None:
+    for revision in (8, 9, 10):
+        profile = profile_pb2.Profile(user_id="alice", revision=revision)
+        if "alice" in fake.profiles:
+            fake.earlier.setdefault("alice", []).insert(0, fake.profiles["alice"])
+        fake.profiles["alice"] = profile
+    assert await complete("pad profile undo alice --to ") == ["9", "8"]
+    assert await complete("pad profile undo alice --to 8") == ["8"]
+    assert await complete("pad profile undo zoe --to ") == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        # As bash takes a line apart; it replaces the last of the words alone.
+        (["profile", "put", "al", "--set", "len"], LEVELS),
+        (["profile", "put", "al", "--set", "length", "="], ["brief", "long"]),
+        (["profile", "put", "al", "--set", "length", "=", ""], ["brief", "long"]),
+        (["profile", "put", "al", "--set", "length", "=", "br"], ["brief"]),
+        (["profile", "put", "al", "--set", "=", "length", "=", "br"], ["brief"]),
+        (["profile", "put", "al", "--set", "=", "len"], LEVELS),
+        (["generate", "--strategy", "=", "pr"], ["prompt"]),
+        (["generate", "-s", "{host}", ":", "{port}", "--user", "a"], ["alan", "alice"]),
+        (["generate", "--user", "=", "a"], ["alan", "alice"]),
+    ],
+    ids=" ".join,
+)
+async def test_bash_takes_words_apart_and_gets_the_part_it_asked_for(
+    run: Run, fake: FakeServer, address: str, words: list[str], offered: list[str]
+) -> None:
+    store(fake, "alan", "alice")
+    host, _, port = address.partition(":")
+    quoted = [shlex.quote(each.format(host=host, port=port)) for each in words]
+    elsewhere = {"PAD_SERVER": "127.0.0.1:1"} if "-s" in words else {}
+    script = (
+        f'eval "$(pad --show-completion bash)"; COMP_WORDS=(pad {" ".join(quoted)});'
+        f" COMP_CWORD={len(words)}; _pad_completion pad; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    said = await run("bash", "--norc", "-c", script, **NAMED_SHELL, **elsewhere)
+    assert said.split() == offered

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from pad_client.cli.app import app
 from pad_client.doctor import Finding, Level, ModelFolders, Server, keys, machine, models, packages
+from pad_client.doctor.child import ask_child
 from pad_client.doctor.server import check_server
 from pad_client.tokens import TokenScope, new_token
 from tests.client.conftest import Pad
@@ -239,6 +240,18 @@ def test_secrets_that_others_can_read_are_warnings(pair: Pair, tmp_path: Path) -
     assert f"chmod 600 {token}" not in found["keys.token_file"].advice
 
 
+def test_a_secret_where_its_file_should_be_named_is_not_shown() -> None:
+    variables = {
+        "GENERATOR_REDIS_PASSWORD_FILE": "hunter2",
+        "PLAYGROUND_TOKEN_FILE": "pad_hunter2",
+        "GENERATOR_TOKENS_FILE": "hunter2",
+    }
+    found = by_check(keys.check_service_keys(variables))
+    assert {each.level for each in found.values()} == {Level.FAIL}
+    secrets = [found[f"keys.{name}"] for name in list(variables)[:2]]
+    assert "hunter2" not in repr(secrets)
+
+
 def test_file_that_is_not_there_or_is_none_is_found(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     variables = {
@@ -320,19 +333,24 @@ def test_client_that_is_only_on_a_path_is_found(tmp_path: Path) -> None:
     assert found["packages.client"].level is Level.FAIL
 
 
+def imports() -> Iterable[Finding]:
+    wanted = packages.modules()
+    return packages.check_imports(wanted, ask_child(wanted, {}))
+
+
 def test_package_that_is_there_but_broken_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = dict.fromkeys(packages._MARKS, ()) | {"server": ("redis",)}
     monkeypatch.setattr(packages, "_MODULES", modules)
-    assert levels(packages.check_imports()) == {"packages.imports": "ok"}
+    assert levels(imports()) == {"packages.imports": "ok"}
     (tmp_path / "redis.py").write_text("raise ImportError('libredis.so: cannot open')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    found = by_check(packages.check_imports())["packages.imports"]
+    found = by_check(imports())["packages.imports"]
     assert "redis: ImportError: libredis.so" in found.found
     assert "--force-reinstall" in found.advice
     (tmp_path / "redis.py").write_text("import os; os.abort()")
-    assert "ended with -6" in by_check(packages.check_imports())["packages.imports"].found
+    assert "ended with -6" in by_check(imports())["packages.imports"].found
 
 
 def test_packages_here_are_as_asked_for() -> None:

@@ -3,7 +3,9 @@
 import pytest
 
 from pad_client import Preference
-from pad_client.cli.strength import MAX_STRENGTH, strength_note
+from pad_client.cli.strength import strength_note
+from pad_client.presets import MAX_STRENGTH
+from tests.client.conftest import Pad
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,7 @@ def test_the_product_is_what_counts_and_ways_out_are_named() -> None:
     note = strength_note(wishes, None)
     assert note is not None
     assert note.startswith("strength 3.5 = beta 1 x weights 1 + 1.5 + 1: ")
-    assert "--beta 0.29" in note
+    assert "lower beta, for example to 0.29" in note
     assert "0.33*WISH" in note
     assert MAX_STRENGTH >= 3.5 * 0.29
     assert strength_note(wishes, 0.29) is None
@@ -29,4 +31,18 @@ def test_one_wish_is_not_told_to_share() -> None:
     note = strength_note([Preference("a", 1.0)], 2.0)
     assert note is not None
     assert "share" not in note
-    assert "--beta 1" in note
+    assert "lower beta, for example to 1" in note
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+async def test_whoever_writes_reads_or_restores_a_profile_is_told(
+    pad: Pad, form: list[str]
+) -> None:
+    strong = ["-p", "2*Be brief.", "-p", "Rhyme."]
+    for command in (["put", "ann", *strong], ["get", "ann"]):
+        result = await pad("profile", *command, *form)
+        assert "strength 3 = beta 1 x weights 2 + 1: " in result.stderr
+        assert "strength" not in result.stdout
+    assert "strength" not in (await pad("profile", "put", "ann", *strong, "--beta", "0.5")).stderr
+    assert "strength" not in (await pad("profile", "get", "ann", *form)).stderr
+    assert "strength 3" in (await pad("profile", "undo", "ann", *form)).stderr

@@ -19,7 +19,8 @@ from pad_client import GeneratorClient
 from pad_client.embedded import EmbeddedStack
 from tests.e2e.processes import HOST, free_ports, until
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 ASK = [{"role": "user", "content": "Can you find me a hotel in Paris?"}]
 WAIT_S = 60.0
 
@@ -227,6 +228,13 @@ def test_batch_names_the_line_that_is_no_request_before_it_sends_any(
     assert not (tmp_path / "answers.jsonl").exists()
 
 
+def page_colours(*names: str) -> list[str]:
+    """Return the playground's colours by day, which differ for every kind of colour vision."""
+    style = (ROOT / "playground_svc/static/style.css").read_text()
+    found = [re.search(rf"--{name}: light-dark\(#(\w{{6}}),", style) for name in names]
+    return [", ".join(str(each) for each in bytes.fromhex(match[1])) for match in found if match]
+
+
 def test_notebook_runs_from_top_to_bottom(
     stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,5 +253,9 @@ def test_notebook_runs_from_top_to_bottom(
     shown = names["Coloured"](guided.tokens)._repr_html_()
     assert shown.count("<span") == len(guided.tokens)
     assert shown.count("text-decoration: underline") == guided.summary.num_changed_tokens
+    likes, dislikes = page_colours("likes", "dislikes")
+    num_liked = sum(token.reward > 0 for token in guided.tokens)
+    assert shown.count(f"rgba({likes}, ") == num_liked > 0
+    assert shown.count(f"rgba({dislikes}, ") == len(guided.tokens) - num_liked
     assert any(each.score > each.logprob for each in names["changed"].candidates)
     names["plt"].close(names["figure"])

@@ -97,6 +97,20 @@ async def test_samples_are_given_unranked_in_time_where_no_replica_ranks_them(
     assert len(events) == 1 + summary.num_tokens
 
 
+async def test_samples_that_are_not_ranked_by_the_deadline_end_as_deadline_exceeded(
+    redis_url: str,
+) -> None:
+    """Once as UNAVAILABLE, which asks the caller to try again; the fuzzer found it."""
+    best = request(
+        strategy=generator_pb2.STRATEGY_BEST_OF_N, fallback=generator_pb2.FALLBACK_POLICY_FAIL
+    )
+    async with running_engine() as harness, generator(harness, redis_url, model_version="") as its:
+        answer = its.answer(best, Origin("r", "default", Deadline.after(1.5)))
+        with pytest.raises(DeadlineExceededError, match="samples were ranked"):
+            async for _ in answer:
+                pass
+
+
 async def test_a_request_ends_at_its_deadline_where_no_replica_encodes(redis_url: str) -> None:
     """Encoding has 10 s of its own; what is left to the caller ends it, and then the request."""
     async with (

@@ -178,6 +178,7 @@ async def test_a_text_that_a_model_refuses_is_passed_over(
     assert seen.outcomes.count("computed") == len(ALL) - 1
 
 
+@pytest.mark.parametrize("store_url", ["server"], indirect=True)
 async def test_the_rate_is_kept(store_url: str, store: ProfileStore) -> None:
     replicas = Replicas()
     options = AheadOptions(per_s=100, ttl_s=60, interval_s=0.01)
@@ -242,6 +243,7 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_service(
     assert told[0].exc_info is not None
 
 
+@pytest.mark.parametrize("store_url", ["server"], indirect=True)
 async def test_while_replicas_are_full_nothing_counts_as_done(
     store_url: str, store: ProfileStore
 ) -> None:
@@ -311,6 +313,7 @@ async def test_a_round_ends_where_another_has_its_lease(
             await seen.until((1, 0))
 
 
+@pytest.mark.parametrize("store_url", ["server"], indirect=True)
 async def test_the_lease_is_kept_while_nothing_has_to_be_computed(
     store_url: str, store: ProfileStore
 ) -> None:

@@ -37,6 +37,12 @@ async def store(cluster):
         yield store
 
 
+@pytest.fixture(scope="module")
+def own_cluster(new_redis_server):
+    """A cluster whose slots tests may move; each takes a user of its own."""
+    return new_cluster(new_redis_server)
+
+
 @pytest.fixture
 def users(cluster):
     """Two users on each node."""
@@ -165,9 +171,9 @@ class Move:
         ask(server, "CLUSTER", "SETSLOT", self.slot, *state)
 
 
-async def test_a_slot_may_move_while_its_profile_is_in_use(new_redis_server):
-    own = new_cluster(new_redis_server)
-    (user,) = users_on(own, own.primaries[0], 1)
+async def test_a_slot_may_move_while_its_profile_is_in_use(own_cluster):
+    own = own_cluster
+    user, _ = users_on(own, own.primaries[0], 2)
     move = Move(own, profile_key(user_tag("t", user)))
     text = text_on(own, own.primaries[0])
     async with opened(own.url, NO_COPIES) as store, opened(own.url, NO_COPIES) as other:
@@ -220,9 +226,9 @@ async def is_longer(items, length):
     return len(items) > length
 
 
-async def test_nodes_that_send_us_to_each_other_end_in_time(new_redis_server):
-    own = new_cluster(new_redis_server)
-    (user,) = users_on(own, own.primaries[0], 1)
+async def test_nodes_that_send_us_to_each_other_end_in_time(own_cluster):
+    own = own_cluster
+    _, user = users_on(own, own.primaries[0], 2)
     slot = slot_of(profile_key(user_tag("t", user)))
     first, second, _ = own.primaries
     async with opened(own.url) as store:

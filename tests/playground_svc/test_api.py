@@ -51,6 +51,13 @@ def test_an_answer_streams_what_the_generator_writes(
     assert set(summary["timings"]) > {"prefill_s", "reward_wait_s", "total_s"}
 
 
+def test_the_page_is_told_from_which_strength_text_may_break(address: str) -> None:
+    """It had a number of its own, beside that of the command line."""
+    assert ask(address, "/api/page").json["max_strength"] == presets.MAX_STRENGTH
+    for name in ("app", "editor", "profile"):
+        assert f"{presets.MAX_STRENGTH:g}" not in ask(address, f"/{name}.js").text
+
+
 @pytest.mark.usefixtures("idle")
 def test_a_page_that_hangs_up_frees_the_slots_of_its_answer(
     stack: EmbeddedStack, address: str, stopped_rewards: Callable[[], None]

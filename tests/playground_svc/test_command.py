@@ -59,14 +59,16 @@ def test_it_serves_before_a_running_generator_until_it_is_interrupted() -> None:
     assert "nothing is left running" in rest
 
 
-def test_the_sliders_have_the_levels_that_pad_profile_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_option", [False, True], ids=["variable", "option"])
+def test_the_sliders_have_the_levels_that_pad_profile_has(tmp_path: Path, is_option: bool) -> None:
     file = tmp_path / "own.toml"
     file.write_text('[humour]\nabout = "Jokes."\nlevels.dry = "Joke with a straight face."\n')
+    option = ["--presets", str(file)] if is_option else []
+    # What is said to the command counts before what is said to all.
+    variable = {"PAD_PRESETS": "/nowhere" if is_option else str(file)}
     with (
         FakeGenerator(FakeServer()) as fake,
-        pad(
-            "playground", "--server", fake.address, "--port", "0", PAD_PRESETS=str(file)
-        ) as process,
+        pad("playground", "--server", fake.address, "--port", "0", *option, **variable) as process,
     ):
         told = ask(shown_address(process), "/api/page").json
     assert [axis["name"] for axis in told["axes"]] == ["humour"]
@@ -88,6 +90,14 @@ def test_levels_that_cannot_be_used_are_told_at_the_start(tmp_path: Path) -> Non
     )
     assert ended.returncode == 2
     assert f"PLAYGROUND_PRESETS: presets {file}: Humour: must be 1..32 of" in ended.stderr
+
+
+def test_presets_that_cannot_be_used_are_told_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text("[Humour]\n")
+    result = CliRunner().invoke(app, ["playground", "--presets", str(file), "--models", "/nowhere"])
+    assert result.exit_code == 1
+    assert "Humour: must be 1..32 of" in result.output
 
 
 def test_options_of_a_server_of_its_own_are_not_dropped_in_silence(tmp_path: Path) -> None:

@@ -3,7 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from svc_common.settings import SettingsError, load_settings, setting, settings_table
+from svc_common.settings import (
+    SettingsError,
+    load_settings,
+    setting,
+    settings_errors,
+    settings_table,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +82,21 @@ def test_table_has_a_row_for_each_setting():
     assert table[2] == "| `X_MODEL` | path | (must be set) |  | Folder of the model. |"
     assert table[3] == "| `X_NUM_SLOTS` | int | `8` | 1..64 | Sequences at once. |"
     assert table[7] == "| `X_IS_OPEN` | bool | `false` |  | Whether a \\| stands here. |"
+
+
+def test_all_errors_are_told_where_a_start_tells_of_the_first():
+    variables = {"X_BETA": "-1", "X_ZZZ": "3", "X_IS_OPEN": "true"}
+    told = settings_errors(Settings, "X_", variables)
+    assert {name: str(error) for name, error in told.items()} == {
+        "X_ZZZ": "X_ZZZ: is no setting of this service",
+        "X_MODEL": "X_MODEL: must be set (Folder of the model.)",
+        "X_BETA": "X_BETA: must be >= 0, got -1.0",
+    }
+    with pytest.raises(SettingsError, match="X_ZZZ"):
+        load(**variables)
+    assert settings_errors(Settings, "X_", {"X_MODEL": "/m"}) == {}
+
+
+def test_what_all_variables_begin_with_makes_none_of_them_similar():
+    told = settings_errors(Settings, "A_LONG_PREFIX_", {"A_LONG_PREFIX_PACE": "1"})
+    assert str(told["A_LONG_PREFIX_PACE"]) == "A_LONG_PREFIX_PACE: is no setting of this service"

@@ -4,6 +4,8 @@ import os
 import sys
 from importlib.util import find_spec
 
+from pad_client.cli.bash_words import join_words
+
 try:
     from pad_client.cli.app import app
 except ModuleNotFoundError as error:
@@ -20,4 +22,5 @@ def main() -> None:
         )
     if "_PAD_COMPLETE" in os.environ:  # in the middle of somebody's command line
         os.environ["GRPC_VERBOSITY"] = "NONE"
+        join_words(os.environ)
     app()

@@ -1,4 +1,4 @@
-"""What the tab key offers beside the names of commands, options and their values: user ids."""
+"""What the tab key offers beside commands, options and fixed values: users, revisions, levels."""
 
 import os
 import re
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import typer
 
+from pad_client import presets
 from pad_client.cli.access_options import read_access
+from pad_client.cli.bash_words import HEAD
 from pad_client.cli.console import DEFAULT_SERVER
 from pad_client.client import GeneratorClient
 from pad_client.errors import PadError
@@ -22,13 +24,48 @@ _PLAIN_WORD = re.compile(r"[\w./][\w.@%+,/-]*", re.ASCII)
 
 def complete_user(context: typer.Context, incomplete: str) -> list[str]:
     """Return ids of users with a profile that begin so; none if no server answers in time."""
-    server = context.params.get("server") or os.environ.get("PAD_SERVER") or DEFAULT_SERVER
+    if os.environ.get(HEAD):
+        return []  # an id at which bash breaks words: none of those is offered
     try:
-        access = read_access(context.find_root().params)
-        with GeneratorClient(server, timeout_s=_MAX_WAIT_S, **access) as client:
+        with _client(context) as client:
             return list(_users(client, incomplete))
     except PadError:
         return []  # an error in the middle of a command line helps nobody
+
+
+def complete_revision(context: typer.Context) -> list[str]:
+    """Return the earlier revisions of a user that are kept, newest first."""
+    # Behind an option that waits for its value, words before it are not yet told apart.
+    user = context.params.get("user") or next(iter(context.args), "")
+    try:
+        with _client(context) as client:
+            found = client.profile_history(user)
+    except PadError:
+        return []
+    numbers = [each.revision for each in found.revisions if each.revision != found.current_revision]
+    return [str(each) for each in numbers]  # typer leaves those that begin so
+
+
+def complete_level(context: typer.Context, incomplete: str) -> list[str]:
+    """Return `DIMENSION=LEVEL` of the presets, of dimensions that are not yet set."""
+    path = context.params.get("presets_file") or os.environ.get("PAD_PRESETS") or None
+    try:
+        known = presets.load(path).dimensions.values()
+    except PadError:
+        return []
+    is_set = {choice.partition("=")[0] for choice in context.params.get("chosen") or ()}
+    choices = [f"{each.name}={level}" for each in known for level in each.levels]
+    head = os.environ.get(HEAD, "")
+    return [
+        choice.removeprefix(head)
+        for choice in choices
+        if choice.startswith(head + incomplete) and choice.partition("=")[0] not in is_set
+    ]
+
+
+def _client(context: typer.Context) -> GeneratorClient:
+    server = context.params.get("server") or os.environ.get("PAD_SERVER") or DEFAULT_SERVER
+    return GeneratorClient(server, timeout_s=_MAX_WAIT_S, **read_access(context.find_root().params))
 
 
 def _users(client: GeneratorClient, beginning: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,7 @@ from pad_client.cli.console import (
     new_console,
 )
 from pad_client.cli.up import ModelsOption
-from pad_client.doctor import Finding, Level, ModelFolders, Server, examine
+from pad_client.doctor import Finding, Level, ModelFolders, Server, examine, service_variables
 from pad_client.embedded import default_models_dir
 from pad_client.embedded.specs import BASE_MODEL, REWARD_MODEL
 
@@ -32,8 +32,20 @@ _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 def doctor(
     context: typer.Context,
     models: ModelsOption = None,
+    env_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--env-file",
+            metavar="FILE",
+            help="Variables of services, NAME=VALUE a line, beside those of the environment. May be"
+            " repeated.",
+        ),
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out importing the model libraries.")
+        bool,
+        typer.Option(
+            "--quick", help="Leave out the model libraries, and the rules for services' variables."
+        ),
     ] = False,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 5.0,
@@ -48,8 +60,12 @@ def doctor(
         timeout_s=timeout,
         access=access,
     )
+    try:
+        variables = service_variables(os.environ, env_file or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--env-file") from error
     with new_console(stderr=True).status("Examining"):
-        findings = list(examine(asked, _folders(models), is_quick=quick))
+        findings = list(examine(asked, _folders(models, variables), variables, is_quick=quick))
     if as_json:
         for each in findings:
             typer.echo(json.dumps(dataclasses.asdict(each), ensure_ascii=False))
@@ -59,13 +75,13 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _folders(models: Path | None) -> ModelFolders:
+def _folders(models: Path | None, variables: Mapping[str, str]) -> ModelFolders:
     """Return where the models are: as said here, as the services' variables say, or bundled."""
     folder = models or default_models_dir()
     base, persrm = folder / BASE_MODEL, folder / REWARD_MODEL
     if models is None:
-        base = Path(os.environ.get("GENERATOR_MODEL_DIR") or base)
-        persrm = Path(os.environ.get("REWARD_MODEL_DIR") or persrm)
+        base = Path(variables.get("GENERATOR_MODEL_DIR") or base)
+        persrm = Path(variables.get("REWARD_MODEL_DIR") or persrm)
     return ModelFolders(base, persrm)
 
 

@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from pad_client import presets
 from pad_client.access import AccessOptions
 from pad_client.cli.connection import connect
 from pad_client.cli.console import new_console
 from pad_client.cli.demo_script import DEMO_USERS
+from pad_client.cli.profile_view import PresetsOption
 from pad_client.cli.up import (
     DEFAULT_PLAYGROUND_PORT,
     POLL_S,
@@ -50,6 +52,7 @@ def playground(
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
     ] = False,
+    presets_file: PresetsOption = None,
     models: ModelsOption = None,
     reward_replicas: Annotated[
         int | None, typer.Option(min=1, help="Reward services to start; default: 1.")
@@ -60,6 +63,10 @@ def playground(
     if server and (models or reward_replicas):
         option = "--models" if models else "--reward-replicas"
         raise typer.BadParameter("is not for a --server that runs already", param_hint=option)
+    levels = {}
+    if presets_file is not None:
+        presets.load(presets_file)  # so that a mistake in it is told before anything starts
+        levels["PLAYGROUND_PRESETS"] = str(presets_file)
     with _environment(context.obj or AccessOptions()) as environment:
         options = StackOptions(
             models_dir=models or default_models_dir(),
@@ -68,7 +75,7 @@ def playground(
             generator=server or "",
             has_playground=True,
             playground_port=port or None,
-            playground_environment=environment if server else {},
+            playground_environment={**levels, **(environment if server else {})},
         )
         if server:
             _check(context, server)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pad_client import presets
 from pad_client.cli import profile_edit, profile_history, profile_transfer
+from pad_client.cli.completion import complete_level
 from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
@@ -49,6 +50,7 @@ def put(
             "--set",
             metavar="DIMENSION=LEVEL[:WEIGHT]",
             help="A wish by its name; `pad profile presets` lists them. May be repeated.",
+            autocompletion=complete_level,
         ),
     ] = None,
     presets_file: PresetsOption = None,
@@ -91,6 +93,7 @@ def get(
     with connect(context, server, timeout) as client, status("Reading the profile"):
         profile = client.get_profile(user)
     print_profiles([profile], as_json=as_json)
+    print_strength_note(profile.preferences, profile.beta)
 
 
 @profile_app.command("list")

@@ -25,6 +25,7 @@ from pad_client.cli.console import (
 )
 from pad_client.cli.profile_form import Form, FormError, read_form, write_form, write_wishes
 from pad_client.cli.profile_view import PresetsOption, UserArgument
+from pad_client.cli.strength import print_strength_note
 from pad_client.client import GeneratorClient
 from pad_client.errors import ConflictError, NotFoundError, PadError
 from pad_client.presets import Presets
@@ -150,6 +151,7 @@ class _Edit:
             expected_revision=0 if self._stored is None else self._stored.revision,
         )
         typer.echo(f"The profile of {self._user} is written as revision {profile.revision}.")
+        print_strength_note(profile.preferences, profile.beta)
 
     def _show_conflict(self, mine: Form) -> bool:
         """Show what somebody else wrote beside one's own; say whether they differ."""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pad_client.cli.completion import complete_revision
 from pad_client.cli.connection import connect
 from pad_client.cli.console import (
     DEFAULT_SERVER,
@@ -13,6 +14,7 @@ from pad_client.cli.console import (
     new_console,
 )
 from pad_client.cli.profile_view import UserArgument, print_profiles, status
+from pad_client.cli.strength import print_strength_note
 from pad_client.errors import NotFoundError
 from pad_client.types import ProfileHistory
 
@@ -43,7 +45,11 @@ def undo(
     to: Annotated[
         int | None,
         typer.Option(
-            "--to", min=1, metavar="REVISION", help="The revision to restore; default: the last."
+            "--to",
+            min=1,
+            metavar="REVISION",
+            help="The revision to restore; default: the last.",
+            autocompletion=complete_revision,
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -60,6 +66,7 @@ def undo(
             expected_revision=found.current_revision or None,
         )
     print_profiles([profile], as_json=as_json)
+    print_strength_note(profile.preferences, profile.beta)
 
 
 def _target(found: ProfileHistory, to: int | None) -> int:

@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 
 from pad_client.cli.console import new_console
+from pad_client.presets import MAX_STRENGTH
 from pad_client.types import Preference
-
-# The bundled models write broken text beyond it; docs/concepts.md has the figures.
-MAX_STRENGTH = 1.5
 
 
 def strength_note(preferences: Sequence[Preference], beta: float | None) -> str | None:
@@ -24,7 +22,7 @@ def strength_note(preferences: Sequence[Preference], beta: float | None) -> str 
     if factor * total <= MAX_STRENGTH:
         return None
     weights = " + ".join(f"{each.weight:g}" for each in preferences)
-    advice = f"lower it, for example with --beta {min(1.0, 1 / total):.2g}"
+    advice = f"lower beta, for example to {min(1.0, 1 / total):.2g}"
     if len(preferences) > 1:
         advice += f", or share weights out, for example {1 / len(preferences):.2g}*WISH each"
     return (

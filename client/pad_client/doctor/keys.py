@@ -19,9 +19,18 @@ _EXPIRED, _WRONG_PURPOSE = 10, 26  # X509_V_ERR_...
 _SERVICE_KEYS = (
     *("GENERATOR_TLS_", "REWARD_TLS_", "GENERATOR_REWARD_"),
     *("GENERATOR_TRACES_", "REWARD_TRACES_", "EDGE_TRACES_"),
+    *("EDGE_TLS_", "EDGE_GENERATOR_", "PLAYGROUND_"),
 )
 _SERVICE_TOKENS = ("GENERATOR_TOKENS_FILE", "REWARD_TOKENS_FILE")
-_SERVICE_SECRETS = ("GENERATOR_REWARD_TOKEN_FILE", "GENERATOR_REDIS_PASSWORD_FILE")
+_SERVICE_SECRETS = (
+    *("GENERATOR_REWARD_TOKEN_FILE", "GENERATOR_REDIS_PASSWORD_FILE", "PLAYGROUND_TOKEN_FILE"),
+)
+_KINDS = ("CERT", "KEY", "CA", "CLIENT_CA")
+SERVICE_KEY_FILES = (
+    *_SERVICE_TOKENS,
+    *_SERVICE_SECRETS,
+    *(f"{prefix}{kind}_FILE" for prefix in _SERVICE_KEYS for kind in _KINDS),
+)
 
 
 def check_client_keys(access: Mapping[str, Any]) -> Iterator[Finding]:
@@ -148,7 +157,9 @@ def _check_secret(check: str, path: Path) -> Finding:
         content = path.read_text(encoding="ascii").strip()
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        return fail(check, f"{path}: {error.strerror}", "correct the path, or its mode")
+        # Not the path: it may be the secret itself, where its file should be named.
+        found = f"the file that it names cannot be read: {error.strerror}"
+        return fail(check, found, "correct the path, or its mode; the secret stands in the file")
     except UnicodeDecodeError:
         content = ""
     if not content or "\n" in content:

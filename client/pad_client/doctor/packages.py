@@ -1,8 +1,6 @@
 """Whether Python and the packages are those that the project asks for, and can be imported."""
 
-import json
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +10,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from pad_client.doctor.child import Told
 from pad_client.doctor.findings import Finding, fail, ok, warn
 
 CLIENT, SERVING = "pad-client", "pad-serving"
 _MAX_NAMED = 5
-_MAX_IMPORT_S = 120.0  # torch, on a busy machine
 # By which an extra is known to be wanted; what others need as well says nothing.
 _MARKS = {
     "server": ("torch", "transformers"),
@@ -30,17 +28,6 @@ _MODULES = {
     "tracing": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc"),
     "train": ("accelerate", "peft", "matplotlib"),
 }
-# In a process of its own: a package that is broken may end the one that imports it.
-_IMPORTER = """
-import importlib, json, sys
-broken = {}
-for name in sys.argv[1:]:
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        broken[name] = f"{type(error).__name__}: {error}"
-print(json.dumps(broken))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,37 +89,27 @@ def check_packages() -> Iterator[Finding]:
     yield from _check_pins()
 
 
-def check_imports() -> Iterator[Finding]:
-    """Import, in a process of its own, what is installed: it may be broken all the same."""
-    wanted = [
+def modules() -> list[str]:
+    """Return the modules of what is installed to serve: they may be broken all the same."""
+    if not serves():
+        return []
+    return [
         name
         for extra, marks in _MARKS.items()
         if all(map(_version, marks))
         for name in _MODULES[extra]
     ]
-    if not serves() or not wanted:
-        return
-    command = [sys.executable, "-c", _IMPORTER, *wanted]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_MAX_IMPORT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        yield fail(
-            "packages.imports", f"not done after {_MAX_IMPORT_S:.0f} s", "look at disk and load"
-        )
-        return
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or [""]
-        found = f"Python ended with {done.returncode} at importing {', '.join(wanted)}: {last[0]}"
-        yield fail("packages.imports", found, "install again: rm -r .venv && make setup")
-        return
-    broken: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    if broken:
-        found = "; ".join(f"{name}: {error}" for name, error in broken.items())
-        advice = f"pip install --force-reinstall --no-deps {' '.join(broken)}"
+
+
+def check_imports(wanted: Sequence[str], told: Told) -> Iterator[Finding]:
+    """Say which of the modules a child could not import."""
+    if told.failure is not None:
+        yield told.failure
+    elif told.broken:
+        found = "; ".join(f"{name}: {error}" for name, error in told.broken.items())
+        advice = f"pip install --force-reinstall --no-deps {' '.join(told.broken)}"
         yield fail("packages.imports", found, advice)
-    else:
+    elif wanted:
         yield ok("packages.imports", f"{', '.join(wanted)} can be imported")
 
 

@@ -1,0 +1,150 @@
+"""Whether services would start with their variables: by their own rules, and by the files named.
+
+Runs in the child process (see child.py): the rules are the services' code.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pad_client import presets
+from pad_client.doctor.findings import Finding, fail, ok, warn
+from pad_client.doctor.imports import try_import
+from pad_client.doctor.keys import SERVICE_KEY_FILES
+from pad_client.errors import InvalidRequestError
+
+# By prefix: where the class is that says what may be set, and where that is to be read.
+_CLASSES = {
+    "GENERATOR_": ("generator_svc.settings", "GeneratorSettings", "docs/settings.md"),
+    "REWARD_": ("reward_svc.settings", "RewardSettings", "docs/settings.md"),
+    "EDGE_": ("edge_svc.settings", "EdgeSettings", "docs/openai.md"),
+    "PLAYGROUND_": ("playground_svc.settings", "PlaygroundSettings", "docs/playground.md"),
+}
+# By prefix: what else a service looks at before it loads its model.
+_STARTS = {
+    "GENERATOR_": (
+        ("generator_svc.access", "check_access"),
+        ("generator_svc.admission.opening", "limit_table"),
+    ),
+    "REWARD_": (("reward_svc.access", "check_access"),),
+}
+_PRESETS = "PLAYGROUND_PRESETS"
+# What keys.py and models.py look at, and more closely.
+_MODEL_FOLDERS = ("GENERATOR_MODEL_DIR", "REWARD_MODEL_DIR")
+_SEEN_ELSEWHERE = {*SERVICE_KEY_FILES, *_MODEL_FOLDERS}
+# Longer than any number or choice: where one should stand, it may be a secret in the wrong place.
+_MAX_SHOWN_CHARACTERS = 24
+
+
+def check_settings(variables: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at the variables of each service of which any is set."""
+    for prefix, (module, name, page) in _CLASSES.items():
+        given = {each: value for each, value in variables.items() if each.startswith(prefix)}
+        if not given:
+            continue
+        check = f"settings.{prefix.rstrip('_').lower()}"
+        found = f"{len(given)} variables {prefix}*"
+        service, reason = try_import(module)
+        if service is None:
+            yield warn(check, f"{found}, not examined: {reason}", "mend the packages first")
+            continue
+        rules, _ = try_import("svc_common.settings")  # which the service has imported
+        errors = rules.settings_errors(getattr(service, name), prefix, given)
+        problems = [*_wrong(errors, given, page), *_lost_files(given.keys() - errors.keys(), given)]
+        if not problems:
+            settings = rules.load_settings(getattr(service, name), prefix, given)
+            problems = [*_refusals(prefix, settings, given, rules.SettingsError)]
+        yield from problems or [ok(check, f"{found} keep to their rules")]
+
+
+def _wrong(errors: Mapping[str, Any], given: Mapping[str, str], page: str) -> Iterator[Finding]:
+    for variable, error in errors.items():
+        check = f"settings.{variable}"
+        if variable in given:
+            advice = f"correct it, or unset it: the service does not start with it; see {page}"
+            yield fail(check, _without_secret(str(error), given[variable]), advice)
+        else:
+            advice = f"set {variable}, unless `pad up` starts the service: it sets that itself"
+            yield warn(check, str(error), advice)
+
+
+def _refusals(
+    prefix: str, settings: Any, given: Mapping[str, str], refusal: type[Exception]
+) -> Iterator[Finding]:
+    """Look at what settings say together, as the service does at its start."""
+    parts = [*_STARTS.get(prefix, ())]
+    if hasattr(settings, "traces_endpoint"):
+        parts.append(("svc_common.tracing", "check_tracing"))
+    for module, name in parts:
+        part, reason = try_import(module)
+        if part is None:
+            found = f"{module} not asked: {reason}"
+            yield warn(f"settings.{module}", found, "mend the packages first")
+            continue
+        arguments = (settings, prefix) if name == "check_tracing" else (settings,)
+        try:
+            getattr(part, name)(*arguments)
+        except refusal as error:
+            variable = re.split("[:=]", str(error), maxsplit=1)[0]
+            if variable in SERVICE_KEY_FILES and variable in given:
+                continue  # as keys.py says, and without what may be a secret
+            advice = "correct it, or what goes with it: the service does not start so"
+            yield fail(f"settings.{variable}", str(error), advice)
+
+
+def _without_secret(message: str, value: str) -> str:
+    """Return a rule that was broken without its value where that may be a secret."""
+    if len(value) > _MAX_SHOWN_CHARACTERS:
+        shown = f"a text of {len(value)} characters"
+        message = message.replace(repr(value), shown).replace(value, shown)
+    return message.encode("utf-8", "backslashreplace").decode()
+
+
+def _lost_files(known: set[str], given: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at the files and folders that settings name."""
+    for variable in sorted(known):
+        if problem := _path_problem(variable, given[variable]):
+            advice = "correct the path, or what is there; paths of a container are looked up in it"
+            yield fail(f"settings.{variable}", f"{variable}: {problem}", advice)
+
+
+def _path_problem(variable: str, value: str) -> str | None:
+    if not value:
+        return "must name a folder, is empty" if variable in _MODEL_FOLDERS else None
+    if variable in _SEEN_ELSEWHERE:
+        return None
+    if variable == _PRESETS:
+        return _presets_problem(Path(value))
+    if variable.endswith("_FILE"):
+        return _file_problem(Path(value))
+    return _folder_problem(Path(value)) if variable.endswith("_DIR") else None
+
+
+def _presets_problem(path: Path) -> str | None:
+    try:
+        presets.load(path)
+    except InvalidRequestError as error:
+        return error.message
+    return None
+
+
+def _file_problem(path: Path) -> str | None:
+    try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # to open one is to wait
+            return f"{path}: must be a file, is a pipe"
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return None
+
+
+def _folder_problem(path: Path) -> str | None:
+    try:
+        os.listdir(path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return None
