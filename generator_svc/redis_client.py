@@ -88,6 +88,7 @@ def _parse_seeds(url: str) -> tuple[list[Address], dict[str, Any]]:
         if not options.get("host"):
             raise SettingsError(f"{rule}, got {host!r} among the nodes")
         seeds.append((options.pop("host"), options.pop("port", _PORT)))
-    if options.pop("db", 0):
-        raise SettingsError(f"{URL_SETTING}: must name database 0, the only one of a Redis Cluster")
+    if parts.path.strip("/") not in ("", "0") or options.pop("db", 0):
+        rule = "must name nodes and then no database but 0, the only one of a Redis Cluster"
+        raise SettingsError(f"{URL_SETTING}: {rule}")
     return seeds, options

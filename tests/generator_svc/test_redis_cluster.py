@@ -321,7 +321,9 @@ async def test_what_fits_or_is_not_there_yet_stops_no_start(cluster, redis_url):
         ("redis://a:1,,b:2", "got '' among the nodes$"),
         ("redis://a:x", "got 'a:x' among the nodes$"),
         ("redis://user:secret@a:1,b:99999999/0", "got 'b:99999999' among the nodes$"),
-        ("redis://a:1,b:2/3", "must name database 0, the only one of a Redis Cluster"),
+        ("redis://a:1,b:2/3", "must name nodes and then no database but 0"),
+        ("redis://a:1,b:2?db=3", "must name nodes and then no database but 0"),
+        ("redis://a:1,redis://b:2", "must name nodes and then no database but 0"),
         ("a:1,b:2", r"got a:1,b:2://\.\.\.$"),
     ],
 )
