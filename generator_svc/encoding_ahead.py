@@ -7,12 +7,11 @@ first answer by the new version would wait for theirs.
 import asyncio
 import logging
 
-from redis.asyncio import Redis
-
 from generator_svc.encoding_round import AheadObserver, AheadOptions, EncodingRound
 from generator_svc.engine.scorer import RewardQueries
 from generator_svc.lease import Lease, LeaseLostError
 from generator_svc.profiles import ProfileStore
+from generator_svc.redis_client import RedisClient
 from svc_common.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ class EncodingAhead:
     """Works through all profiles, once a version; of several generators one does it at a time.
 
     Args:
-        client: Redis, where the rounds are noted.
+        client: RedisClient, where the rounds are noted.
         store: Whose profiles and encodings.
         queries: Ask the reward replicas.
         observer: Told how far it is.
@@ -31,7 +30,7 @@ class EncodingAhead:
 
     def __init__(
         self,
-        client: Redis,
+        client: RedisClient,
         store: ProfileStore,
         queries: RewardQueries,
         observer: AheadObserver,
@@ -107,7 +106,7 @@ class EncodingAhead:
             if num_failed:  # nobody tries them again at once
                 pause_s = self._options.retry_s
             else:  # those of this round will be missing one by one when the next but one begins
-                async with health.clearing():
+                async with health.clearing(done):
                     await self._redis.set(done, "1", px=max(1, int(self._options.ttl_s * 500)))
         finally:
             await lease.release(pause_s)
@@ -119,7 +118,7 @@ class EncodingAhead:
         return not num_failed
 
     async def _exists(self, key: str) -> bool:
-        async with self._store.health.clearing():
+        async with self._store.health.clearing(key):
             return bool(await self._redis.exists(key))
 
     def _round(self, version: str, lease: Lease) -> EncodingRound:

@@ -12,13 +12,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from redis.asyncio import Redis
-
 from generator_svc.engine.scorer import RewardQueries
 from generator_svc.lease import Lease
 from generator_svc.profile_format import profile_key, subject_of, texts_of
 from generator_svc.profile_scripts import READ
 from generator_svc.profiles import ProfileStore
+from generator_svc.redis_client import RedisClient
 from svc_common.errors import (
     InvalidRequestError,
     OverloadedError,
@@ -97,7 +96,7 @@ class EncodingRound:
     """A pass for one version, by whoever holds the lease.
 
     Args:
-        client: Redis, whose profiles are gone through.
+        client: RedisClient, whose profiles are gone through.
         store: Whose profiles and encodings.
         queries: Ask the reward replicas.
         observer: Told what becomes of each text.
@@ -108,7 +107,7 @@ class EncodingRound:
 
     def __init__(
         self,
-        client: Redis,
+        client: RedisClient,
         store: ProfileStore,
         queries: RewardQueries,
         observer: AheadObserver,
@@ -142,26 +141,24 @@ class EncodingRound:
         return num_failed
 
     async def _batches(self) -> AsyncGenerator[list[bytes], None]:
-        cursor = 0
-        while True:
-            await self._lease.keep()
-            async with self._store.health.clearing():
-                found: Any = await self._redis.scan(cursor, _PATTERN, SCAN_COUNT)
-            cursor, keys = found
-            for start in range(0, len(keys), MAX_BATCH):
-                yield keys[start : start + MAX_BATCH]
-            if cursor == 0:
-                return
+        async with self._store.health.clearing():
+            nodes = await self._redis.all_nodes()
+        for node in nodes:
+            cursor = 0
+            while True:
+                await self._lease.keep()
+                async with self._store.health.clearing():
+                    found: Any = await node.scan(cursor, _PATTERN, SCAN_COUNT)
+                cursor, keys = found
+                for start in range(0, len(keys), MAX_BATCH):
+                    yield keys[start : start + MAX_BATCH]
+                if cursor == 0:
+                    break
 
     async def _read(self, keys: list[bytes]) -> list[set[str]]:
         """Return the texts of each profile as they are now."""
-        async with (
-            self._store.health.clearing(),
-            self._redis.pipeline(transaction=False) as pipeline,
-        ):
-            for key in keys:
-                pipeline.eval(READ, 1, key)
-            stored = await pipeline.execute()
+        async with self._store.health.clearing(*keys):
+            stored = await self._redis.eval_each(READ, [(key,) for key in keys])
         return [texts_of(fields[_PREFERENCES] or b"") for fields in stored]
 
     async def _has(self, owner: _Owner, text: str) -> bool:

@@ -2,10 +2,9 @@
 
 from collections.abc import Collection, Iterable
 
-from redis.asyncio import Redis
-
 from generator_svc.profile_format import encoding_key
 from generator_svc.profile_scripts import FORGET_ENCODING, PUT_ENCODING, READ_ENCODING
+from generator_svc.redis_client import RedisClient
 from generator_svc.store_health import StoreHealth
 
 MAX_ENCODING_BYTES = 1 << 20  # a vector of a model with D = 4096 takes 32 KiB
@@ -27,7 +26,7 @@ class EncodingStore:
     here.
     """
 
-    def __init__(self, client: Redis, health: StoreHealth, ttl_s: float) -> None:
+    def __init__(self, client: RedisClient, health: StoreHealth, ttl_s: float) -> None:
         self._redis = client
         self._health = health
         self._ttl_ms = int(ttl_s * 1000)
@@ -36,14 +35,10 @@ class EncodingStore:
     async def get(self, tenant: str, model_version: str, texts: Iterable[str]) -> dict[str, bytes]:
         """Return those of `texts` that are at hand with their encodings, in one round trip."""
         wanted = list(dict.fromkeys(texts))
-        async with (
-            self._health.answering(is_optional=True),
-            self._redis.pipeline(transaction=False) as pipeline,
-        ):
-            for text in wanted:
-                key = encoding_key(tenant, text)
-                pipeline.eval(READ_ENCODING, 1, key, model_version, MAX_ENCODING_BYTES)
-            found = await pipeline.execute()
+        keys = [encoding_key(tenant, text) for text in wanted]
+        async with self._health.answering(*keys, is_optional=True):
+            calls = [(key, model_version, MAX_ENCODING_BYTES) for key in keys]
+            found = await self._redis.eval_each(READ_ENCODING, calls)
         return {text: encoding for text, encoding in zip(wanted, found, strict=True) if encoding}
 
     async def put(self, tenant: str, model_version: str, text: str, encoding: bytes) -> bool:
@@ -51,9 +46,10 @@ class EncodingStore:
 
         It is not for a minute after the text was forgotten.
         """
-        async with self._health.answering(is_optional=True):
+        key = encoding_key(tenant, text)
+        async with self._health.answering(key, is_optional=True):
             is_kept = await self._put_script(
-                keys=[encoding_key(tenant, text)], args=[model_version, encoding, self._ttl_ms]
+                keys=[key], args=[model_version, encoding, self._ttl_ms]
             )
         return bool(is_kept)
 
@@ -61,10 +57,6 @@ class EncodingStore:
         """Remove the encodings of `texts` by all versions."""
         if not texts:
             return
-        async with (
-            self._health.clearing(),
-            self._redis.pipeline(transaction=False) as pipeline,
-        ):
-            for text in texts:
-                pipeline.eval(FORGET_ENCODING, 1, encoding_key(tenant, text), FORGOTTEN_S)
-            await pipeline.execute()
+        keys = [encoding_key(tenant, text) for text in texts]
+        async with self._health.clearing(*keys):
+            await self._redis.eval_each(FORGET_ENCODING, [(key, FORGOTTEN_S) for key in keys])

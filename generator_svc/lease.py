@@ -3,8 +3,7 @@
 import secrets
 import time
 
-from redis.asyncio import Redis
-
+from generator_svc.redis_client import RedisClient
 from generator_svc.store_health import StoreHealth
 
 # KEYS[1] the lease. ARGV: the owner's name, milliseconds until it ends. Returns 1 if it is ours;
@@ -39,7 +38,7 @@ class Lease:
         ttl_s: Another process takes over after so long a silence.
     """
 
-    def __init__(self, client: Redis, health: StoreHealth, key: str, ttl_s: float) -> None:
+    def __init__(self, client: RedisClient, health: StoreHealth, key: str, ttl_s: float) -> None:
         self._redis = client
         self._health = health
         self._key = key
@@ -55,7 +54,7 @@ class Lease:
     async def take(self) -> bool:
         """Take it if it is free; say whether it is ours."""
         began_at = time.monotonic()
-        async with self._health.clearing():
+        async with self._health.clearing(self._key):
             is_ours = await self._redis.set(self._key, self._name, nx=True, px=_ms(self._ttl_s))
         self._renew_at = began_at + self.renewal_s
         return bool(is_ours)
@@ -69,7 +68,7 @@ class Lease:
         began_at = time.monotonic()
         if not is_sure and began_at < self._renew_at:
             return
-        async with self._health.clearing():
+        async with self._health.clearing(self._key):
             is_ours = await self._redis.eval(RENEW, 1, self._key, self._name, _ms(self._ttl_s))
         if not is_ours:
             raise LeaseLostError
@@ -78,7 +77,7 @@ class Lease:
     async def release(self, pause_s: float = 0.0) -> None:
         """Leave it to others, at once or after a pause; nothing happens if it is not ours."""
         pause = _ms(pause_s) if pause_s else 0
-        async with self._health.clearing():
+        async with self._health.clearing(self._key):
             await self._redis.eval(RELEASE, 1, self._key, self._name, pause)
 
 

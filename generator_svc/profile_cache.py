@@ -46,8 +46,9 @@ class LocalCache(Generic[_V]):
     def discard(self, key: str) -> None:
         self._entries.pop(key, None)
 
-    def clear(self) -> None:
-        self._entries.clear()
+    def keys(self) -> set[str]:
+        """Return the keys of all values, however old."""
+        return set(self._entries)
 
 
 class SharedReads(Generic[_V]):

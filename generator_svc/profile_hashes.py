@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-
 from generator_svc.profile_format import (
     CHANGES_CHANNEL,
     ERASURES_CHANNEL,
@@ -20,10 +18,12 @@ from generator_svc.profile_format import (
     to_fields,
     tombstone_key,
     user_tag,
+    users_key,
 )
 from generator_svc.profile_history import History, parse_history
 from generator_svc.profile_index import UserIndex, user_id_of
-from generator_svc.profile_scripts import DELETE, PUT, READ, READ_HISTORY
+from generator_svc.profile_scripts import DELETE, PUT, READ, READ_HISTORY, TELL
+from generator_svc.redis_client import RedisClient
 from generator_svc.store_health import StoreHealth
 from svc_common.errors import ProfileConflictError, ProfileDamagedError, ProfileNotFoundError
 
@@ -50,7 +50,7 @@ class ProfileHashes:
     Every method raises `StoreUnavailableError` while Redis does not answer.
     """
 
-    def __init__(self, client: Redis, health: StoreHealth, tombstone_ttl_s: float) -> None:
+    def __init__(self, client: RedisClient, health: StoreHealth, tombstone_ttl_s: float) -> None:
         self._redis = client
         self._health = health
         self._tombstone_ttl_ms = int(tombstone_ttl_s * 1000)
@@ -76,10 +76,9 @@ class ProfileHashes:
         Raises:
             ProfileNotFoundError: The user has none.
         """
-        async with self._health.answering():
-            found: Any = await self._redis.eval(
-                READ_HISTORY, 1, profile_key(user_tag(tenant, user_id))
-            )
+        key = profile_key(user_tag(tenant, user_id))
+        async with self._health.answering(key):
+            found: Any = await self._redis.eval(READ_HISTORY, 1, key)
         *stored, history = found
         if stored[0] == b"none":
             raise _not_found(user_id)
@@ -123,7 +122,7 @@ class ProfileHashes:
         fields = to_fields(preferences, beta, updated_at)
         pairs = [part for field in fields.items() for part in field]
         expected = "" if expected_revision is None else str(expected_revision)
-        async with self._health.answering():
+        async with self._health.answering(users_key(tenant), profile_key(tag)):
             await self._index.add(tenant, user_id)
             status, revision, old = await self._put_script(
                 keys=[profile_key(tag), tombstone_key(tag)],
@@ -150,7 +149,7 @@ class ProfileHashes:
         tag = user_tag(tenant, user_id)
         expected = "" if expected_revision is None else str(expected_revision)
         messages = [CHANGES_CHANNEL, tag, ERASURES_CHANNEL, subject_of(tag).hex()]
-        async with self._health.answering():
+        async with self._health.answering(users_key(tenant), profile_key(tag)):
             status, revision = await self._delete_script(
                 keys=[profile_key(tag), tombstone_key(tag)],
                 args=[expected, seen, *messages, self._tombstone_ttl_ms],
@@ -163,8 +162,9 @@ class ProfileHashes:
 
     async def tell_erasure(self, tag: str) -> None:
         """Have all processes that listen drop what they keep for a user."""
-        async with self._health.answering():
-            await self._redis.publish(ERASURES_CHANNEL, subject_of(tag).hex())
+        key = profile_key(tag)
+        async with self._health.answering(key):
+            await self._redis.eval(TELL, 1, key, ERASURES_CHANNEL, subject_of(tag).hex())
 
     async def page(
         self, tenant: str, limit: int, after: str, max_bytes: float
@@ -182,10 +182,10 @@ class ProfileHashes:
         start = after.encode() if after else None
         while len(profiles) < limit:
             size = min(_LIST_BATCH, limit - len(profiles))
-            async with self._health.answering():
+            async with self._health.answering(users_key(tenant)):
                 members = await self._index.page(tenant, size, start)
-                user_ids = [user_id for user_id in map(user_id_of, members) if user_id]
-                stored = await self._read_many(tenant, user_ids)
+            user_ids = [user_id for user_id in map(user_id_of, members) if user_id]
+            stored = await self._read_many(tenant, user_ids)
             pairs = zip(user_ids, stored, strict=True)
             found = [_or_damaged(user_id, its) for user_id, its in pairs if its[0] != b"none"]
             profiles += found
@@ -196,15 +196,17 @@ class ProfileHashes:
         return profiles
 
     async def _read(self, tenant: str, user_id: str) -> _Stored:
-        async with self._health.answering():
-            stored: Any = await self._redis.eval(READ, 1, profile_key(user_tag(tenant, user_id)))
+        key = profile_key(user_tag(tenant, user_id))
+        async with self._health.answering(key):
+            stored: Any = await self._redis.eval(READ, 1, key)
         return tuple(stored)
 
     async def _read_many(self, tenant: str, user_ids: list[str]) -> list[_Stored]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for user_id in user_ids:
-                pipeline.eval(READ, 1, profile_key(user_tag(tenant, user_id)))
-            return list(await pipeline.execute())
+        keys = [profile_key(user_tag(tenant, user_id)) for user_id in user_ids]
+        if not keys:
+            return []
+        async with self._health.answering(*keys):
+            return await self._redis.eval_each(READ, [(key,) for key in keys])
 
 
 def _or_damaged(user_id: str, stored: _Stored) -> Profile | DamagedProfile:

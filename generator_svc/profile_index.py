@@ -1,9 +1,9 @@
 """Which users of a tenant have a profile, in the order of their ids."""
 
 import redis.exceptions as redis_errors
-from redis.asyncio import Redis
 
 from generator_svc.profile_format import profile_key, user_tag, users_key
+from generator_svc.redis_client import RedisClient
 from svc_common.errors import ProfileDamagedError
 
 _MAX_USER_ID_BYTES = 128
@@ -12,14 +12,14 @@ _MAX_USER_ID_BYTES = 128
 class UserIndex:
     """A sorted set per tenant, all scores 0, so that it is ordered by user id.
 
-    In a Redis Cluster it would be in another slot than the users' own keys, so no script can change
-    both. It is written before a new profile and corrected after each creation and deletion. A
+    In a Redis Cluster it is in another slot than the users' own keys, so no script can change both.
+    It is written before a new profile and corrected after each creation and deletion. A
     user without a profile may stand in it for a moment; whoever lists skips those.
 
     Every method raises ProfileDamagedError where another writer put something else there.
     """
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._redis = client
 
     async def add(self, tenant: str, user_id: str) -> None:

@@ -1,7 +1,7 @@
 """The Lua scripts by which a profile is read and changes: compare the revision, write, at once."""
 
 # All scripts touch the keys of one user alone. They carry the same hash tag, so that a Redis
-# Cluster would keep them on one node. The tenant's index of users lies elsewhere and takes no part.
+# Cluster keeps them on one node. The tenant's index of users lies elsewhere and takes no part.
 #
 # KEYS[1] profile, KEYS[2] tombstone: the revision a deleted profile had. Without it the next
 # profile of that user would count from 1 again, and a writer who read the deleted one might win.
@@ -128,6 +128,12 @@ redis.call('PUBLISH', ARGV[5], ARGV[6])
 return {'deleted', stored or '0'}
 """
 )
+
+# KEYS[1] is not touched: in a cluster it says which node is asked, which is one that the caller has
+# to do with anyway. ARGV: channel, message.
+TELL = """
+return redis.call('PUBLISH', ARGV[1], ARGV[2])
+"""
 
 # Encodings: KEYS[1] a hash with a field per model version, or a text while it is not to be kept.
 # ARGV: model version, most bytes. Returns the encoding, or nothing.

@@ -1,31 +1,21 @@
 """Keeps profiles in Redis, with copies in this process for while it is slow or away."""
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Self
 
-from redis.asyncio import Redis
-
 from generator_svc.encoding_store import EncodingStore
-from generator_svc.profile_cache import LocalCache, SharedReads
 from generator_svc.profile_changes import ChangeListener
-from generator_svc.profile_format import Preference, Profile, subject_of, texts_of, user_tag
+from generator_svc.profile_copies import ProfileCopies
+from generator_svc.profile_erasure import ProfileErasure
+from generator_svc.profile_format import Preference, Profile, subject_of, user_tag
 from generator_svc.profile_hashes import DamagedProfile, HistoryChangedError, ProfileHashes
 from generator_svc.profile_history import History
-from generator_svc.redis_calls import connect
-from generator_svc.store_health import Patience, StoreHealth
+from generator_svc.redis_client import RedisClient, connect
+from generator_svc.store_health import StoreHealth
 from generator_svc.store_ports import Caches, LookupSource, StoreObserver, StoreOptions
-from svc_common.errors import (
-    ProfileConflictError,
-    ProfileDamagedError,
-    ProfileNotFoundError,
-    StoreUnavailableError,
-)
-
-logger = logging.getLogger(__name__)
 
 __all__ = [
     "DamagedProfile",
@@ -37,8 +27,6 @@ __all__ = [
     "connect",
 ]
 
-_MAX_ERASURE_TRIES = 5
-
 
 class ProfileStore:
     """The profiles of all tenants, and encodings of their texts; an async context manager.
@@ -49,7 +37,7 @@ class ProfileStore:
     """
 
     def __init__(
-        self, client: Redis, options: StoreOptions, observer: StoreObserver, caches: Caches
+        self, client: RedisClient, options: StoreOptions, observer: StoreObserver, caches: Caches
     ) -> None:
         """Make a store.
 
@@ -63,14 +51,23 @@ class ProfileStore:
         self._options = options
         self._observer = observer
         self._caches = caches
-        patience = Patience(options.timeout_s, options.quick_s, options.probe_interval_s)
-        self.health = StoreHealth(client, patience, observer.store_failure, observer.store_is_up)
+        self.health = StoreHealth(
+            client,
+            options.patience,
+            on_failure=observer.store_failure,
+            on_change=observer.store_is_up,
+            on_return=lambda: self._copies.drop_unheard(),
+        )
         self._hashes = ProfileHashes(client, self.health, options.tombstone_ttl_s)
         self._encodings = EncodingStore(client, self.health, options.encoding_ttl_s)
-        self._local: LocalCache[Profile] = LocalCache(options.max_local_profiles)
-        self._reads: SharedReads[Profile] = SharedReads()
+        self._erasure = ProfileErasure(self._hashes, self._encodings, options.max_revisions)
+        self._copies = ProfileCopies(self._hashes.read, self.health, options, observer)
         self.changes = ChangeListener(
-            client, on_change=self._drop, on_erasure=caches.note_erasure, on_gap=self._drop_all
+            client,
+            self.health.has_answer_of,
+            on_change=self._copies.drop,
+            on_erasure=caches.note_erasure,
+            on_gap=self._note_gap,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -78,7 +75,7 @@ class ProfileStore:
         self._observer.store_is_up(True)
         self._tasks = [
             asyncio.ensure_future(self.changes.run()),
-            asyncio.ensure_future(self._expire_copies()),
+            asyncio.ensure_future(self._copies.expire()),
         ]
         return self
 
@@ -90,46 +87,11 @@ class ProfileStore:
         await self._redis.aclose()
 
     async def load(self, tenant: str, user_id: str) -> Profile:
-        """Return the profile to write an answer with: a local copy if there is a fresh one.
-
-        Raises:
-            ProfileNotFoundError: The user has none.
-            ProfileDamagedError: What Redis holds is no profile.
-            StoreUnavailableError: Redis does not answer, and there is no recent copy.
-        """
-        tag = user_tag(tenant, user_id)
-        copy = self._local.get(tag, self._options.local_ttl_s)
-        if copy is not None:
-            self._observer.profile_lookup("local")
-            return copy
-        copy = self._local.get(tag, self._options.stale_window_s)
-        has_other = copy is not None or self.health.is_suspect
-        within_s = self._options.quick_s if has_other else self._options.timeout_s
-        try:
-            profile = await self._reads.read(
-                tag, lambda: self._read_and_keep(tenant, user_id), within_s
-            )
-        except (StoreUnavailableError, TimeoutError) as error:
-            copy = self._local.get(tag, self._options.stale_window_s)
-            self._observer.profile_lookup("unavailable" if copy is None else "stale")
-            if copy is not None:
-                return copy
-            if isinstance(error, StoreUnavailableError):
-                raise
-            rule = f"did not answer within {within_s} s"
-            raise StoreUnavailableError(f"profile store: {rule}", retry_after_s=1.0) from error
-        except ProfileDamagedError:
-            self._observer.profile_lookup("damaged")
-            raise
-        self._observer.profile_lookup("redis")
-        return profile
+        """Return the profile to write an answer with; see `ProfileCopies.load`."""
+        return await self._copies.load(tenant, user_id)
 
     async def get(self, tenant: str, user_id: str) -> Profile:
-        """Return the profile as Redis has it now.
-
-        Raises:
-            ProfileNotFoundError, ProfileDamagedError, StoreUnavailableError: See `load`.
-        """
+        """Return the profile as Redis has it now; raises what `load` does."""
         return await self._hashes.read(tenant, user_id)
 
     async def put(
@@ -160,7 +122,9 @@ class ProfileStore:
             ProfileDamagedError, StoreUnavailableError: See `load`.
         """
         tag = user_tag(tenant, user_id)
-        earlier_texts = await self._earlier_texts(tenant, user_id) if erases_history else set()
+        earlier_texts: set[str] = set()
+        if erases_history:
+            earlier_texts = await self._erasure.earlier_texts(tenant, user_id)
         try:
             profile, old_texts = await self._hashes.put(
                 tenant,
@@ -172,15 +136,9 @@ class ProfileStore:
                 kept_line=kept_line,
             )
         finally:
-            self._drop(tag)  # unanswered, it may have been done
-        # Whoever erases the profile later does not know them any more.
-        old_texts = (old_texts | earlier_texts) - {one.text for one in preferences}
-        try:
-            await self._encodings.forget(tenant, old_texts)
-            if erases_history:
-                await self._hashes.tell_erasure(tag)  # other processes
-        except StoreUnavailableError:
-            logger.warning("encodings and caches of replaced texts stay until they expire")
+            self._copies.drop(tag)  # unanswered, it may have been done
+        replaced = (old_texts | earlier_texts) - {one.text for one in preferences}
+        await self._erasure.forget_replaced(tenant, tag, replaced, is_told=erases_history)
         if erases_history:
             await self._caches.forget(subject_of(tag))
         return profile
@@ -233,18 +191,15 @@ class ProfileStore:
     async def delete(self, tenant: str, user_id: str, expected_revision: int | None = None) -> None:
         """Erase a profile, the encodings of its texts, and the user's place in index and caches.
 
-        A tombstone stays for `tombstone_ttl_s`: the last revision under the user's name.
-        Encodings go first: if this fails half-way, the profile is there to be erased again.
-
         Raises:
             ProfileNotFoundError: The user has none.
             ProfileConflictError, ProfileDamagedError, StoreUnavailableError: See `put`.
         """
         tag = user_tag(tenant, user_id)
         try:
-            await self._erase(tenant, user_id, expected_revision)
+            await self._erasure.erase(tenant, user_id, expected_revision)
         finally:
-            self._drop(tag)
+            self._copies.drop(tag)
         await self._caches.forget(subject_of(tag))
 
     async def list_profiles(
@@ -289,47 +244,7 @@ class ProfileStore:
         """
         await self._encodings.forget(tenant, texts)
 
-    async def _erase(self, tenant: str, user_id: str, expected_revision: int | None) -> None:
-        for _ in range(_MAX_ERASURE_TRIES):
-            seen = await self._hashes.read_preferences(tenant, user_id)
-            texts = texts_of(seen) | await self._earlier_texts(tenant, user_id)
-            await self._encodings.forget(tenant, texts)
-            if await self._hashes.delete(tenant, user_id, expected_revision, seen):
-                return
-        rule = f"must not change while it is erased, did so {_MAX_ERASURE_TRIES} times"
-        raise ProfileConflictError(f"user_id: the profile {rule}")
-
-    async def _earlier_texts(self, tenant: str, user_id: str) -> set[str]:
-        """Return texts of earlier revisions: their encodings may have stayed when they went."""
-        try:
-            return (await self.history(tenant, user_id)).texts
-        except ProfileNotFoundError:
-            return set()
-
-    async def _read_and_keep(self, tenant: str, user_id: str) -> Profile:
-        tag = user_tag(tenant, user_id)
-        try:
-            profile = await self._hashes.read(tenant, user_id)
-        except ProfileNotFoundError:
-            self._local.discard(tag)
-            raise
-        if self._reads.is_current(tag):  # else it changed while we read
-            self._local.put(tag, profile)
-        return profile
-
-    def _drop(self, tag: str) -> None:
-        self._local.discard(tag)
-        self._reads.supersede(tag)
-
-    def _drop_all(self) -> None:
-        self.health.note_answer()  # else who listens could not have begun
-        self._local.clear()
-        self._reads.supersede_all()
+    def _note_gap(self) -> None:
+        self._copies.note_gap()
         self._caches.note_gap()
         self._observer.changes_missed()
-
-    async def _expire_copies(self) -> None:
-        """Forget copies that serve no more, asked for or not."""
-        while True:
-            await asyncio.sleep(self._options.expiry_interval_s)
-            self._local.drop_older(max(self._options.local_ttl_s, self._options.stale_window_s))

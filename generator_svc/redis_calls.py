@@ -1,4 +1,4 @@
-"""Calls of Redis that end in time: a client without long retries, and one error for all silence."""
+"""Calls of Redis that end in time, and one error for all silence."""
 
 import asyncio
 import re
@@ -7,10 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 import redis.exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
-from redis.credentials import CredentialProvider
 
 from svc_common.errors import StoreUnavailableError
 
@@ -19,7 +15,13 @@ from svc_common.errors import StoreUnavailableError
 # down: it was not asked, as it answers nobody.
 FailureKind = Literal["silent", "unreachable", "loading", "read_only", "full", "refused", "down"]
 
+
+class WrongModeError(redis_errors.RedisError):
+    """The store is a cluster where it is taken for one server, or the other way round."""
+
+
 _UNAVAILABLE = (
+    WrongModeError,
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
     redis_errors.ReadOnlyError,
@@ -37,6 +39,7 @@ _REFUSAL = re.compile(
     r"(?:^|-|')(?:NOREPLICAS|MISCONF|NOPERM|NOAUTH|READONLY|OOM|LOADING|BUSY|MASTERDOWN"
     r"|NOMASTERLINK|CLUSTERDOWN|TRYAGAIN|EXECABORT|MOVED|ASK)\b"
 )
+_REDIRECTION = re.compile(r"(?:^|-|')(?:MOVED|ASK)\b")
 # Classes first: of several that fit, the first one counts.
 _KINDS: tuple[tuple[type[Exception], FailureKind], ...] = (
     (redis_errors.BusyLoadingError, "loading"),
@@ -49,29 +52,6 @@ _KINDS: tuple[tuple[type[Exception], FailureKind], ...] = (
     (OSError, "unreachable"),
 )
 _KINDS_BY_WORD: dict[str, FailureKind] = {"READONLY": "read_only", "OOM": "full"}
-
-
-def connect(
-    url: str,
-    timeout_s: float,
-    max_connections: int = 32,
-    password: CredentialProvider | None = None,
-) -> Redis:
-    """Return a client that gives up after `timeout_s`, not after redis-py's own ten seconds.
-
-    One retry, as the first command on a kept connection finds out that the server was restarted.
-    With a `password` the URL must name neither user nor password.
-    """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        credential_provider=password,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(ConstantBackoff(0.005), 1, (redis_errors.ConnectionError,)),
-    )
-    return Redis.from_pool(pool)
 
 
 @asynccontextmanager
@@ -91,12 +71,13 @@ async def answering(timeout_s: float, *, is_optional: bool = False) -> AsyncIter
         async with asyncio.timeout(timeout_s):
             yield
     except (redis_errors.RedisError, OSError) as error:
+        raise_lost_cancel(num_cancels)
         if not (is_optional or _is_unavailable(error)):
             raise
+        rule = f"was not reached, refused, or took over {timeout_s} s ({type(error).__name__})"
+        hint = mode_hint(error)
         raise StoreUnavailableError(
-            f"profile store: was not reached, refused, or took over {timeout_s} s"
-            f" ({type(error).__name__})",
-            retry_after_s=1.0,
+            f"profile store: {rule}" + (f": {hint}" if hint else ""), retry_after_s=1.0
         ) from error
     raise_lost_cancel(num_cancels)
 
@@ -108,6 +89,19 @@ def failure_kind(error: BaseException | None) -> FailureKind:
             return kind
     words = _REFUSAL.search(str(error))
     return _KINDS_BY_WORD.get(words.group().strip("-'"), "refused") if words else "refused"
+
+
+def mode_hint(error: BaseException | None) -> str:
+    """Say what to set where `error` comes from taking a cluster for one server, or the reverse.
+
+    `RedisCluster` follows redirections itself: only its other kind of client sees one.
+    """
+    if isinstance(error, WrongModeError):
+        return str(error)
+    is_redirection = isinstance(error, redis_errors.AskError) or (
+        isinstance(error, redis_errors.ResponseError) and _REDIRECTION.search(str(error))
+    )
+    return "it is a Redis Cluster, set GENERATOR_REDIS_CLUSTER=true" if is_redirection else ""
 
 
 def _is_unavailable(error: Exception) -> bool:

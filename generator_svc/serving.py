@@ -20,11 +20,11 @@ from generator_svc.guidelines import read_guidelines
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.planning import GenerationDefaults, Planner
 from generator_svc.profile_servicer import ProfileServicer
-from generator_svc.profiles import ProfileStore, StoreOptions, connect
-from generator_svc.redis_password import read_password_file
+from generator_svc.profiles import ProfileStore, StoreOptions
 from generator_svc.request_parsing import RequestLimits
 from generator_svc.servicer import GeneratorServicer
 from generator_svc.settings import PREFIX, GeneratorSettings
+from generator_svc.store_client import check_mode, new_store_client
 from generator_svc.store_metrics import StoreMetrics
 from generator_svc.warm_up import WarmUp
 from pad.v1 import generator_pb2, generator_pb2_grpc, profile_pb2_grpc
@@ -94,8 +94,8 @@ async def serve_engine(
     erasures = Erasures(parts.thread, prefixes, rewards.queries, measured, parts.metrics)
     limits = RequestLimits(settings.max_tokens, settings.max_top_k, loaded.context_length)
     guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
-    password = read_password_file(settings.redis_password_file)
-    redis = connect(settings.redis_url, StoreOptions.timeout_s, password=password)
+    redis = new_store_client(settings, StoreOptions.timeout_s)
+    await check_mode(redis)
     tokenizing = Tokenizing()
     async with (
         ProfileStore(redis, _store_options(settings), measured, erasures) as store,

@@ -20,7 +20,11 @@ class GeneratorSettings:
         help="reward replicas: host:port (a name may stand for many) or unix:path; empty: there are"
         " none, only the base model writes"
     )
-    redis_url: str = setting(help="profile store: redis://host:port/db or unix:///path")
+    redis_url: str = setting(
+        help="profile store: redis://host:port/db, rediss:// for TLS, or unix:///path; of a Redis"
+        " Cluster one node or more: redis://host:port,host:port"
+    )
+    redis_cluster: bool = setting(False, help="whether the profile store is a Redis Cluster")
     redis_password_file: str = setting(
         "",
         help="password of the store, or user and password with a blank between, alone in the file;"

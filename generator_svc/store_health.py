@@ -1,33 +1,18 @@
 """Knows whether Redis answers, so that nobody waits for one that does not."""
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
-from generator_svc.redis_calls import FailureKind, answering, failure_kind
+from generator_svc.redis_calls import FailureKind, answering, failure_kind, mode_hint
+from generator_svc.redis_client import RedisClient
+from generator_svc.redis_node import Key, RedisNode
+from generator_svc.store_pulse import SILENCE, Patience, Pulse
 from svc_common.errors import StoreUnavailableError
 
-# A connection that fails so says that there is no answer to be had, not what the answer is.
-_SILENCE: tuple[FailureKind, ...] = ("silent", "unreachable", "loading")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long Redis is waited for, in seconds.
-
-    Attributes:
-        timeout_s: Nothing waits longer.
-        quick_s: What can be done without waits no longer; so long a silence makes Redis suspect.
-        probe_interval_s: Pause between two questions whether it is back.
-    """
-
-    timeout_s: float
-    quick_s: float
-    probe_interval_s: float
+logger = logging.getLogger(__name__)
 
 
 class StoreHealth:
@@ -38,95 +23,113 @@ class StoreHealth:
     answered meanwhile; then calls fail at once instead of waiting. Whatever answer ends both: a
     refusal is one, and so is the answer of a Redis that is only busy.
 
-    Attributes:
-        is_suspect: Redis may be down; what can be done without is not asked for.
-        is_down: Redis answers nobody.
+    Of a cluster each node is judged by itself: a call names the keys that it is about, and only the
+    nodes that have them count.
     """
 
     def __init__(
         self,
-        client: Redis,
+        client: RedisClient,
         patience: Patience,
         on_failure: Callable[[FailureKind], None],
         on_change: Callable[[bool], None],
+        on_return: Callable[[], None],
     ) -> None:
         """Make a guard that takes Redis for well.
 
         Args:
-            client: Who pings.
+            client: Whose nodes are watched.
             patience: How long calls may wait.
             on_failure: Told of each call that came to nothing, and why.
-            on_change: Told whether Redis is up, when that changes.
+            on_change: Told whether all nodes are up, when that changes.
+            on_return: Told that a node is down no more.
         """
-        self.is_suspect = False
-        self.is_down = False
         self.patience = patience
         self._client = client
         self._on_failure = on_failure
         self._on_change = on_change
-        self._answered_at = time.monotonic()
-        self._probing: asyncio.Task[None] | None = None
+        self._on_return = on_return
+        self._pulses: dict[RedisNode, Pulse] = {}
+        self._was_up = True
+        self._has_told_mode = False
 
     async def close(self) -> None:
         """Stop asking whether Redis is back."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait((self._probing,))
+        await asyncio.gather(*(pulse.close() for pulse in self._pulses.values()))
+
+    @property
+    def has_down(self) -> bool:
+        """Tell whether a node answers nobody."""
+        return any(pulse.is_down for pulse in self._pulses.values())
+
+    def is_suspect(self, key: Key) -> bool:
+        """Tell whether what has `key` may be down."""
+        return any(pulse.is_suspect for pulse in self._pulses_of((key,)))
+
+    def is_down(self, key: Key) -> bool:
+        """Tell whether what has `key` answers nobody."""
+        return any(pulse.is_down for pulse in self._pulses_of((key,)))
 
     @asynccontextmanager
-    async def answering(self, *, is_optional: bool = False) -> AsyncIterator[None]:
-        """Run calls of Redis in the body.
+    async def answering(self, *keys: Key, is_optional: bool = False) -> AsyncIterator[None]:
+        """Run calls of Redis about `keys` in the body.
 
         Args:
+            keys: What the body reads or writes.
             is_optional: What Redis holds can be done without: see `redis_calls.answering`. It gets
                 `quick_s`, and nothing while Redis is suspect.
 
         Raises:
             StoreUnavailableError: Redis is down, or the body did not get its answers in time.
         """
-        async with self._counted(self._limit(is_optional=is_optional), is_optional=is_optional):
+        pulses = self._pulses_of(keys)
+        limit = self._limit(pulses, is_optional=is_optional)
+        async with self._counted(pulses, limit, is_optional=is_optional):
             yield
 
     @asynccontextmanager
-    async def clearing(self) -> AsyncIterator[None]:
+    async def clearing(self, *keys: Key) -> AsyncIterator[None]:
         """Run calls as `answering` does, that must be done, whatever Redis holds.
 
         Raises:
             StoreUnavailableError: They were not.
         """
-        async with self._counted(self._limit(is_optional=False), is_optional=True):
+        pulses = self._pulses_of(keys)
+        async with self._counted(pulses, self._limit(pulses, is_optional=False), is_optional=True):
             yield
 
-    def note_answer(self) -> None:
-        """Hear that Redis answered somebody."""
-        self._answered_at = time.monotonic()
-        self.is_suspect = False
-        if self.is_down:
-            self.is_down = False
-            self._on_change(True)
+    async def has_answer_of(self, node: RedisNode) -> bool:
+        """Ping all nodes, so that it is known of each whether it is down; say it of `node`."""
+        pulses = [self._pulse(its) for its in dict.fromkeys((node, *self._client.nodes))]
+        await asyncio.gather(*(pulse.check() for pulse in pulses))
+        await asyncio.gather(*(pulse.check() for pulse in pulses if pulse.is_suspect))
+        return not pulses[0].is_suspect
 
     @asynccontextmanager
-    async def _counted(self, timeout_s: float, *, is_optional: bool) -> AsyncIterator[None]:
+    async def _counted(
+        self, pulses: Sequence[Pulse], timeout_s: float, *, is_optional: bool
+    ) -> AsyncIterator[None]:
         began_at = time.monotonic()
         loop = asyncio.get_running_loop()
-        alarm = loop.call_later(self.patience.quick_s, self._suspect, began_at)
+        alarm = loop.call_later(self.patience.quick_s, _suspect, pulses, began_at)
         try:
             async with answering(timeout_s, is_optional=is_optional):
                 yield
         except StoreUnavailableError as error:
-            await self._note_failure(failure_kind(error.__cause__), began_at)
+            await self._note_failure(pulses, error.__cause__, began_at)
             raise
         finally:
             alarm.cancel()
-        self.note_answer()
+        for pulse in pulses:
+            pulse.note_answer()
 
-    def _limit(self, *, is_optional: bool) -> float:
+    def _limit(self, pulses: Sequence[Pulse], *, is_optional: bool) -> float:
         """Return how long a call may wait.
 
         Raises:
             StoreUnavailableError: It need not begin.
         """
-        if self.is_down or (is_optional and self.is_suspect):
+        if any(one.is_down or (is_optional and one.is_suspect) for one in pulses):
             self._on_failure("down")
             raise StoreUnavailableError(
                 "profile store: does not answer; it is asked again every"
@@ -135,38 +138,54 @@ class StoreHealth:
             )
         return self.patience.quick_s if is_optional else self.patience.timeout_s
 
-    async def _note_failure(self, kind: FailureKind, began_at: float) -> None:
+    async def _note_failure(
+        self, pulses: Sequence[Pulse], cause: BaseException | None, began_at: float
+    ) -> None:
+        kind = failure_kind(cause)
         self._on_failure(kind)
-        if kind in _SILENCE:
-            self._suspect(began_at)
+        hint = mode_hint(cause)
+        if hint and not self._has_told_mode:
+            self._has_told_mode = True
+            logger.error("profile store is not what the settings say", extra={"reason": hint})
+        if kind in SILENCE:
+            _suspect(pulses, began_at)
             return
-        self.note_answer()
+        if len(pulses) == 1:  # of several nobody knows who refused
+            pulses[0].note_answer()
         if kind == "read_only":
-            # The address may belong to another server by now: kept connections do not.
-            await self._client.connection_pool.disconnect(inuse_connections=False)
+            await asyncio.gather(*(pulse.drop_idle_connections() for pulse in pulses))
 
-    def _suspect(self, began_at: float) -> None:
-        """Begin to ping, unless somebody was answered since `began_at`."""
-        if self.is_suspect or self._answered_at > began_at:
-            return
-        self.is_suspect = True
-        if self._probing is None or self._probing.done():
-            self._probing = asyncio.ensure_future(self._probe())
+    def _pulses_of(self, keys: Sequence[Key]) -> list[Pulse]:
+        return [self._pulse(node) for node in self._client.nodes_of(keys)]
 
-    async def _probe(self) -> None:
-        """Ping until somebody is answered."""
-        while self.is_suspect:
-            began_at = time.monotonic()
-            try:
-                async with answering(self.patience.timeout_s, is_optional=True):
-                    await self._client.ping()
-            except StoreUnavailableError as error:
-                if failure_kind(error.__cause__) not in _SILENCE:
-                    self.note_answer()
-                elif self._answered_at < began_at and not self.is_down:
-                    self.is_down = True
-                    self._on_change(False)
-            else:
-                self.note_answer()
-            if self.is_suspect:
-                await asyncio.sleep(self.patience.probe_interval_s)
+    def _pulse(self, node: RedisNode) -> Pulse:
+        pulse = self._pulses.get(node)
+        if pulse is None:
+            self._forget_nodes()
+            pulse = Pulse(node, self.patience, self._note_change, lambda: self._is_missed(node))
+            self._pulses[node] = pulse
+        return pulse
+
+    def _forget_nodes(self) -> None:
+        """Drop what is known of nodes that the cluster has no more; see also `_is_missed`."""
+        for node in [its for its, pulse in self._pulses.items() if not pulse.is_suspect]:
+            if node not in self._client.nodes:
+                del self._pulses[node]
+
+    def _is_missed(self, node: RedisNode) -> bool:
+        """Have looked where a silent node's keys lie now; say whether it still has any."""
+        self._client.look_again()
+        return node in self._client.nodes
+
+    def _note_change(self, is_down: bool) -> None:
+        is_up = not self.has_down
+        if is_up != self._was_up:
+            self._was_up = is_up
+            self._on_change(is_up)
+        if not is_down:
+            self._on_return()
+
+
+def _suspect(pulses: Sequence[Pulse], began_at: float) -> None:
+    for pulse in pulses:
+        pulse.suspect(began_at)

@@ -25,7 +25,9 @@ class StoreMetrics:
             registry=registry,
         )
         self._is_up = Gauge(
-            "pad_profile_store_up", "1 while Redis answers, 0 while it is down.", registry=registry
+            "pad_profile_store_up",
+            "1 while Redis answers, 0 while it, or a node of a Redis Cluster, is down.",
+            registry=registry,
         )
         self._gaps = Counter(
             "pad_profile_changes_missed_total",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from generator_svc.redis_calls import FailureKind
+from generator_svc.store_pulse import Patience
 
 LookupSource = Literal["local", "redis", "stale", "inline", "unavailable", "damaged"]
 
@@ -18,7 +19,7 @@ class StoreObserver(Protocol):
         """Say that a call of Redis came to nothing, and why."""
 
     def store_is_up(self, is_up: bool) -> None:
-        """Say whether Redis answers, when that changes."""
+        """Say whether Redis, or all nodes of a cluster, answer, when that changes."""
 
     def changes_missed(self) -> None:
         """Say that all copies were dropped, as changes may have been missed."""
@@ -64,3 +65,8 @@ class StoreOptions:
     encoding_ttl_s: float = 86_400.0
     tombstone_ttl_s: float = 600.0
     expiry_interval_s: float = 10.0
+
+    @property
+    def patience(self) -> Patience:
+        """How long Redis is waited for."""
+        return Patience(self.timeout_s, self.quick_s, self.probe_interval_s)

@@ -50,7 +50,7 @@ class TenantLimiter:
         self._shared = shared
         self._on_fallback = on_fallback
         self._num_asking = 0
-        self._silent_until = 0.0
+        self._silent_until: dict[str, float] = {}  # by server
         self._unused: dict[str, int] = {}  # what Redis is to be told, by tenant
         self._running: set[str] = set()  # tenants whose leases are to be renewed
         self._news = asyncio.Event()
@@ -107,17 +107,22 @@ class TenantLimiter:
 
     async def _tell(self, shared: SharedLimits) -> bool:
         """Tell what is new, and return whether all of it was heard."""
+        silent: set[str] = set()
         for tenant in list(self._unused):
+            place = shared.place_of(tenant)
+            if place in silent:
+                continue
             num_unused = self._unused.pop(tenant)
             num_running = self._local.num_running(tenant)
             try:
                 await shared.tell(tenant, self._table.of(tenant), num_running, num_unused)
             except StoreUnavailableError:
                 self._unused[tenant] = self._unused.get(tenant, 0) + num_unused
-                return False
+                silent.add(place)
+                continue
             if not num_running:
                 self._running.discard(tenant)
-        return True
+        return not silent
 
     async def _ask(self, lease: Lease, limits: TenantLimits) -> None:
         verdict = await self._verdict(lease, limits)
@@ -135,15 +140,19 @@ class TenantLimiter:
 
     async def _verdict(self, lease: Lease, limits: TenantLimits) -> Verdict | None:
         """Return what all processes' counts say; None if they cannot be had in time."""
-        is_silent = time.monotonic() < self._silent_until
-        if self._shared is None or is_silent or self._num_asking >= MAX_ASKING:
+        if self._shared is None or self._num_asking >= MAX_ASKING:
+            return None
+        place = self._shared.place_of(lease.tenant)
+        if time.monotonic() < self._silent_until.get(place, 0.0):
             return None
         try:
             with self._asking():
                 num_running = self._local.num_running(lease.tenant)
                 return await self._shared.take(lease.tenant, limits, num_running, lease.num_tokens)
         except StoreUnavailableError:
-            self._silent_until = time.monotonic() + SILENCE_S
+            now = time.monotonic()
+            others = {its: until for its, until in self._silent_until.items() if until > now}
+            self._silent_until = others | {place: now + SILENCE_S}
             return None
 
     @contextmanager

@@ -10,9 +10,8 @@ from generator_svc.admission.local_limits import LocalLimits
 from generator_svc.admission.shared_limits import TIMEOUT_S, SharedLimits
 from generator_svc.engine.scheduler import Scheduler
 from generator_svc.metrics import GeneratorMetrics
-from generator_svc.redis_calls import connect
-from generator_svc.redis_password import read_password_file
 from generator_svc.settings import PREFIX, GeneratorSettings
+from generator_svc.store_client import new_store_client
 
 
 def limit_table(settings: GeneratorSettings) -> LimitTable:
@@ -44,8 +43,7 @@ async def opened_admission(
 ) -> AsyncIterator[tuple[Admission, TenantLimiter]]:
     """Yield the door in front of `scheduler`, and the limiter, which is to be run beside it."""
     metrics.watch_queue(scheduler)
-    password = read_password_file(settings.redis_password_file)
-    async with connect(settings.redis_url, TIMEOUT_S, password=password) as client:
+    async with new_store_client(settings, TIMEOUT_S) as client:
         limiter = TenantLimiter(
             limits,
             LocalLimits(lambda: scheduler.rate.answer_s),

@@ -4,10 +4,9 @@ import uuid
 from dataclasses import dataclass
 from typing import Literal
 
-from redis.asyncio import Redis
-
 from generator_svc.admission.limits import TenantLimits
 from generator_svc.redis_calls import answering
+from generator_svc.redis_client import RedisClient
 
 TIMEOUT_S = 0.03  # of a question; without an answer this process decides alone
 LEASE_S = 30.0  # a process that is silent for longer has no running answers
@@ -76,12 +75,17 @@ class SharedLimits:
     """
 
     def __init__(
-        self, client: Redis, lease_s: float = LEASE_S, timeout_s: float = TIMEOUT_S
+        self, client: RedisClient, lease_s: float = LEASE_S, timeout_s: float = TIMEOUT_S
     ) -> None:
+        self._client = client
         self._timeout_s = timeout_s
         self._move = client.register_script(_MOVE)
         self._process = uuid.uuid4().hex
         self._lease_ms = round(lease_s * 1000)
+
+    def place_of(self, tenant: str) -> str:
+        """Return which server counts for a tenant: others of a cluster may answer without it."""
+        return " ".join(node.address for node in self._client.nodes_of(_keys(tenant)))
 
     async def take(
         self, tenant: str, limits: TenantLimits, num_running: int, num_tokens: int
@@ -112,10 +116,13 @@ class SharedLimits:
     async def _run(
         self, tenant: str, limits: TenantLimits, num_running: int, num_tokens: int, *, checks: bool
     ) -> Verdict:
-        keys = [f"pad:v1:{{{tenant}}}:limit:{name}" for name in ("running", "tokens")]
         numbers = (num_running, num_tokens, limits.max_concurrent, limits.tokens_per_minute)
         times = (self._lease_ms, _BUCKET_MS)
         arguments: list[str | int] = [self._process, *numbers, *times, int(checks)]
         async with answering(self._timeout_s, is_optional=True):
-            kind, amount = await self._move(keys=keys, args=arguments)
+            kind, amount = await self._move(keys=_keys(tenant), args=arguments)
         return Verdict(kind.decode(), int(amount))
+
+
+def _keys(tenant: str) -> list[str]:
+    return [f"pad:v1:{{{tenant}}}:limit:{name}" for name in ("running", "tokens")]

@@ -1,9 +1,12 @@
 """What the tests of the profile store watch it by."""
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 
 import redis.asyncio
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import RedisCluster as AdminCluster
 
 from generator_svc.profiles import ProfileStore, StoreOptions, connect
 from svc_common.errors import StoreUnavailableError
@@ -54,10 +57,38 @@ def watched(client, options):
     return store
 
 
+def connected(url, timeout_s=PATIENT.timeout_s, **options):
+    """Return a client of one server, or of the cluster whose nodes have commas between them."""
+    return connect(url, timeout_s, is_cluster="," in url, **options)
+
+
 @asynccontextmanager
 async def opened(url, options=PATIENT):
-    async with watched(connect(url, options.timeout_s), options) as store:
+    async with watched(connected(url, options.timeout_s), options) as store:
         yield store
+
+
+@asynccontextmanager
+async def administered(url):
+    """Yield redis-py's own client of a server or a cluster."""
+    if "," in url:
+        nodes = [ClusterNode("127.0.0.1", port) for port in ports_of(url)]
+        client = AdminCluster(startup_nodes=nodes)
+    else:
+        client = redis.asyncio.Redis.from_url(url)
+    async with client:
+        yield client
+
+
+async def all_keys(client, pattern="*"):
+    """Return what `administered` yielded a client of has, on all nodes."""
+    if isinstance(client, AdminCluster):
+        return await client.keys(pattern, target_nodes=AdminCluster.PRIMARIES)
+    return await client.keys(pattern)
+
+
+def ports_of(url):
+    return [int(port) for port in re.findall(r":(\d+)", url)]
 
 
 async def until(condition, seconds=20.0):

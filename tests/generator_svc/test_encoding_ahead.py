@@ -6,18 +6,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-import redis.asyncio
 
 from generator_svc.encoding_ahead import EncodingAhead
 from generator_svc.encoding_round import AheadOptions, Outcome
 from generator_svc.engine.scorer import RewardContext
-from generator_svc.profiles import Preference, ProfileStore, connect
+from generator_svc.profiles import Preference, ProfileStore
 from svc_common.errors import (
     InvalidRequestError,
     OverloadedError,
     RewardUnavailableError,
 )
-from tests.generator_svc.store_watch import PATIENT, Watch, opened
+from tests.generator_svc.store_watch import PATIENT, Watch, administered, connected, opened
 
 FAST = AheadOptions(per_s=10_000, ttl_s=60, interval_s=0.01, retry_s=0.01)
 ALL = {f"ann-{number}": f"Wish {number}." for number in range(120)}  # more than one batch
@@ -100,8 +99,8 @@ class Seen:
 
 
 @pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[ProfileStore]:
-    async with opened(redis_url) as its:
+async def store(store_url: str) -> AsyncIterator[ProfileStore]:
+    async with opened(store_url) as its:
         for user_id, text in ALL.items():
             await its.put("t", user_id, (Preference(text, 1.0),), None)
         yield its
@@ -109,10 +108,10 @@ async def store(redis_url: str) -> AsyncIterator[ProfileStore]:
 
 @asynccontextmanager
 async def running(
-    redis_url: str, store: ProfileStore, replicas: Replicas, options: AheadOptions = FAST
+    store_url: str, store: ProfileStore, replicas: Replicas, options: AheadOptions = FAST
 ) -> AsyncIterator[Seen]:
     seen = Seen()
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+    async with connected(store_url) as client:
         task = asyncio.ensure_future(EncodingAhead(client, store, replicas, seen, options).run())
         try:
             yield seen
@@ -130,10 +129,10 @@ async def kept(store: ProfileStore, version: str) -> dict[str, bytes]:
 
 
 async def test_all_profiles_are_encoded_for_each_version(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     replicas = Replicas(frozenset(["v1", "v2"]))
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((2, 0))
         for version in ("v1", "v2"):
             assert await kept(store, version) == {
@@ -146,11 +145,11 @@ async def test_all_profiles_are_encoded_for_each_version(
     assert len(replicas.asked) == len(set(replicas.asked)) == 3 * len(ALL)
 
 
-async def test_of_two_generators_one_does_it(redis_url: str, store: ProfileStore) -> None:
+async def test_of_two_generators_one_does_it(store_url: str, store: ProfileStore) -> None:
     replicas = Replicas()
     async with (
-        running(redis_url, store, replicas) as first,
-        running(redis_url, store, replicas) as second,
+        running(store_url, store, replicas) as first,
+        running(store_url, store, replicas) as second,
     ):
         await first.until((1, 0))
         await second.until((1, 0))
@@ -158,9 +157,9 @@ async def test_of_two_generators_one_does_it(redis_url: str, store: ProfileStore
     assert sorted(map(len, (first.outcomes, second.outcomes))) == [0, len(ALL)]
 
 
-async def test_what_was_broken_off_is_gone_on_with(redis_url: str, store: ProfileStore) -> None:
+async def test_what_was_broken_off_is_gone_on_with(store_url: str, store: ProfileStore) -> None:
     replicas = Replicas(num_until_lost=30)
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((0, 1))
         replicas.num_until_lost = 1_000_000
         replicas.vector_versions = frozenset(["v1"])
@@ -170,55 +169,56 @@ async def test_what_was_broken_off_is_gone_on_with(redis_url: str, store: Profil
 
 
 async def test_a_text_that_a_model_refuses_is_passed_over(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     replicas = Replicas(refused="Wish 7.")
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((1, 0))
     assert seen.outcomes.count("refused") == 1
     assert seen.outcomes.count("computed") == len(ALL) - 1
 
 
-async def test_the_rate_is_kept(redis_url: str, store: ProfileStore) -> None:
+@pytest.mark.parametrize("store_url", ["server"], indirect=True)
+async def test_the_rate_is_kept(store_url: str, store: ProfileStore) -> None:
     replicas = Replicas()
     options = AheadOptions(per_s=100, ttl_s=60, interval_s=0.01)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    async with running(redis_url, store, replicas, options) as seen:
+    async with running(store_url, store, replicas, options) as seen:
         await seen.until((1, 0))
     assert loop.time() - began >= (len(ALL) - 1) / 100
 
 
 async def test_models_that_read_preferences_as_text_are_left_alone(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     replicas = Replicas(frozenset())
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((0, 0))
     assert replicas.asked == []
 
 
 async def test_what_a_stranger_wrote_under_our_names_is_passed_over(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     """An error of one key would end the process, as that of any of its parts does."""
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+    async with administered(store_url) as client:
         await client.set("pad:v1:{t:text}:profile", "no hash")
         await client.hset("pad:v1:{t:half}:profile", "preferences", "[[1, 2]")
         await client.hset(b"pad:v1:{t:\xff}:profile", "preferences", b"\xff")
     replicas = Replicas()
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((1, 0))
     assert len(replicas.asked) == len(ALL)
 
 
 async def test_while_the_store_refuses_it_is_tried_again_and_told_once(
-    redis_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
+    store_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+    async with administered(store_url) as client:
         await client.config_set("maxmemory", 1)
         try:
-            async with running(redis_url, store, Replicas()) as seen:
+            async with running(store_url, store, Replicas()) as seen:
                 await seen.until_told(3)
                 await client.config_set("maxmemory", 0)
                 await seen.until((1, 0))
@@ -229,11 +229,11 @@ async def test_while_the_store_refuses_it_is_tried_again_and_told_once(
 
 
 async def test_an_error_that_nobody_foresaw_does_not_end_the_service(
-    redis_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
+    store_url: str, store: ProfileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It ended the process, as a failure of any of its parts does."""
     replicas = Replicas(bug=ValueError("Wish 1."))
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until_told(3)
         replicas.bug = None
         await seen.until((1, 0))
@@ -243,13 +243,14 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_service(
     assert told[0].exc_info is not None
 
 
+@pytest.mark.parametrize("store_url", ["server"], indirect=True)
 async def test_while_replicas_are_full_nothing_counts_as_done(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     """A version of which no text was encoded was complete for half a day."""
     full = OverloadedError("full", retry_after_s=0.001)
     replicas = Replicas(failures=dict.fromkeys(ALL.values(), full))
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((0, 1))
         assert set(seen.outcomes) == {"failed"}
         replicas.failures.clear()
@@ -258,7 +259,7 @@ async def test_while_replicas_are_full_nothing_counts_as_done(
 
 
 async def test_a_text_at_full_replicas_is_tried_again_at_once(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     replicas = Replicas(failures={"Wish 7.": OverloadedError("full", retry_after_s=0.001)})
 
@@ -270,17 +271,17 @@ async def test_a_text_at_full_replicas_is_tried_again_at_once(
             return super().__contains__(text) and self.num_left > 0
 
     replicas.failures = Emptying(replicas.failures)
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((1, 0))
     assert seen.outcomes == ["computed"] * len(ALL)
 
 
 async def test_a_text_that_takes_too_long_stops_no_other(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     """The version was broken off at each try, and what stood behind never encoded."""
     replicas = Replicas(failures={"Wish 7.": RewardUnavailableError("late")})
-    async with running(redis_url, store, replicas) as seen:
+    async with running(store_url, store, replicas) as seen:
         await seen.until((0, 1))
         assert len(await kept(store, "v1")) == len(ALL) - 1
         assert seen.outcomes.count("failed") >= 1
@@ -290,18 +291,18 @@ async def test_a_text_that_takes_too_long_stops_no_other(
 
 
 async def test_a_round_ends_where_another_has_its_lease(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     """The lease was renewed and deleted whoever had it."""
     lease = "pad:v1:encoding:v1"
     options = replace(FAST, lease_s=0.003)  # renewal is due with each text
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+    async with administered(store_url) as client:
 
         async def take_over(_text: str) -> None:
             await client.set(lease, "another")
 
         replicas = Replicas(on_ask=take_over)
-        async with running(redis_url, store, replicas, options) as seen:
+        async with running(store_url, store, replicas, options) as seen:
             await seen.until_told(3)
             assert await client.get(lease) == b"another"
             assert seen.states[-1] == (0, 1)
@@ -312,8 +313,9 @@ async def test_a_round_ends_where_another_has_its_lease(
             await seen.until((1, 0))
 
 
+@pytest.mark.parametrize("store_url", ["server"], indirect=True)
 async def test_the_lease_is_kept_while_nothing_has_to_be_computed(
-    redis_url: str, store: ProfileStore
+    store_url: str, store: ProfileStore
 ) -> None:
     """It was renewed before a computed text only, so that all generators read at once."""
 
@@ -329,11 +331,11 @@ async def test_the_lease_is_kept_while_nothing_has_to_be_computed(
         await store.put_encoding("t", "v1", text, b"1234")
     options = replace(FAST, lease_s=0.6)  # a fourth of what the round takes
     watch = Watch()
-    client = connect(redis_url, PATIENT.timeout_s)
+    client = connected(store_url)
     async with (
         SlowStore(client, PATIENT, watch, watch) as slow,
-        running(redis_url, slow, Replicas(), options) as first,
-        running(redis_url, slow, Replicas(), options) as second,
+        running(store_url, slow, Replicas(), options) as first,
+        running(store_url, slow, Replicas(), options) as second,
     ):
         await first.until((1, 0))
         await second.until((1, 0))

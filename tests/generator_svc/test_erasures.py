@@ -11,12 +11,19 @@ from generator_svc.encoding_store import FORGOTTEN_S
 from generator_svc.erasures import MAX_PENDING, Erasures
 from generator_svc.profile_format import ERASURES_CHANNEL, subject_of, user_tag
 from generator_svc.profiles import Preference, StoreOptions
-from generator_svc.redis_calls import connect
 from svc_common.errors import ProfileConflictError, ProfileNotFoundError, StoreUnavailableError
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefix_cache import PrefixCache
 from tests.generator_svc.fake_replica import FakeReplica
-from tests.generator_svc.store_watch import PATIENT, opened, until, watched
+from tests.generator_svc.store_watch import (
+    PATIENT,
+    administered,
+    all_keys,
+    connected,
+    opened,
+    until,
+    watched,
+)
 from tests.generator_svc.test_profiles import BRIEF, KIND
 from tests.generator_svc.test_reward_pool import running_pool
 from tests.svc_common.lm.test_ownership import read
@@ -53,8 +60,8 @@ async def test_all_processes_hear_whose_caches_to_clear_and_not_who_it_is(redis_
     assert not any(text.text in str(heard) for text in KIND)
 
 
-async def test_a_strangers_message_erases_nobody(redis_url):
-    async with opened(redis_url) as store, redis.asyncio.Redis.from_url(redis_url) as raw:
+async def test_a_strangers_message_erases_nobody(store_url):
+    async with opened(store_url) as store, administered(store_url) as raw:
         await store.changes.is_listening.wait()
         for message in ("no hex", b"\xff", ANN.hex()):
             await raw.publish(ERASURES_CHANNEL, message)
@@ -67,8 +74,8 @@ async def test_a_strangers_message_erases_nobody(redis_url):
         assert store.changes.is_listening.is_set()
 
 
-async def test_refused_erasure_clears_no_caches(redis_url):
-    async with opened(redis_url) as store:
+async def test_refused_erasure_clears_no_caches(store_url):
+    async with opened(store_url) as store:
         await store.put("t", "ann", KIND, None)
         with pytest.raises(ProfileConflictError):
             await store.delete("t", "ann", expected_revision=2)
@@ -77,15 +84,15 @@ async def test_refused_erasure_clears_no_caches(redis_url):
         assert store.watch.forgotten == []
 
 
-async def test_encoding_that_comes_after_the_erasure_is_not_kept(redis_url):
+async def test_encoding_that_comes_after_the_erasure_is_not_kept(store_url):
     """A request that had read the profile put its token ids back for a day."""
-    async with opened(redis_url) as store, redis.asyncio.Redis.from_url(redis_url) as raw:
+    async with opened(store_url) as store, administered(store_url) as raw:
         await store.put("t", "ann", BRIEF, None)
         await store.put_encoding("t", "v1", "Be brief.", b"ids of it")
         await store.delete("t", "ann")
         await store.put_encoding("t", "v1", "Be brief.", b"ids of it")
         assert await store.get_encodings("t", "v1", ["Be brief."]) == {}
-        (key,) = await raw.keys("pad:v1:enc:*")
+        (key,) = await all_keys(raw, "pad:v1:enc:*")
         assert await raw.get(key) == b""
         assert 0 < await raw.ttl(key) <= FORGOTTEN_S
         await raw.pexpire(key, 0)
@@ -95,10 +102,10 @@ async def test_encoding_that_comes_after_the_erasure_is_not_kept(redis_url):
         }
 
 
-async def test_tenants_share_no_encodings(redis_url):
+async def test_tenants_share_no_encodings(store_url):
     """How long a request took told whether another tenant had its wish; and an erasure by one
     kept the encodings of all from being kept for a minute."""
-    async with opened(redis_url) as store:
+    async with opened(store_url) as store:
         await store.put("t", "ann", BRIEF, None)
         await store.put_encoding("t", "v1", "Be brief.", b"12")
         assert await store.get_encodings("other", "v1", ["Be brief."]) == {}
@@ -108,10 +115,10 @@ async def test_tenants_share_no_encodings(redis_url):
         assert await store.get_encodings("t", "v1", ["Be brief."]) == {}
 
 
-async def test_texts_that_a_profile_had_before_are_forgotten_when_they_are_replaced(redis_url):
+async def test_texts_that_a_profile_had_before_are_forgotten_when_they_are_replaced(store_url):
     """An erasure did not know them any more: their encodings stayed for a day."""
     both = (*BRIEF, Preference("Rhyme.", 1.0))
-    async with opened(redis_url) as store:
+    async with opened(store_url) as store:
         await store.put("t", "ann", both, None)
         for text in ("Be brief.", "Rhyme."):
             await store.put_encoding("t", "v1", text, b"12")
@@ -138,8 +145,8 @@ async def test_erasure_that_fails_half_way_can_be_done_again(new_redis_server):
         assert await store.get_encodings("t", "v1", ["Be brief."]) == {}
 
 
-async def test_profile_that_changes_while_it_is_erased_is_erased_with_all_its_texts(redis_url):
-    async with watched(connect(redis_url, 5.0), PATIENT) as store, opened(redis_url) as other:
+async def test_profile_that_changes_while_it_is_erased_is_erased_with_all_its_texts(store_url):
+    async with watched(connected(store_url), PATIENT) as store, opened(store_url) as other:
         await store.put("t", "ann", BRIEF, None)
         forget, seen = store._encodings.forget, []
 

@@ -1,9 +1,10 @@
 """Earlier revisions of a profile: kept with it, restored as new ones, erased with it."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
-import redis.asyncio
+import redis
 
 from generator_svc.profile_format import encoding_key, subject_of, user_tag
 from generator_svc.profile_scripts import MAX_HISTORY_BYTES
@@ -14,7 +15,7 @@ from svc_common.errors import (
     ProfileDamagedError,
     ProfileNotFoundError,
 )
-from tests.generator_svc.store_watch import PATIENT, opened, until
+from tests.generator_svc.store_watch import PATIENT, administered, all_keys, opened, ports_of, until
 from tests.generator_svc.test_profiles import BRIEF, KIND
 
 KEY = "pad:v1:{t:ann}:profile"
@@ -26,15 +27,22 @@ redis.call('HSET', KEYS[1], 'revision', ARGV[1], unpack(ARGV, 2))
 
 
 @pytest.fixture
-async def store(redis_url):
-    async with opened(redis_url) as store:
+async def store(store_url):
+    async with opened(store_url) as store:
         yield store
 
 
 @pytest.fixture
-async def raw(redis_url):
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+async def raw(store_url):
+    async with administered(store_url) as client:
         yield client
+
+
+def each_server(url, *command):
+    """Run a command where its key is, and where it is refused."""
+    for port in ports_of(url):
+        with suppress(redis.exceptions.MovedError), redis.Redis(port=port) as client:
+            client.execute_command(*command)
 
 
 def allow(preferences):
@@ -70,9 +78,9 @@ async def test_an_earlier_revision_comes_back_as_a_new_one_and_numbers_never_go_
     assert (redone.preferences, redone.beta, redone.revision) == (BRIEF, None, 4)
 
 
-async def test_the_oldest_go_first(redis_url):
+async def test_the_oldest_go_first(store_url):
     options = StoreOptions(timeout_s=5.0, quick_s=5.0, max_revisions=3)
-    async with opened(redis_url, options) as store:
+    async with opened(store_url, options) as store:
         for number in range(6):
             await store.put("t", "ann", wish(number), None)
         assert await revisions(store) == [5, 4, 3]
@@ -80,12 +88,12 @@ async def test_the_oldest_go_first(redis_url):
             await store.restore("t", "ann", 2, None, allow)
 
 
-async def test_fewer_are_shown_at_once_and_kept_from_the_next_write_on(redis_url, raw):
-    async with opened(redis_url) as store:
+async def test_fewer_are_shown_at_once_and_kept_from_the_next_write_on(store_url, raw):
+    async with opened(store_url) as store:
         for number in range(4):
             await store.put("t", "ann", wish(number), None)
     none = StoreOptions(timeout_s=5.0, quick_s=5.0, max_revisions=0)
-    async with opened(redis_url, none) as store:
+    async with opened(store_url, none) as store:
         assert await revisions(store) == []
         assert await raw.hexists(KEY, "history")
         await store.put("t", "ann", BRIEF, None)
@@ -112,9 +120,9 @@ async def test_what_should_not_have_been_stored_is_erased_and_what_follows_is_ke
     assert await revisions(store) == [3]
 
 
-async def test_what_was_made_of_it_goes_too_in_all_processes(store, raw, redis_url):
+async def test_what_was_made_of_it_goes_too_in_all_processes(store, raw, store_url):
     """Prefixes stayed in caches for up to an hour, and encodings of earlier wishes for a day."""
-    async with opened(redis_url) as other:
+    async with opened(store_url) as other:
         await asyncio.wait_for(other.changes.is_listening.wait(), 20)
         for number in range(2):
             await store.put("t", "ann", wish(number), None)
@@ -135,7 +143,7 @@ async def test_erasing_a_profile_erases_its_history_and_all_encodings(store, raw
         await raw.delete(encoding_key("t", wish(number)[0].text))
         await store.put_encoding("t", "v1", wish(number)[0].text, b"ids")
     await store.delete("t", "ann")
-    for key in await raw.keys():
+    for key in await all_keys(raw):
         kind = await raw.type(key)
         assert kind == b"string", key  # tombstones, of user and encodings
     with pytest.raises(ProfileNotFoundError):
@@ -147,27 +155,25 @@ async def test_erasing_a_profile_erases_its_history_and_all_encodings(store, raw
     assert await revisions(store) == []
 
 
-async def test_a_restore_brings_back_nothing_that_was_erased_meanwhile(store, raw):
+async def test_a_restore_brings_back_nothing_that_was_erased_meanwhile(store, raw, store_url):
     await store.put("t", "ann", KIND, None)
     await store.put("t", "ann", BRIEF, None)
 
     def erase(_):
         """Run between the look and the write."""
-        with redis.Redis(port=raw.connection_pool.connection_kwargs["port"]) as sync:
-            sync.delete(KEY)
+        each_server(store_url, "DEL", KEY)
 
     with pytest.raises(ProfileNotFoundError):
         await store.restore("t", "ann", 1, None, erase)
     assert await raw.exists(KEY) == 0
 
 
-async def test_a_revision_that_leaves_the_history_meanwhile_is_not_restored(store, raw):
+async def test_a_revision_that_leaves_the_history_meanwhile_is_not_restored(store, store_url):
     await store.put("t", "ann", KIND, None)
     await store.put("t", "ann", BRIEF, None)
 
     def drop(_):
-        with redis.Redis(port=raw.connection_pool.connection_kwargs["port"]) as sync:
-            sync.hdel(KEY, "history")
+        each_server(store_url, "HDEL", KEY, "history")
 
     with pytest.raises(ProfileNotFoundError, match=r"one that is kept \(none\), got 1"):
         await store.restore("t", "ann", 1, None, drop)
@@ -248,8 +254,8 @@ async def test_tenants_and_users_have_histories_of_their_own(store):
         assert history.texts == {f"{tenant} {user_id}"}
 
 
-async def test_two_writers_lose_no_revision(redis_url):
-    async with opened(redis_url, PATIENT) as one, opened(redis_url, PATIENT) as two:
+async def test_two_writers_lose_no_revision(store_url):
+    async with opened(store_url, PATIENT) as one, opened(store_url, PATIENT) as two:
         await asyncio.gather(
             *(store.put("t", "ann", wish(n), None) for n in range(5) for store in (one, two))
         )

@@ -1,25 +1,24 @@
 import asyncio
 
 import pytest
-import redis.asyncio
 
 from generator_svc.profiles import DamagedProfile, Preference, Profile
 from svc_common.errors import ProfileConflictError, ProfileDamagedError, ProfileNotFoundError
-from tests.generator_svc.store_watch import PATIENT, opened
+from tests.generator_svc.store_watch import PATIENT, administered, all_keys, opened
 
 BRIEF = (Preference("Be brief.", 1.0),)
 KIND = (Preference("Be kind: ü 漢 \n", 0.25), Preference("Use lists.", 10.0))
 
 
 @pytest.fixture
-async def store(redis_url):
-    async with opened(redis_url) as store:
+async def store(store_url):
+    async with opened(store_url) as store:
         yield store
 
 
 @pytest.fixture
-async def raw(redis_url):
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+async def raw(store_url):
+    async with administered(store_url) as client:
         yield client
 
 
@@ -65,10 +64,10 @@ async def test_write_against_another_revision_conflicts_and_changes_nothing(stor
 async def test_refused_creation_leaves_no_trace(store, raw):
     with pytest.raises(ProfileConflictError, match="must be the stored 0, got 4"):
         await store.put("t", "ann", BRIEF, None, expected_revision=4)
-    assert await raw.keys() == []
+    assert await all_keys(raw) == []
 
 
-async def test_two_writers_never_lose_an_update(redis_url):
+async def test_two_writers_never_lose_an_update(store_url):
     async def add_texts(store, name):
         for number in range(20):
             while True:
@@ -80,7 +79,7 @@ async def test_two_writers_never_lose_an_update(redis_url):
                 except ProfileConflictError:
                     continue
 
-    async with opened(redis_url) as one, opened(redis_url) as two:
+    async with opened(store_url) as one, opened(store_url) as two:
         await one.put("t", "ann", (Preference("start", 1.0),), None)
         await asyncio.gather(add_texts(one, "a"), add_texts(two, "b"))
         profile = await one.get("t", "ann")
@@ -128,7 +127,7 @@ async def test_erasure_leaves_no_key_but_a_tombstone_that_expires(store, raw):
     for text in ("Use lists.", "Be brief."):
         await store.put_encoding("t", "v1", text, b"12")
     await store.delete("t", "ann")
-    keys = {key.decode() for key in await raw.keys()}
+    keys = {key.decode() for key in await all_keys(raw)}
     assert {key for key in keys if "ann" in key} == {"pad:v1:{t:ann}:tombstone"}
     assert await raw.get("pad:v1:{t:ann}:tombstone") == b"1"
     assert 0 < await raw.pttl("pad:v1:{t:ann}:tombstone") <= PATIENT.tombstone_ttl_s * 1000
@@ -136,11 +135,11 @@ async def test_erasure_leaves_no_key_but_a_tombstone_that_expires(store, raw):
     # Encodings may hold the text itself.
     assert await store.get_encodings("t", "v1", ["Use lists.", "Be brief."]) == {"Be brief.": b"12"}
     await raw.pexpire("pad:v1:{t:ann}:tombstone", 0)
-    assert not [key for key in await raw.keys() if b"ann" in key]
+    assert not [key for key in await all_keys(raw) if b"ann" in key]
 
 
-async def test_index_is_right_after_creations_and_deletions_at_once(redis_url, raw):
-    async with opened(redis_url) as one, opened(redis_url) as two:
+async def test_index_is_right_after_creations_and_deletions_at_once(store_url, raw):
+    async with opened(store_url) as one, opened(store_url) as two:
 
         async def flip(store):
             for _ in range(15):
@@ -210,6 +209,6 @@ async def test_encodings_are_kept_apart_by_model_version_and_expire(store, raw):
     assert await store.get_encodings("t", "v1", texts) == {"Be brief.": b"\x00\x01"}
     assert await store.get_encodings("t", "v2", texts) == {"Be brief.": b"\x02"}
     assert await store.get_encodings("t", "v3", texts) == {}
-    (key,) = await raw.keys()
+    (key,) = await all_keys(raw)
     assert b"brief" not in key
     assert 0 < await raw.pttl(key) <= PATIENT.encoding_ttl_s * 1000

@@ -10,7 +10,7 @@ from generator_svc.profile_index import UserIndex
 from generator_svc.profiles import Preference, StoreOptions, connect
 from generator_svc.redis_calls import answering
 from svc_common.errors import ProfileNotFoundError, StoreUnavailableError
-from tests.generator_svc.store_watch import PATIENT, opened, watched
+from tests.generator_svc.store_watch import PATIENT, administered, connected, opened, watched
 from tests.generator_svc.test_profiles import BRIEF, KIND
 
 NO_FRESH_COPIES = StoreOptions(timeout_s=5.0, quick_s=5.0, local_ttl_s=0.0)
@@ -33,8 +33,8 @@ def own_server(new_redis_server):
     return new_redis_server()
 
 
-async def test_second_load_is_local(redis_url):
-    async with opened(redis_url) as store:
+async def test_second_load_is_local(store_url):
+    async with opened(store_url) as store:
         await store.put("t", "ann", BRIEF, None)
         await within(5, store.changes.is_listening.wait())
         await store.load("t", "ann")
@@ -53,8 +53,8 @@ async def test_loads_at_the_same_time_share_one_read(redis_url):
         assert calls == 1
 
 
-async def test_own_write_is_seen_at_once(redis_url):
-    async with opened(redis_url) as store:
+async def test_own_write_is_seen_at_once(store_url):
+    async with opened(store_url) as store:
         for revision in range(1, 6):
             await store.put("t", "ann", BRIEF, None)
             assert (await store.load("t", "ann")).revision == revision
@@ -63,8 +63,8 @@ async def test_own_write_is_seen_at_once(redis_url):
             await store.load("t", "ann")
 
 
-async def test_write_of_another_process_ends_the_local_copy(redis_url):
-    async with opened(redis_url) as here, opened(redis_url) as there:
+async def test_write_of_another_process_ends_the_local_copy(store_url):
+    async with opened(store_url) as here, opened(store_url) as there:
         await there.put("t", "ann", BRIEF, None)
         await within(5, here.changes.is_listening.wait())
         assert (await here.load("t", "ann")).preferences == BRIEF
@@ -251,8 +251,8 @@ class Held:
         return answer
 
 
-async def test_profile_that_changed_while_it_was_read_is_not_kept(redis_url):
-    client = connect(redis_url, 5.0)
+async def test_profile_that_changed_while_it_was_read_is_not_kept(store_url):
+    client = connected(store_url)
     async with watched(client, PATIENT) as store:
         await store.put("t", "ann", BRIEF, None)
         await within(5, store.changes.is_listening.wait())
@@ -265,9 +265,9 @@ async def test_profile_that_changed_while_it_was_read_is_not_kept(redis_url):
         assert (await store.load("t", "ann")).preferences == KIND
 
 
-async def test_index_is_corrected_by_who_wrote_last(redis_url):
+async def test_index_is_corrected_by_who_wrote_last(store_url):
     """A creation that was slow with its index put back a user who was erased meanwhile."""
-    async with opened(redis_url) as store, redis.asyncio.Redis.from_url(redis_url) as raw:
+    async with opened(store_url) as store, administered(store_url) as raw:
         await store.put("t", "ann", BRIEF, None)
         raw.exists = held = Held(raw.exists)
         correcting = asyncio.ensure_future(UserIndex(raw).correct("t", "ann"))

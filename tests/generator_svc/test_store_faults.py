@@ -132,7 +132,9 @@ async def test_an_answer_that_comes_late_serves_the_next_request(new_redis_serve
         await store.changes.is_listening.wait()
         profile = await put(store, "ann", BRIEF)
         proxy.delay_s = 0.2
-        store.health._suspect(time.monotonic())  # so that nobody waits for the timeout
+        store.health._pulses_of(["any"])[0].suspect(
+            time.monotonic()
+        )  # so that nobody waits for the timeout
         with pytest.raises(StoreUnavailableError, match=r"within 0\.02 s"):
             await store.load("t", "ann")
 

@@ -117,6 +117,6 @@ async def test_copies_nobody_asks_for_are_forgotten_too(redis_url):
         await store.load("t", "ann")
 
         async def is_forgotten():
-            return len(store._local) == 0
+            return len(store._copies._local) == 0
 
         await until(is_forgotten)

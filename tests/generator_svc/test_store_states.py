@@ -182,7 +182,7 @@ class Stores(RuleBasedStateMachine):
             return all(
                 barrier in store.seen
                 and store.changes.is_listening.is_set()
-                and not store.health.is_down
+                and not store.health.has_down
                 for store in self.stores
             )
 

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 import redis
-from redis.asyncio import Redis
 
 from generator_svc.admission.limiter import TenantLimiter
 from generator_svc.admission.limits import LimitTable, TenantLimits
 from generator_svc.admission.local_limits import LocalLimits
 from generator_svc.admission.shared_limits import LEASE_S, TIMEOUT_S, SharedLimits, Verdict
 from generator_svc.engine.waiting_room import RefusalReason, RefusedError
-from generator_svc.redis_calls import connect
+from generator_svc.redis_client import RedisClient
 from tests.conftest import RedisServer
+from tests.generator_svc.store_watch import connected
 
 PATIENT_S = 10.0  # where Redis shall answer, however busy the machine
 TWO = TenantLimits(max_concurrent=2)
@@ -92,7 +92,7 @@ async def process(
     timeout_s: float = PATIENT_S,
 ) -> AsyncIterator[TenantLimiter]:
     """Run the limiter as one generator process does."""
-    async with connect(url, timeout_s) as client:
+    async with connected(url, timeout_s) as client:
         shared = SharedLimits(client, lease_s, timeout_s)
         local = LocalLimits(lambda: 8.0)
         limiter = TenantLimiter(LimitTable(limits), local, shared, fallbacks or Fallbacks())
@@ -116,8 +116,8 @@ async def eventually(take: Callable[[], object]) -> None:
                 return
 
 
-async def test_two_processes_keep_one_limit_of_answers(redis_url: str) -> None:
-    async with process(redis_url, TWO) as one, process(redis_url, TWO) as two:
+async def test_two_processes_keep_one_limit_of_answers(store_url: str) -> None:
+    async with process(store_url, TWO) as one, process(store_url, TWO) as two:
         first = await one.take("acme", 1, 5)
         await two.take("acme", 1, 5)
         for limiter in (one, two):
@@ -129,10 +129,10 @@ async def test_two_processes_keep_one_limit_of_answers(redis_url: str) -> None:
 
 
 async def test_two_processes_keep_one_limit_of_tokens_and_give_back_the_unused(
-    redis_url: str,
+    store_url: str,
 ) -> None:
     limits = TenantLimits(tokens_per_minute=6000)
-    async with process(redis_url, limits) as one, process(redis_url, limits) as two:
+    async with process(store_url, limits) as one, process(store_url, limits) as two:
         lease = await one.take("acme", 1, 5000)
         with pytest.raises(RefusedError, match="tokens_per_minute") as caught:
             await two.take("acme", 1, 5000)
@@ -142,17 +142,17 @@ async def test_two_processes_keep_one_limit_of_tokens_and_give_back_the_unused(
         await eventually(lambda: two.take("acme", 1, 5000))
 
 
-async def test_a_process_that_died_holds_no_answers_for_long(redis_url: str) -> None:
-    async with process(redis_url, TWO, lease_s=0.2) as one:
+async def test_a_process_that_died_holds_no_answers_for_long(store_url: str) -> None:
+    async with process(store_url, TWO, lease_s=0.2) as one:
         await one.take("acme", 2, 5)
-    async with process(redis_url, TWO) as two:
+    async with process(store_url, TWO) as two:
         await eventually(lambda: two.take("acme", 2, 5))
 
 
 class LostAnswers(SharedLimits):
     """Counts, and never says so."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: RedisClient) -> None:
         super().__init__(client, timeout_s=PATIENT_S)
         self.has_counted = asyncio.Event()
 
@@ -165,8 +165,8 @@ class LostAnswers(SharedLimits):
         raise AssertionError("nobody sets that event")
 
 
-async def test_a_caller_who_hangs_up_while_redis_counts_is_counted_no_more(redis_url: str) -> None:
-    async with connect(redis_url, PATIENT_S) as client, process(redis_url, TWO) as two:
+async def test_a_caller_who_hangs_up_while_redis_counts_is_counted_no_more(store_url: str) -> None:
+    async with connected(store_url, PATIENT_S) as client, process(store_url, TWO) as two:
         shared = LostAnswers(client)
         one = TenantLimiter(LimitTable(TWO), LocalLimits(lambda: 8.0), shared, Fallbacks())
         running = asyncio.create_task(one.run())
