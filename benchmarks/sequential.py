@@ -4,6 +4,7 @@ What PAD costs without overlap: the tokens chosen last stay here until their rew
 so the reward service begins its forward only when the generator's is over.
 """
 
+import asyncio
 import sys
 from typing import Any
 
@@ -22,10 +23,10 @@ class HoldingPool(RewardPool):
     def commit(self, sessions: list[RewardSession]) -> None:
         self._held.extend(sessions)
 
-    async def score(self, rows: ScoreRows) -> ScoredRows:
+    def score(self, rows: ScoreRows) -> "asyncio.Future[ScoredRows]":
         held, self._held = self._held, []
         super().commit(held)
-        return await super().score(rows)
+        return super().score(rows)
 
 
 def main() -> int:

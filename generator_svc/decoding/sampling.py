@@ -23,7 +23,8 @@ def pick(scores: Tensor, noise: Tensor, temperature: Tensor, top_p: Tensor) -> T
 def _nucleus(scores: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
     """Return which candidates are among the likeliest that together reach `top_p`: `[B, K]`."""
     scale = torch.where(temperature > 0, temperature, 1.0).unsqueeze(-1)
-    order = scores.sort(dim=-1, descending=True)
+    # Stable: else the order of equals, and so who is kept, would depend on K, the widest row's.
+    order = scores.sort(dim=-1, descending=True, stable=True)
     share = torch.softmax(order.values / scale, dim=-1)
     before = share.cumsum(dim=-1) - share  # probability of the likelier ones
     # The likeliest stays even where rounding lifts `before` above 0.

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -122,7 +121,7 @@ class Chooser:
 
     def _ask(
         self, proposal: Proposal, places: list[int], guesses: list[int | None] | None
-    ) -> Awaitable[ScoredRows]:
+    ) -> "asyncio.Future[ScoredRows]":
         """Ask for the rewards of the sequences at `places`."""
         sequences, block = proposal.sequences, proposal.block
         sessions = [session for i in places if (session := sequences[i].session) is not None]

@@ -205,7 +205,9 @@ class Engine:
         started = time.perf_counter()
         choosing = asyncio.ensure_future(self._chooser.choose(proposal, guesses))
         try:
-            await asyncio.sleep(0)  # the question leaves before our forward takes the interpreter
+            # It asks, and then the question leaves, before our forward takes the interpreter.
+            for _ in range(2):
+                await asyncio.sleep(0)
             running = self._start_ahead(guessed) if guessed else None
             chosen = await choosing
         finally:

@@ -1,6 +1,7 @@
 """What the engine asks of a reward service, whatever stands behind it."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -131,13 +132,14 @@ class RewardScorer(Protocol):
     def commit(self, sessions: list[RewardSession]) -> None:
         """Send the tokens that open sessions do not have yet; nothing is awaited."""
 
-    def score(self, rows: ScoreRows) -> Awaitable[ScoredRows]:
+    def score(self, rows: ScoreRows) -> "asyncio.Future[ScoredRows]":
         """Ask for the rewards of each session's candidates; they come when it is awaited.
 
-        The question is on its way when this returns, so that the caller can work meanwhile. With
-        Reference.BASE the base model's part is not subtracted. A row has none where its session was
-        lost, and is no longer OPEN, or where its rewards are late: it then `is_scoring`, and may be
-        asked for again once it is not. Nobody waits long for another's replica.
+        The question is on its way when this returns, so that the caller can work meanwhile: hence a
+        future, as a coroutine would not have begun. With Reference.BASE the base model's part is
+        not subtracted. A row has none where its session was lost, and is no longer OPEN, or where
+        its rewards are late: it then `is_scoring`, and may be asked for again once it is not.
+        Nobody waits long for another's replica.
         """
 
     def close(self, session: RewardSession) -> None:

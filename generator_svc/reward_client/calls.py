@@ -1,6 +1,7 @@
 """Calls to the reward service beside the steps: whole answers and encodings."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from generator_svc.engine.scorer import RewardContext
@@ -12,6 +13,8 @@ from generator_svc.reward_client.wire import pack_context, pack_ids
 from pad.v1 import reward_pb2, reward_pb2_grpc
 from svc_common.errors import ServiceError
 from svc_common.tracing import trace_metadata
+
+_LEAST_S = 0.001
 
 
 class RewardCalls:
@@ -40,7 +43,7 @@ class RewardCalls:
         Raises:
             RewardUnavailableError: no replica answered in time.
         """
-        replica = await self._any_replica(timeout_s)
+        replica, left_s = await self._any_replica(timeout_s)
         request = reward_pb2.ScoreSequencesRequest(
             context=pack_context(context, replica.model_version, context.reference),
             sequences=[pack_ids(answer) for answer in answers],
@@ -48,7 +51,7 @@ class RewardCalls:
         )
         with unary_errors():
             response = await replica.stub.ScoreSequences(
-                request, timeout=timeout_s, metadata=(*replica.metadata, *trace_metadata())
+                request, timeout=left_s, metadata=(*replica.metadata, *trace_metadata())
             )
         return replica.model_version, list(response.rewards)
 
@@ -64,10 +67,10 @@ class RewardCalls:
         """
         request = reward_pb2.EncodePreferenceRequest(subject=subject)
         request.preference.text = text
-        replica = await self._any_replica(timeout_s, model_version)
+        replica, left_s = await self._any_replica(timeout_s, model_version)
         with unary_errors():
             response = await replica.stub.EncodePreference(
-                request, timeout=timeout_s, metadata=(*replica.metadata, *trace_metadata())
+                request, timeout=left_s, metadata=(*replica.metadata, *trace_metadata())
             )
         return response.model_version, response.encoding
 
@@ -85,12 +88,16 @@ class RewardCalls:
         )
         return len(asked) == len(replicas) and all(told)
 
-    async def _any_replica(self, timeout_s: float, model_version: str = "") -> Replica:
+    async def _any_replica(
+        self, timeout_s: float, model_version: str = ""
+    ) -> tuple[Replica, float]:
+        """Return a replica, and what waiting for it has left of the time."""
+        started = time.monotonic()
         await self._fleet.wait_available(timeout_s)
         replica = self._fleet.choose(avoid=set(), model_version=model_version)
         if replica is None:
             raise self._fleet.unavailable()
-        return replica
+        return replica, max(_LEAST_S, timeout_s - (time.monotonic() - started))
 
 
 async def _forget(

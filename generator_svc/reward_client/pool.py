@@ -6,7 +6,6 @@ again with the tokens written so far, and the answer goes on with the same candi
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from functools import partial
 
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
@@ -104,7 +103,7 @@ class RewardPool:
         for replica, placements in groups.items():
             replica.commit(placements)
 
-    def score(self, rows: ScoreRows) -> Awaitable[ScoredRows]:
+    def score(self, rows: ScoreRows) -> "asyncio.Future[ScoredRows]":
         """Ask each replica for the rewards of its sessions, one message a replica.
 
         A late replica's rewards are kept until they are asked for again.

@@ -214,6 +214,8 @@ async def test_earlier_revisions_are_offered(complete: Complete, fake: FakeServe
         (["generate", "--strategy", "=", "pr"], ["prompt"]),
         (["generate", "-s", "{host}", ":", "{port}", "--user", "a"], ["alan", "alice"]),
         (["generate", "--user", "=", "a"], ["alan", "alice"]),
+        (["generate", '"two\nlines"', "--user", "a"], ["alan", "alice"]),
+        (["generate", "'it\\'", '"say \\"a\n\n\\" "', "--user", "=", "a"], ["alan", "alice"]),
     ],
     ids=" ".join,
 )

@@ -47,7 +47,7 @@ class NaiveScorer:
             self.committed[session] = held + session.token_ids[session.num_committed :]
             session.num_committed = len(session.token_ids)
 
-    async def score(self, rows: ScoreRows) -> ScoredRows:
+    def score(self, rows: ScoreRows) -> "asyncio.Future[ScoredRows]":
         self.num_messages += 1
         asked = zip(rows.sessions, rows.token_ids, rows.counts, strict=True)
         found = self._score([(session, ids[:count]) for session, ids, count in asked])
@@ -64,7 +64,9 @@ class NaiveScorer:
             for i, session in enumerate(rows.sessions)
             if session.context.is_explained and found[i] is not None
         }
-        return ScoredRows(rewards, [its is not None for its in found], by_preference)
+        scored: asyncio.Future[ScoredRows] = asyncio.get_running_loop().create_future()
+        scored.set_result(ScoredRows(rewards, [its is not None for its in found], by_preference))
+        return scored
 
     def _score(self, rows: list[tuple[RewardSession, Tensor]]) -> list[Tensor | None]:
         if self.loses_after is not None and self.num_messages > self.loses_after:

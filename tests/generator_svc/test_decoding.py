@@ -128,6 +128,27 @@ def test_rows_of_different_k_choose_among_their_own() -> None:
     torch.testing.assert_close(alone.rewards[0], choices.rewards[1, :3])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 1.0])
+def test_candidates_that_are_equally_likely_are_no_matter_of_the_batch(
+    temperature: float, top_p: float
+) -> None:
+    """Once a sort that was wider than 16 ordered them anew, and the nucleus held others."""
+    tied = Candidates(torch.arange(15).unsqueeze(0), torch.full((1, 15), -4.0))
+    wide = top_candidates(torch.randn(1, V, generator=torch.Generator().manual_seed(3)), 30)
+    rows = [
+        RowParams(beta=1.0, temperature=temperature, top_p=top_p, seed=seed, step=0)
+        for seed in range(20)
+    ]
+    sampled = RowParams(beta=1.0, temperature=1.0, top_p=0.9, seed=1, step=0)
+    alone = [choose(tied, torch.zeros(1, 15), [row]).columns[0] for row in rows]
+    block = gather_candidates(
+        [*(CandidateRow(tied, 0, 15) for _ in rows), CandidateRow(wide, 0, 30)]
+    )
+    together = choose(block, torch.zeros(len(rows) + 1, 30), [*rows, sampled])
+    assert together.columns[:-1] == together.base_columns[:-1] == alone
+
+
 def test_rows_of_one_block_are_cut_to_their_own_k_and_may_be_in_any_order() -> None:
     block = random_candidates(3)
     whole = gather_candidates([CandidateRow(block, i, K) for i in range(3)])

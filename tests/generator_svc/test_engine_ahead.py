@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from generator_svc.decoding.candidates import Candidates
 from generator_svc.engine.scorer import ScoredRows, ScoreRows
 from generator_svc.engine.sequence import FinishReason, Sequence
 from svc_common.errors import ShuttingDownError
@@ -32,6 +33,27 @@ def begin_late(harness: Harness) -> None:
         return scored
 
     harness.scorer.score = score_and_hold  # type: ignore[method-assign]
+
+
+async def test_the_question_leaves_before_the_forward_of_guesses_begins() -> None:
+    """Once it had to wait until that forward gave the interpreter back."""
+    events: list[str] = []
+    async with running_engine(run_ahead=AlwaysAhead(is_allowed=True)) as harness:
+        score, start = harness.scorer.score, harness.engine._start_ahead
+
+        def note_sending(rows: ScoreRows) -> "asyncio.Future[ScoredRows]":
+            asyncio.get_running_loop().call_soon(events.append, "sent")  # so a writer is woken
+            return score(rows)
+
+        def note_start(guessed: dict[Sequence, int]) -> "asyncio.Future[Candidates]":
+            events.append("begun")
+            return start(guessed)
+
+        harness.scorer.score = note_sending  # type: ignore[method-assign]
+        harness.engine._start_ahead = note_start  # type: ignore[method-assign]
+        await harness.write("x", guided("x", "wish", max_tokens=5))
+    assert events[:-1] == ["sent", "begun"] * 4  # none is begun after the last token
+    assert events[-1] == "sent"
 
 
 async def test_an_answer_that_ends_before_its_guess_is_run_leaves_the_other_rows_right() -> None:

@@ -7,6 +7,8 @@ from collections.abc import MutableMapping
 # given what replaces the rest.
 HEAD = "_PAD_COMPLETE_HEAD"
 _BREAK = re.compile("[=:]+")  # of what bash breaks words at, what our words have
+# Up to a line break that is in no quotes; those of the last word may be open.
+_WORD = re.compile(r"""(?:[^\n"'\\]|\\(?:.|$)|"(?:[^"\\]|\\.)*(?:"|\\?$)|'[^']*(?:'|$))*""", re.S)
 
 
 def join_words(environment: MutableMapping[str, str]) -> None:
@@ -14,7 +16,7 @@ def join_words(environment: MutableMapping[str, str]) -> None:
     if environment.get("_PAD_COMPLETE") != "complete_bash":
         return
     # The script for bash has the words with line breaks between them, and counts from 0.
-    words = environment["COMP_WORDS"].split("\n")[: int(environment["COMP_CWORD"]) + 1]
+    words = _split(environment["COMP_WORDS"])[: int(environment["COMP_CWORD"]) + 1]
     joined: list[str] = []
     is_break = False
     for word in words:
@@ -33,3 +35,14 @@ def join_words(environment: MutableMapping[str, str]) -> None:
         last = tail
     environment["COMP_WORDS"] = "\n".join([*before, last])
     environment["COMP_CWORD"] = str(len(before))
+
+
+def _split(text: str) -> list[str]:
+    """Return the words of a command line; a prompt in quotes may have lines of its own."""
+    words, position = [], 0
+    while position <= len(text):
+        match = _WORD.match(text, position)
+        assert match is not None, "it matches nothing too"
+        words.append(match[0])
+        position = match.end() + 1
+    return words

@@ -21,12 +21,19 @@ class Finding:
         level: how bad it is.
         found: what is there.
         advice: what to do, in one line; empty where the level is OK.
+
+    Bytes that are no text, as names of files and variables may hold, are told by their numbers.
     """
 
     check: str
     level: Level
     found: str
     advice: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("found", "advice"):  # such bytes cannot be printed
+            text = getattr(self, name).encode("utf-8", "backslashreplace").decode()
+            object.__setattr__(self, name, text)
 
 
 def ok(check: str, found: str) -> Finding:

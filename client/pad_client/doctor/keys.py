@@ -6,12 +6,13 @@ Certificates are tried by a handshake in memory, with the library that would ref
 import json
 import ssl
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pad_client.doctor.findings import Finding, fail, ok, warn
+from pad_client.doctor.paths import named_pipes, shown
 
 _SOON = timedelta(days=14)
 _EXPIRED, _WRONG_PURPOSE = 10, 26  # X509_V_ERR_...
@@ -21,10 +22,10 @@ _SERVICE_KEYS = (
     *("GENERATOR_TRACES_", "REWARD_TRACES_", "EDGE_TRACES_"),
     *("EDGE_TLS_", "EDGE_GENERATOR_", "PLAYGROUND_"),
 )
+_CLIENT_FILES = ("ca_file", "cert_file", "key_file", "token_file")
 _SERVICE_TOKENS = ("GENERATOR_TOKENS_FILE", "REWARD_TOKENS_FILE")
-_SERVICE_SECRETS = (
-    *("GENERATOR_REWARD_TOKEN_FILE", "GENERATOR_REDIS_PASSWORD_FILE", "PLAYGROUND_TOKEN_FILE"),
-)
+_REDIS_PASSWORD = "GENERATOR_REDIS_PASSWORD_FILE"
+_SERVICE_SECRETS = ("GENERATOR_REWARD_TOKEN_FILE", _REDIS_PASSWORD, "PLAYGROUND_TOKEN_FILE")
 _KINDS = ("CERT", "KEY", "CA", "CLIENT_CA")
 SERVICE_KEY_FILES = (
     *_SERVICE_TOKENS,
@@ -35,6 +36,10 @@ SERVICE_KEY_FILES = (
 
 def check_client_keys(access: Mapping[str, Any]) -> Iterator[Finding]:
     """Look at the files of a client's `AccessOptions`."""
+    pipes = named_pipes(access, _CLIENT_FILES)
+    for name in pipes:  # what is read of it here, nobody else could read any more
+        yield warn(f"keys.{name}", "is a pipe, not examined", "name a file to have it examined")
+    access = _without(access, pipes)
     if access.get("ca_file"):
         yield from _check_authorities("keys.ca_file", Path(access["ca_file"]))
     cert, key = access.get("cert_file"), access.get("key_file")
@@ -45,6 +50,10 @@ def check_client_keys(access: Mapping[str, Any]) -> Iterator[Finding]:
 
 def check_service_keys(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Look at the files that the services' variables name."""
+    pipes = named_pipes(environment, SERVICE_KEY_FILES)
+    for name in pipes:
+        yield fail(f"keys.{name}", f"{name}: must be a file, is a pipe", "name a file")
+    environment = _without(environment, pipes)
     for prefix in _SERVICE_KEYS:
         cert, key = (environment.get(f"{prefix}{kind}_FILE") for kind in ("CERT", "KEY"))
         names = f"{prefix}CERT_FILE", f"{prefix}KEY_FILE"
@@ -58,6 +67,14 @@ def check_service_keys(environment: Mapping[str, str]) -> Iterator[Finding]:
     for name in _SERVICE_TOKENS:
         if path := environment.get(name):
             yield _check_tokens(f"keys.{name}", Path(path))
+
+
+def _without(given: Mapping[str, Any], pipes: Sequence[str]) -> dict[str, Any]:
+    """Return what is to be examined: of a certificate and its key both, or neither."""
+    left_out = set(pipes)
+    for half, other in (("cert_", "key_"), ("key_", "cert_"), ("CERT_", "KEY_"), ("KEY_", "CERT_")):
+        left_out |= {name.replace(half, other) for name in pipes}
+    return {name: value for name, value in given.items() if name not in left_out}
 
 
 def _check_both(
@@ -84,7 +101,11 @@ def _check_pair(check: str, cert: Path, key: Path) -> Iterator[Finding]:
         )
         return
     except OSError as error:
-        yield fail(check, f"{error.filename}: {error.strerror}", "correct the path, or its mode")
+        yield fail(
+            check,
+            f"{shown(Path(error.filename))}: {error.strerror}",
+            "correct the path, or its mode",
+        )
         return
     try:
         yield _judge(check, cert, _expiry(server, cert))
@@ -129,7 +150,7 @@ def _check_authorities(check: str, path: Path) -> Iterator[Finding]:
         )
         return
     except OSError as error:
-        yield fail(check, f"{path}: {error.strerror}", "correct the path, or its mode")
+        yield fail(check, f"{shown(path)}: {error.strerror}", "correct the path, or its mode")
         return
     ends = [_date(each["notAfter"]) for each in context.get_ca_certs()]
     if ends:
@@ -153,13 +174,13 @@ def _date(text: object) -> datetime:
 
 
 def _check_secret(check: str, path: Path) -> Finding:
+    # What travels as metadata of a call is ASCII; Redis takes any password.
+    encoding = "utf-8" if check == f"keys.{_REDIS_PASSWORD}" else "ascii"
     try:
-        content = path.read_text(encoding="ascii").strip()
+        content = path.read_text(encoding=encoding).strip()
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        # Not the path: it may be the secret itself, where its file should be named.
-        found = f"the file that it names cannot be read: {error.strerror}"
-        return fail(check, found, "correct the path, or its mode; the secret stands in the file")
+        return _unread(check, error)
     except UnicodeDecodeError:
         content = ""
     if not content or "\n" in content:
@@ -169,6 +190,12 @@ def _check_secret(check: str, path: Path) -> Finding:
     return ok(check, f"{path}: readable, private")
 
 
+def _unread(check: str, error: OSError) -> Finding:
+    """Tell it without the path: that may be the secret itself, where its file should be named."""
+    found = f"the file that it names cannot be read: {error.strerror}"
+    return fail(check, found, "correct the path, or its mode; the secret stands in the file")
+
+
 def _check_tokens(check: str, path: Path) -> Finding:
     """Look at a server's file of tokens: JSON lines with hashes."""
     try:
@@ -176,7 +203,7 @@ def _check_tokens(check: str, path: Path) -> Finding:
         entries = [json.loads(line) for line in lines if line.strip() and line[0] != "#"]
         expired = [str(each["name"]) for each in entries if _is_over(each.get("expires"))]
     except OSError as error:
-        return fail(check, f"{path}: {error.strerror}", "correct the path, or its mode")
+        return _unread(check, error)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         return fail(check, f"{path}: is not JSON lines of tokens: {error}", "pad token new")
     if expired:

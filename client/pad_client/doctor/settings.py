@@ -5,7 +5,6 @@ Runs in the child process (see child.py): the rules are the services' code.
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pad_client import presets
 from pad_client.doctor.findings import Finding, fail, ok, warn
 from pad_client.doctor.imports import try_import
 from pad_client.doctor.keys import SERVICE_KEY_FILES
+from pad_client.doctor.paths import is_pipe, named_pipes, shown
 from pad_client.errors import InvalidRequestError
 
 # By prefix: where the class is that says what may be set, and where that is to be read.
@@ -75,6 +75,8 @@ def _refusals(
     prefix: str, settings: Any, given: Mapping[str, str], refusal: type[Exception]
 ) -> Iterator[Finding]:
     """Look at what settings say together, as the service does at its start."""
+    if named_pipes(given, SERVICE_KEY_FILES):
+        return  # as keys.py says; to read one is to wait
     parts = [*_STARTS.get(prefix, ())]
     if hasattr(settings, "traces_endpoint"):
         parts.append(("svc_common.tracing", "check_tracing"))
@@ -92,7 +94,8 @@ def _refusals(
             if variable in SERVICE_KEY_FILES and variable in given:
                 continue  # as keys.py says, and without what may be a secret
             advice = "correct it, or what goes with it: the service does not start so"
-            yield fail(f"settings.{variable}", str(error), advice)
+            found = _without_secret(str(error), given.get(variable, ""))
+            yield fail(f"settings.{variable}", found, advice)
 
 
 def _without_secret(message: str, value: str) -> str:
@@ -100,7 +103,7 @@ def _without_secret(message: str, value: str) -> str:
     if len(value) > _MAX_SHOWN_CHARACTERS:
         shown = f"a text of {len(value)} characters"
         message = message.replace(repr(value), shown).replace(value, shown)
-    return message.encode("utf-8", "backslashreplace").decode()
+    return message
 
 
 def _lost_files(known: set[str], given: Mapping[str, str]) -> Iterator[Finding]:
@@ -124,6 +127,8 @@ def _path_problem(variable: str, value: str) -> str | None:
 
 
 def _presets_problem(path: Path) -> str | None:
+    if (problem := _file_problem(path)) is not None:
+        return problem
     try:
         presets.load(path)
     except InvalidRequestError as error:
@@ -132,13 +137,13 @@ def _presets_problem(path: Path) -> str | None:
 
 
 def _file_problem(path: Path) -> str | None:
+    if is_pipe(path):  # to open one is to wait
+        return f"{path}: must be a file, is a pipe"
     try:
-        if stat.S_ISFIFO(path.stat().st_mode):  # to open one is to wait
-            return f"{path}: must be a file, is a pipe"
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
-        return f"{path}: {error.strerror}"
+        return f"{shown(path)}: {error.strerror}"
     return None
 
 
@@ -146,5 +151,5 @@ def _folder_problem(path: Path) -> str | None:
     try:
         os.listdir(path)
     except OSError as error:
-        return f"{path}: {error.strerror}"
+        return f"{shown(path)}: {error.strerror}"
     return None
