@@ -139,9 +139,10 @@ def check_damaged(user_ids: Sequence[str]) -> None:
         DamagedProfileError: There are some whose profile the server cannot read.
     """
     if user_ids:
+        users = "user" if len(user_ids) == 1 else "users"
         names = ", ".join(user_ids[:10]) + (", ..." if len(user_ids) > 10 else "")
         raise DamagedProfileError(
-            f"the stored profiles of {len(user_ids)} users are damaged: {names}",
+            f"the stored profiles of {len(user_ids)} {users} are damaged: {names}",
             code=grpc.StatusCode.DATA_LOSS,
         )
 

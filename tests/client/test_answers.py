@@ -1,5 +1,6 @@
 """How answers look on the screen, and what is counted on them."""
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -48,3 +49,6 @@ def test_answer_without_rewards_says_so() -> None:
     timings = Timings(0, 0, 0, 0, 0, 0, 0.1)
     summary = Summary("r", None, 1, 5, 2, 1, 3, None, 1.0, 0, 0, "", timings)
     assert "3 UNGUIDED: no reward service answered, 20.0 ms per token" in summary_line(summary)
+    assert summary_line(summary).startswith("5 tokens, ")
+    one = dataclasses.replace(summary, num_tokens=1)
+    assert summary_line(one).startswith("1 token, ")

@@ -6,6 +6,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
+from pad_client.cli.console import counted
 from pad_client.types import Summary, Token
 
 _CHANGED_STYLE = "bold green underline"
@@ -52,7 +53,7 @@ def ms_per_token(summaries: Iterable[Summary]) -> float:
 
 def summary_line(summary: Summary) -> str:
     """Return how an answer came about in one line."""
-    parts = [f"{summary.num_tokens} tokens"]
+    parts = [counted(summary.num_tokens, "token")]
     if summary.num_guided_tokens:
         parts += [
             f"{summary.num_guided_tokens} guided",

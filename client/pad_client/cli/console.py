@@ -42,6 +42,11 @@ def new_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with the noun that it counts."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def program() -> str:
     """Return how this command was started, as the user can type it again."""
     started = Path(sys.argv[0])

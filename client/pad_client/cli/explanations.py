@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
+from pad_client.cli.console import counted
 from pad_client.types import Explanation, Summary, Token
 
 LEGEND = (
@@ -25,9 +26,9 @@ def print_explanation(console: Console, tokens: Iterable[Token], summary: Summar
         console.print(_changes(changed, len(explanation.preferences), summary.beta))
         console.print(LEGEND, style="dim")
     if explanation.num_unexplained_tokens:
+        unexplained = counted(explanation.num_unexplained_tokens, "guided token")
         console.print(
-            f"{explanation.num_unexplained_tokens} guided tokens are not explained: a reward"
-            " replica of an older version chose them."
+            f"Not explained: {unexplained}, chosen with a reward replica of an older version."
         )
 
 

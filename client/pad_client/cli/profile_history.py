@@ -11,6 +11,7 @@ from pad_client.cli.console import (
     JsonOption,
     ServerOption,
     TimeoutOption,
+    counted,
     new_console,
 )
 from pad_client.cli.profile_view import UserArgument, print_profiles, status
@@ -34,7 +35,9 @@ def history(
     if not found.current_revision:
         notes.print("What is stored now is damaged: undo, put or delete it.", style="yellow")
     if found.num_damaged:
-        notes.print(f"{found.num_damaged} earlier revisions are damaged.", style="yellow")
+        are_damaged = "is damaged" if found.num_damaged == 1 else "are damaged"
+        damaged = counted(found.num_damaged, "earlier revision")
+        notes.print(f"{damaged} {are_damaged}.", style="yellow")
     if len(found.revisions) <= 1 and found.current_revision:
         notes.print("No earlier revision is kept.", style="dim")
 

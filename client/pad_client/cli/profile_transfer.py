@@ -14,7 +14,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pad_client.cli.connection import connect, connect_async
-from pad_client.cli.console import DEFAULT_SERVER, ServerOption, TimeoutOption, new_console
+from pad_client.cli.console import (
+    DEFAULT_SERVER,
+    ServerOption,
+    TimeoutOption,
+    counted,
+    new_console,
+)
 from pad_client.cli.profile_import import FIRST_PAUSE_S, MAX_TRIES, Importer, OnConflict, Outcome
 from pad_client.cli.profile_lines import read_lines, write_line
 from pad_client.client import GeneratorClient
@@ -52,10 +58,12 @@ def export(
             for profile in _all_profiles(client):
                 out.write(write_line(profile))
                 count += 1
-                bar.update(task, completed=count, description=f"Exporting: {count} profiles")
+                bar.update(
+                    task, completed=count, description=f"Exporting: {counted(count, 'profile')}"
+                )
         except DamagedProfileError as error:
             damaged = error
-    notes.print(f"{count} profiles exported")
+    notes.print(f"{counted(count, 'profile')} exported")
     if damaged is not None:
         notes.print(f"pad: not exported: {damaged}", style="red", soft_wrap=True)
         raise typer.Exit(1)
