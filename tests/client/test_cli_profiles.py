@@ -132,8 +132,8 @@ def test_a_wish_may_be_a_level() -> None:
     [
         ("", "there must be 1..8 wishes, got 0"),
         ("[[wish]]\ntext = 'a'\n" * 9, "there must be 1..8 wishes, got 9"),
-        ("[[wish]]\ntext = 'a\n", "^line 2: "),
-        ("[[wish]]\ntext = ", "^line "),
+        ("[[wish]]\ntext = 'a\n", "^line 2: is not TOML: "),
+        ("[[wish]]\ntext = ", "^line 1: is not TOML: "),
         ("beta = 11\n[[wish]]\ntext = 'a'", "line 1: beta must be 0..10, got 11"),
         ("beta = true\n[[wish]]\ntext = 'a'", "line 1: beta must be 0..10"),
         ("\n[[wish]]\ntext = 'a'\n\n[[wish]]\ntext = ''", "line 5: text must have 1..2000"),
@@ -304,6 +304,7 @@ async def test_what_the_server_refuses_is_not_lost(pad: Pad, fake: FakeServer, e
     result = await pad("profile", "edit", "ann", stdin="")
     assert result.exit_code == 1
     assert "not written: preferences[0].text: no" in result.stderr
+    assert "Open the editor again? [Y/n]:\nWhat you wrote is kept in " in result.stderr
     assert 'text = "Bad."' in editor.left[0].read_text()
 
 
@@ -433,9 +434,23 @@ def line_errors(*lines: str) -> list[str]:
             '{"user_id": "a", "preferences": [{"text": "secret", "weight": "secret"}]}',
             "1: preferences[0].weight: must be a number",
         ),
-        ('{"user_id": "a", "preferences": [], "beta": true}', "1: beta: must be a number"),
-        ('{"user_id": "a", "preferences": [], "beta": NaN}', "1: beta: must be a number"),
-        (f'{{"user_id": "a", "preferences": [], "beta": {"9" * 400}}}', "1: beta: must be a num"),
+        ('{"user_id": "a", "preferences": ["x"], "beta": true}', "1: beta: must be a number"),
+        ('{"user_id": "a", "preferences": ["x"], "beta": NaN}', "1: beta: must be a number"),
+        (f'{{"user_id": "a", "preferences": ["x"], "beta": {"9" * 400}}}', "1: beta: must be a n"),
+        ('{"user_id": "", "preferences": ["secret"]}', "1: user_id: must be 1..128 characters of"),
+        ('{"user_id": "a secret", "preferences": ["x"]}', "1: user_id: must be 1..128 characters"),
+        (f'{{"user_id": "{"a" * 129}", "preferences": ["x"]}}', "1: user_id: must be 1..128 char"),
+        ('{"user_id": "a", "preferences": []}', "1: preferences: must have 1..8 entries, got 0"),
+        (
+            f'{{"user_id": "a", "preferences": {json.dumps(["secret"] * 9)}}}',
+            "1: preferences: must have 1..8 entries, got 9",
+        ),
+        ('{"user_id": "a", "preferences": [" "]}', "1: preferences[0]: must have 1..2000 char"),
+        (
+            '{"user_id": "a", "preferences": [{"text": "secret", "weight": -1}]}',
+            "1: preferences[0].weight: must be above 0 and at most 10, got -1",
+        ),
+        ('{"user_id": "a", "preferences": ["x"], "beta": 99}', "1: beta: must be 0..10, got 99"),
         (f'{{"beta": {"9" * 5000}}}', "1: must be JSON: a number must have at most 4300 digits"),
         (" " * (1 << 20) + "{}", "1: must have at most 1048576 bytes"),
     ],
@@ -487,6 +502,25 @@ async def test_bad_lines_are_reported_and_the_good_ones_stored(pad: Pad, fake: F
     assert set(fake.profiles) == {"a", "b"}
 
 
+async def test_a_dry_run_counts_what_the_server_would_refuse(pad: Pad, fake: FakeServer) -> None:
+    """It said "4 created, 1 failed" where the import itself created one."""
+    lines = "\n".join(
+        json.dumps(each)
+        for each in (
+            {"user_id": "a", "preferences": []},
+            {"user_id": "b", "preferences": ["x"], "beta": 99},
+            {"user_id": "", "preferences": ["x"]},
+            {"user_id": "c", "preferences": [{"text": "x", "weight": -1}]},
+            {"user_id": "d", "preferences": ["x"]},
+        )
+    )
+    dry = await pad("profile", "import", "-", "--dry-run", stdin=lines)
+    assert "it would be: 1 created, 4 failed" in dry.stderr
+    real = await pad("profile", "import", "-", stdin=lines)
+    assert "1 created, 4 failed" in real.stderr
+    assert set(fake.profiles) == {"d"}
+
+
 async def test_an_export_tells_of_damaged_profiles_and_writes_the_others(
     pad: Pad, fake: FakeServer
 ) -> None:
@@ -495,7 +529,7 @@ async def test_an_export_tells_of_damaged_profiles_and_writes_the_others(
     result = await pad("profile", "export", "-")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["user_id"] == "ann"
-    assert "not exported: the stored profiles of 1 users are damaged: ben" in result.stderr
+    assert "not exported: the stored profiles of 1 user are damaged: ben" in result.stderr
 
 
 async def test_an_export_that_fails_leaves_the_file_as_it_was(
@@ -520,7 +554,7 @@ async def test_an_export_that_fails_leaves_the_file_as_it_was(
 async def test_no_progress_bar_is_drawn_into_a_pipe(pad: Pad, fake: FakeServer) -> None:
     store(fake, "ann", "x")
     result = await pad("profile", "export", "-")
-    assert result.stderr == "1 profiles exported\n"
+    assert result.stderr == "1 profile exported\n"
 
 
 # -- explanations -----------------------------------------------------------------------------

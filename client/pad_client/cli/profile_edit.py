@@ -174,6 +174,7 @@ class _Edit:
         try:
             return typer.confirm("Open the editor again?", default=True, err=True)
         except typer.Abort:
+            typer.echo(err=True)  # the question has no line end of its own
             return False
 
 

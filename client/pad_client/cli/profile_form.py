@@ -1,19 +1,17 @@
 """A profile as text that people edit: TOML with comments, and back."""
 
 import json
-import math
 import re
 import sys
 import tomllib
 from dataclasses import dataclass
 from typing import Any
 
+from pad_client.cli import profile_rules as rules
 from pad_client.errors import InvalidRequestError
-from pad_client.presets import MAX_TEXT_CHARACTERS, MAX_WEIGHT, Presets
+from pad_client.presets import Presets
 from pad_client.types import Preference, Profile
 
-MAX_WISHES = 8
-MAX_BETA = 10.0
 MAX_SHOWN_CHARACTERS = 40
 _HEADING = re.compile(r"\s*\[\[\s*wish\s*\]\]")
 _BETA = re.compile(r"\s*beta\s*=")
@@ -91,7 +89,7 @@ def read_form(text: str, presets: Presets) -> Form:
         found = _TOML_LINE.search(str(error))
         last = max(1, text.count("\n"))
         message = _TOML_LINE.sub("", str(error)).strip()
-        raise FormError(message, int(found[1]) if found else last) from error
+        raise FormError(f"is not TOML: {message}", int(found[1]) if found else last) from error
     except RecursionError:
         raise FormError("it is nested too deeply") from None
     except ValueError:  # beside those above tomllib raises what int() does
@@ -103,12 +101,12 @@ def read_form(text: str, presets: Presets) -> Form:
         raise FormError(f"only beta and [[wish]] are known, got {', '.join(sorted(unknown))}")
     beta = content.get("beta")
     if beta is not None:
-        beta = _number("beta", beta, 0 <= _real(beta) <= MAX_BETA, "0..10", _line(lines, _BETA, 0))
+        beta = _number("beta", beta, rules.broken_by_beta(beta), _line(lines, _BETA, 0))
     wishes = content.get("wish", [])
     if not isinstance(wishes, list) or not all(isinstance(each, dict) for each in wishes):
         raise FormError("each wish must begin with [[wish]]")
-    if not 1 <= len(wishes) <= MAX_WISHES:
-        raise FormError(f"there must be 1..{MAX_WISHES} wishes, got {len(wishes)}")
+    if rules.broken_by_num_wishes(len(wishes)):
+        raise FormError(f"there must be 1..{rules.MAX_WISHES} wishes, got {len(wishes)}")
     return Form(
         tuple(
             _wish(each, presets, _line(lines, _HEADING, place)) for place, each in enumerate(wishes)
@@ -125,8 +123,7 @@ def _wish(values: dict[str, Any], presets: Presets, line: int) -> Preference:
     if ("text" in values) == ("set" in values):
         raise FormError("a wish must have either text or set", line)
     weight = values.get("weight", 1.0)
-    rule = "above 0 and at most 10"
-    weight = _number("weight", weight, 0 < _real(weight) <= MAX_WEIGHT, rule, line)
+    weight = _number("weight", weight, rules.broken_by_weight(weight), line)
     name = "text" if "text" in values else "set"
     text = values[name]
     if not isinstance(text, str):
@@ -139,15 +136,14 @@ def _wish(values: dict[str, Any], presets: Presets, line: int) -> Preference:
         if ":" in text and "weight" in values:
             raise FormError("the weight must be said once", line)
         return chosen if ":" in text else Preference(chosen.text, weight)
-    if not text.strip() or len(text) > MAX_TEXT_CHARACTERS:
-        rule = f"must have 1..{MAX_TEXT_CHARACTERS} characters and not be blank"
+    if rule := rules.broken_by_text(text):
         raise FormError(f"text {rule}, has {len(text)}", line)
     return Preference(text, weight)
 
 
-def _number(name: str, value: Any, is_right: bool, rule: str, line: int) -> float:
-    if not is_right:
-        raise FormError(f"{name} must be {rule}, got {_shown(value)}", line)
+def _number(name: str, value: Any, broken_rule: str, line: int) -> float:
+    if broken_rule:
+        raise FormError(f"{name} {broken_rule}, got {_shown(value)}", line)
     return float(value)
 
 
@@ -159,15 +155,6 @@ def _shown(value: Any) -> str:
     except RecursionError:
         return "a value that is nested too deeply"
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
-
-
-def _real(value: Any) -> float:
-    """Return a number that fits no range where there is none."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        return float(value) if is_number else math.nan
-    except OverflowError:
-        return math.inf
 
 
 def _line(lines: list[str], pattern: re.Pattern[str], place: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from pad_client.cli import profile_rules as rules
 from pad_client.cli.profile_view import profile_values
 from pad_client.types import Preference, Profile
 
@@ -65,7 +66,7 @@ def _bounded_lines(source: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, num_bytes
 
 
-def _read_line(number: int, line: bytes, num_bytes: int) -> Record:
+def _read_object(line: bytes, num_bytes: int) -> dict[str, Any]:
     if num_bytes > MAX_LINE_BYTES:
         raise LineError(f"must have at most {MAX_LINE_BYTES} bytes, has {num_bytes}")
     try:
@@ -87,25 +88,47 @@ def _read_line(number: int, line: bytes, num_bytes: int) -> Record:
     for name in ("user_id", "preferences"):
         if name not in values:
             raise LineError(f"{name}: must be given")
-    wishes = values["preferences"]
+    return values
+
+
+def _read_line(number: int, line: bytes, num_bytes: int) -> Record:
+    """Return a profile that the server takes, but for what it alone knows of texts.
+
+    So a dry run counts what a real one would.
+    """
+    values = _read_object(line, num_bytes)
+    user_id, wishes = _text("user_id", values["user_id"]), values["preferences"]
+    _check("user_id", rules.broken_by_user_id(user_id), f"has {len(user_id)}")
     if not isinstance(wishes, list):
         raise LineError("preferences: must be a list")
+    _check("preferences", rules.broken_by_num_wishes(len(wishes)), f"got {len(wishes)}")
     beta = values.get("beta")
-    return Record(
-        number,
-        _text("user_id", values["user_id"]),
-        tuple(_wish(f"preferences[{place}]", each) for place, each in enumerate(wishes)),
-        None if beta is None else _number("beta", beta),
-    )
+    if beta is not None:
+        beta = _number("beta", beta)
+        _check("beta", rules.broken_by_beta(beta), f"got {beta:g}")
+    preferences = (_wish(f"preferences[{place}]", each) for place, each in enumerate(wishes))
+    return Record(number, user_id, tuple(preferences), beta)
 
 
 def _wish(field: str, value: Any) -> Preference:
     if isinstance(value, str):
-        return Preference(_text(field, value))
+        return Preference(_wish_text(field, value))
     if not isinstance(value, dict) or not {"text"} <= set(value) <= {"text", "weight"}:
         raise LineError(f"{field}: must be a string, or an object of text and weight")
-    text = _text(f"{field}.text", value["text"])
-    return Preference(text, _number(f"{field}.weight", value.get("weight", 1.0)))
+    weight = _number(f"{field}.weight", value.get("weight", 1.0))
+    _check(f"{field}.weight", rules.broken_by_weight(weight), f"got {weight:g}")
+    return Preference(_wish_text(f"{field}.text", value["text"]), weight)
+
+
+def _wish_text(field: str, value: Any) -> str:
+    text = _text(field, value)
+    _check(field, rules.broken_by_text(text), f"has {len(text)}")
+    return text
+
+
+def _check(field: str, broken_rule: str, found: str) -> None:
+    if broken_rule:
+        raise LineError(f"{field}: {broken_rule}, {found}")
 
 
 def _text(field: str, value: Any) -> str:
@@ -119,11 +142,7 @@ def _text(field: str, value: Any) -> str:
 
 
 def _number(field: str, value: Any) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        number = float(value) if is_number else math.nan
-    except OverflowError:
-        number = math.inf
+    number = rules.to_number(value)
     if not math.isfinite(number):
         raise LineError(f"{field}: must be a number")
     return number
