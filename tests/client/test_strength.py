@@ -1,11 +1,15 @@
 """The command line says when wishes together guide more strongly than text can bear."""
 
+from typing import Any
+
+import grpc
 import pytest
 
 from pad_client import Preference
 from pad_client.cli.strength import strength_note
 from pad_client.presets import MAX_STRENGTH
 from tests.client.conftest import Pad
+from tests.client.fake_server import FakeServer
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,32 @@ def test_one_wish_is_not_told_to_share() -> None:
     assert note is not None
     assert "share" not in note
     assert "lower beta, for example to 1" in note
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--compare"], ["--compare", "--json"]])
+async def test_an_answer_by_a_strong_profile_is_noted_too(
+    pad: Pad, fake: FakeServer, form: list[str]
+) -> None:
+    """The note was for `-p` alone. The beta is that of the answer, 1.5 here."""
+    await pad("profile", "put", "ann", "-p", "Be brief.", "-p", "Rhyme.", "--beta", "0.1")
+    await pad("profile", "put", "ben", "-p", "Be brief.")
+    strong = await pad("generate", "Hello", "--user", "ann", *form)
+    assert strong.exit_code == 0
+    assert "strength 3 = beta 1.5 x weights 1 + 1: " in strong.stderr
+    assert "strength" not in strong.stdout
+    for arguments in (["--user", "ben"], ["--user", "nobody"], ["--user", "ann", "-p", "Rhyme."]):
+        assert "strength" not in (await pad("generate", "Hello", *arguments, *form)).stderr
+
+
+async def test_who_may_not_read_profiles_gets_the_answer_without_a_note(
+    pad: Pad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deny(self: FakeServer, request: object, context: Any) -> None:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "scope: must have profiles.read")
+
+    monkeypatch.setattr(FakeServer, "GetProfile", deny)
+    result = await pad("generate", "Hello", "--user", "ann")
+    assert (result.exit_code, "scope" in result.stderr) == (0, False)
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

@@ -1,5 +1,6 @@
 """`pad generate`: writes an answer to the screen as it comes."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from pad_client.cli.console import (
 from pad_client.cli.explanations import print_explanation
 from pad_client.cli.strength import print_strength_note
 from pad_client.client import GeneratorClient
+from pad_client.errors import PadError
 from pad_client.types import (
     Completion,
     Detail,
@@ -39,6 +41,8 @@ from pad_client.types import (
     Summary,
     Token,
 )
+
+PROFILE_TIMEOUT_S = 2.0  # for a note, once the answer is there
 
 
 def generate(
@@ -116,7 +120,7 @@ def generate(
         "num_samples": num_samples,
         "preference_in_base_prompt": preference_in_base_prompt,
     }
-    print_strength_note(wishes, beta)
+    print_strength_note(wishes, beta)  # before the answer; that of a profile is known after it
     if raw:
         if text is None or chat is not None:
             raise typer.BadParameter("takes TEXT and no --chat", param_hint="--raw")
@@ -129,11 +133,13 @@ def generate(
         )
     with connect(context, server, timeout) as client:
         if compare:
-            _compare(client, options, as_json=as_json)
+            summary = _compare(client, options, as_json=as_json)
         elif as_json:
-            _stream_json(client, options)
+            summary = _stream_json(client, options)
         else:
-            _stream_text(client, options)
+            summary = _stream_text(client, options)
+        if user and not wishes and summary.num_guided_tokens:
+            _print_profile_note(client, user, summary)
 
 
 def _detail(*, candidates: bool, explain: bool) -> Detail | None:
@@ -144,7 +150,17 @@ def _detail(*, candidates: bool, explain: bool) -> Detail | None:
     return Detail.CANDIDATES if candidates else None
 
 
-def _stream_text(client: GeneratorClient, options: GenerateOptions) -> None:
+def _print_profile_note(client: GeneratorClient, user: str, summary: Summary) -> None:
+    """Print the note on strength for a stored profile, if the caller may read it.
+
+    After the answer, which it must not delay; the summary has the beta that counted.
+    """
+    with contextlib.suppress(PadError):  # the answer is there: nothing failed
+        profile = client.get_profile(user, timeout_s=PROFILE_TIMEOUT_S)
+        print_strength_note(profile.preferences, summary.beta)
+
+
+def _stream_text(client: GeneratorClient, options: GenerateOptions) -> Summary:
     console, notes = new_console(), new_console(stderr=True)
     tokens: list[Token] = []
     with client.generate(**options) as stream:
@@ -158,16 +174,18 @@ def _stream_text(client: GeneratorClient, options: GenerateOptions) -> None:
             typer.echo()
     _print_details(console, tokens, stream.summary, options)
     notes.print(summary_line(stream.summary), style="dim", soft_wrap=True)
+    return stream.summary
 
 
-def _stream_json(client: GeneratorClient, options: GenerateOptions) -> None:
+def _stream_json(client: GeneratorClient, options: GenerateOptions) -> Summary:
     with client.generate(**options) as stream:
         for token in stream:
             typer.echo(_json_line("token", token))
     typer.echo(_json_line("summary", stream.summary))
+    return stream.summary
 
 
-def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool) -> None:
+def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool) -> Summary:
     notes = new_console(stderr=True)
     with notes.status("Writing the guided answer"):
         guided = client.complete(**options)
@@ -194,9 +212,10 @@ def _compare(client: GeneratorClient, options: GenerateOptions, *, as_json: bool
     if as_json:
         typer.echo(_json_line("base", base))
         typer.echo(_json_line("guided", guided))
-        return
+        return guided.summary
     _print_comparison(new_console(), base, guided)
     _print_details(new_console(), guided.tokens, guided.summary, options)
+    return guided.summary
 
 
 def _print_comparison(console: Console, base: Completion, guided: Completion) -> None:
