@@ -22,6 +22,7 @@ from pad_client.embedded import (
     StartProgress,
     default_models_dir,
     find_redis_server,
+    specs,
 )
 from tests.client.fake_server import GUIDED_TOKENS
 from tests.client.stack_options import ROOT, fake_options
@@ -194,6 +195,18 @@ def test_child_that_is_never_ready_is_named(tmp_path: Path) -> None:
         stack.start()
     assert "threads 1" in str(caught.value)
     assert not stack.directory.exists()
+
+
+def test_a_client_without_the_services_is_told_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for a folder of models, and then for a Redis server."""
+    find = importlib.util.find_spec
+    hidden = {"generator_svc", "torch"}
+    monkeypatch.setattr(specs, "find_spec", lambda name: None if name in hidden else find(name))
+    with pytest.raises(StackError, match="not installed: generator_svc, torch") as caught:
+        EmbeddedStack(StackOptions(models_dir=tmp_path)).start()
+    assert "pip install ./client '.[server]'" in caught.value.hint
 
 
 def test_missing_model_is_said_before_anything_starts(tmp_path: Path) -> None:

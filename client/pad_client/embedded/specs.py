@@ -13,6 +13,7 @@ from pad_client.embedded.probes import answers_http, answers_ping, is_serving, r
 
 BASE_MODEL = "demo-base"
 REWARD_MODEL = "demo-persrm"
+_PACKAGES = ("torch", "transformers", "redis")  # those of the extra `server` that are not small
 _PORT_OPTIONS = ("--port", "--metrics-port")
 _EDGE_OPTIONS = ("--edge-port",)
 _PLAYGROUND_OPTIONS = ("--playground-port",)
@@ -61,6 +62,20 @@ class StackOptions:
     playground_command: Sequence[str] = (*OWN_PYTHON, "playground_svc")
     # A generator that runs already: no services and no store are started, only what is before it.
     generator: str = ""
+
+
+def check_packages(options: StackOptions) -> None:
+    """Raise `StackError` where the client is installed without the services."""
+    for command in (options.generator_command, options.reward_command):
+        if tuple(command[:-1]) != OWN_PYTHON:
+            return  # a command of the caller's
+    names = (options.generator_command[-1], options.reward_command[-1], *_PACKAGES)
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise StackError(
+            f"the services need packages that are not installed: {', '.join(missing)}",
+            hint="pip install ./client '.[server]' in a checkout",
+        )
 
 
 def check_models(options: StackOptions) -> None:
@@ -173,7 +188,7 @@ def _playground_spec(options: StackOptions, generator: str) -> ChildSpec:
     Raises:
         StackError: What it is made with is not installed, or its port is not free.
     """
-    if find_spec("fastapi") is None:
+    if find_spec("fastapi") is None or find_spec("playground_svc") is None:
         raise StackError(
             "the playground needs fastapi and uvicorn, which are not installed",
             hint="pip install ./client '.[playground]' in a checkout",

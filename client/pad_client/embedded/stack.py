@@ -15,6 +15,7 @@ from pad_client.embedded.redis_server import find_redis_server
 from pad_client.embedded.specs import (
     StackOptions,
     check_models,
+    check_packages,
     front_specs,
     redis_spec,
     service_specs,
@@ -142,6 +143,7 @@ class EmbeddedStack:
     def _start(self) -> None:
         options, services = self._options, list[ChildSpec]()
         if not options.generator:
+            check_packages(options)
             check_models(options)
             redis_binary = find_redis_server()
         self._directory = Path(tempfile.mkdtemp(prefix="pad-"))  # mode 0700
