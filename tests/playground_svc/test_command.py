@@ -59,6 +59,18 @@ def test_it_serves_before_a_running_generator_until_it_is_interrupted() -> None:
     assert "nothing is left running" in rest
 
 
+def test_a_generator_that_does_not_answer_yet_is_noted() -> None:
+    """It said that the playground was ready, and no more."""
+    with pad("playground", "--server", "127.0.0.1:1", "--port", "0") as process:
+        shown_address(process)
+        assert process.stderr is not None
+        notes = iter(process.stderr.readline, "")
+        assert "note: no generator answers at 127.0.0.1:1 yet\n" in notes
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    assert "nothing is left running" in rest
+
+
 @pytest.mark.parametrize("is_option", [False, True], ids=["variable", "option"])
 def test_the_sliders_have_the_levels_that_pad_profile_has(tmp_path: Path, is_option: bool) -> None:
     file = tmp_path / "own.toml"

@@ -26,6 +26,7 @@ from pad_client.cli.up import (
 )
 from pad_client.client import GeneratorClient
 from pad_client.embedded import StackOptions, default_models_dir
+from pad_client.errors import DeadlineExceededError, PadError, UnavailableError
 
 
 def playground(
@@ -84,6 +85,8 @@ def playground(
                 if not server:
                     _put_users(stack.address)
                 print_playground(stack.addresses["playground"])
+                if server:
+                    _note_silence(context, server)
                 if open_page:
                     webbrowser.open(f"http://{stack.addresses['playground']}/")
                 while True:
@@ -98,6 +101,19 @@ def _check(context: typer.Context, server: str) -> None:
     """Fail, as every command does, where the options before the command cannot be used."""
     with connect(context, server, 1.0):
         pass
+
+
+def _note_silence(context: typer.Context, server: str) -> None:
+    """Say if nothing answers at the server yet; whatever it answers, the page shows."""
+    try:
+        with connect(context, server, 1.0) as client:
+            client.server_info()
+    except (DeadlineExceededError, UnavailableError) as error:
+        if not error.request_id:  # else it is there, and something that it needs is not
+            note = f"note: no generator answers at {server} yet"
+            new_console(stderr=True).print(note, soft_wrap=True)
+    except PadError:
+        return
 
 
 def _put_users(address: str) -> None:
