@@ -246,3 +246,23 @@ async def test_a_disk_that_is_full_is_told_in_one_line(
     result = await pad("generate", "Hello")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == "pad: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("generate", "a", "--strategy", "nope"), "'--strategy': 'nope' is not one of 'base', "),
+        (("generate", "a", "--top-k", "0"), "'--top-k': must be greater than or equal to 1"),
+        (("generate", "a", "--top-k", "x"), "'--top-k': must be a valid integer "),
+        (("-s", "h:1", "info"), "option: -s; give it after the command: pad info -s HOST:PORT"),
+        (("--server", "h:1", "info"), "option: --server; give it after the command: pad info"),
+        (("--json", "info"), "No such option: --json; give it after the command: pad info --json "),
+        (("--nope", "info"), "No such option: --nope "),
+    ],
+)
+async def test_a_mistake_on_the_command_line_is_told_in_our_words(
+    pad: Pad, arguments: tuple[str, ...], said: str
+) -> None:
+    result = await pad(*arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split()) + " "

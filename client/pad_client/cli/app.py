@@ -6,6 +6,8 @@ imported when the command runs, or is completed, and may therefore import what i
 is imported for `pad --help` and at each press of the tab key, and may not.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -63,16 +65,52 @@ COMMANDS = {
 }
 
 
+# Every mistake on the command line; typer exports but this one of its kinds.
+_UsageError: Any = typer.BadParameter.__base__
+# Options that people give before the command, as those that say who they are, and what follows.
+_OPTIONS_OF_COMMANDS = {
+    "-s": " HOST:PORT",
+    "--server": " HOST:PORT",
+    "--timeout": " SECONDS",
+    "--json": "",
+}
+
+
+@contextmanager
+def _usage_errors_in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        # Some are pydantic's, by which typer checks values.
+        error.message = error.message.removeprefix("Value error, ")
+        if error.message.startswith("Input should "):
+            rule = error.message.removeprefix("Input should ").partition(", unable to parse")[0]
+            error.message = f"must {rule}"
+        raise
+
+
 class _Group(LazyGroup):
     """Ends with exit code 1 and one clear message where a call or a child process failed."""
 
     lazy_commands = COMMANDS
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _usage_errors_in_our_words():
+            try:
+                return super().parse_args(ctx, args)
+            except _UsageError as error:
+                option = getattr(error, "option_name", None)
+                if option in _OPTIONS_OF_COMMANDS:
+                    example = f"pad info {option}{_OPTIONS_OF_COMMANDS[option]}"
+                    error.message += f"; give it after the command: {example}"
+                    error.possibilities = None
+                raise
+
     def invoke(self, ctx: Any) -> Any:
         # Here, because it loads gRPC: only now it is certain that a command runs.
         from pad_client.cli.console import errors_reported
 
-        with errors_reported():
+        with errors_reported(), _usage_errors_in_our_words():
             return super().invoke(ctx)
 
 
