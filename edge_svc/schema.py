@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from edge_svc.errors import ApiError, invalid, unsupported
 from edge_svc.unsupported import NEUTRAL, is_neutral
@@ -15,6 +16,14 @@ MAX_MESSAGES = 4096
 # All that is wrong with a body is collected, at about 3 us and 1 KB an error, before one of them is
 # told. So lists end with their first wrong item, and objects have fewer fields than this.
 MAX_FIELDS = 64
+_LENGTHS = ("too_short", "too_long")
+_RULES = {
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "extra_forbidden": "must be absent: there is no such field",
+    "missing": "must be given",
+}
 _MAX_NAME = 80  # characters of a field's name that are told
 
 # 64 bits, as the generator takes them; negative ones stand for the upper half.
@@ -191,8 +200,9 @@ def _without_empty(messages: Any) -> Any:
 
 def _first_error(error: ValidationError) -> ApiError:
     """Return the refusal of the field whose error lies deepest, which is the most precise."""
-    details = error.errors(include_url=False, include_input=False, include_context=False)
-    detail = max(details, key=lambda each: len(_path(each["loc"])))
+    details = error.errors(include_url=False, include_input=False)
+    # A list of a wrong length says more than that it is no string, which stands there as well.
+    detail = max(details, key=lambda each: (len(_path(each["loc"])), each["type"] in _LENGTHS))
     loc, kind = detail["loc"], detail["type"]
     param = _param(_path(loc))
     if kind == "missing":
@@ -208,7 +218,19 @@ def _first_error(error: ValidationError) -> ApiError:
     if kind == "string_type" and loc[-1] == "str":
         other = "an object" if loc[-2:-1] and isinstance(loc[-2], int) else "a list"
         return invalid(param, f"must be a string or {other}")
-    return invalid(param, detail["msg"].removeprefix("Input ").replace("should", "must"))
+    return invalid(param, rule_of(detail))
+
+
+def rule_of(detail: ErrorDetails) -> str:
+    """Return the rule that a value breaks, in the words of our other errors; never the value."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in _LENGTHS:
+        bound, most = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+        number, found = context[most], context.get("actual_length")
+        entries = "entry" if number == 1 else "entries"
+        got = "" if found is None else f", got {found}"  # pydantic does not always count on
+        return f"must have at {bound} {number} {entries}{got}"
+    return _RULES.get(kind) or detail["msg"].removeprefix("Input ").replace("should", "must")
 
 
 def _path(loc: tuple[int | str, ...]) -> list[int | str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_svc.schema import Body, Whole, check_width
+from edge_svc.schema import Body, Whole, check_width, rule_of
 from pad_client import GenerateOptions, Preference
 from playground_svc.errors import PageError
 
@@ -92,8 +92,7 @@ def parse(kind: type[BodyT], value: Any) -> BodyT:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or "body"
-        rule = first["msg"].removeprefix("Input ").replace("should", "must")
         title = "The playground cannot read this"
-        raise PageError(400, "invalid", title, f"{name[:80]}: {rule}") from None
+        raise PageError(400, "invalid", title, f"{name[:80]}: {rule_of(first)}") from None

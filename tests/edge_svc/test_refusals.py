@@ -122,6 +122,24 @@ def test_a_field_that_breaks_its_rule_is_named(
     assert "secret" not in error.message
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"messages": []}, "messages: must have at least 1 entry, got 0"),
+        ({"messages": "x"}, "messages: must be a list"),
+        ({"stop": ["a"] * 9}, "stop: must have at most 8 entries, got 9"),
+        ({"pad": 3}, "pad: must be an object"),
+    ],
+)
+def test_rules_are_told_in_our_words(
+    client: openai.OpenAI, fields: dict[str, Any], said: str
+) -> None:
+    """They were pydantic's: "List must have at least 1 item after validation, not 0"."""
+    body = refused(client, fields).body
+    assert isinstance(body, dict)
+    assert body["message"] == said
+
+
 def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     error = refused(client, {"model": "gpt-4o"})
     assert isinstance(error, openai.NotFoundError)
