@@ -4,6 +4,7 @@ import re
 
 import typer
 from typer.cli import get_docs_for_click
+from typer.core import TyperGroup
 
 from pad_client.cli.app import app
 from pad_client.cli.lazy import LazyGroup
@@ -16,6 +17,17 @@ def command_reference() -> str:
     command = typer.main.get_command(app)
     assert isinstance(command, LazyGroup)
     command.load_all()
-    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="pad")
+    _keep_summaries_whole(command)
+    names = command.context_settings["help_option_names"]
+    context = typer.Context(command, help_option_names=names)
+    text = get_docs_for_click(obj=command, ctx=context, name="pad")
     # Usage lines are no commands that a reader, or a test of the page, could run.
     return _USAGE.sub(r"`\1`", text).partition("\n\n")[2].strip() + "\n"
+
+
+def _keep_summaries_whole(group: TyperGroup) -> None:
+    """Have commands listed by the first line of their help, of which typer shows 45 characters."""
+    for command in group.commands.values():
+        command.short_help = (command.help or "").partition("\n")[0]
+        if isinstance(command, TyperGroup):
+            _keep_summaries_whole(command)

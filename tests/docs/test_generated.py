@@ -95,4 +95,7 @@ def test_every_command_is_in_the_reference() -> None:
     text = command_reference()
     for command in ("generate", "info", "up", "demo", "train", "evaluate", "profile put"):
         assert f"# `pad {command}`\n" in text
+    assert "* `edit`: Change a profile in $VISUAL or $EDITOR, or create one.\n" in text
+    assert "...\n" not in text  # nothing is cut off
+    assert "* `-h, --help`: " in text
     assert "```" not in text  # a synopsis is no command to run
