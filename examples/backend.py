@@ -2,8 +2,8 @@
 
     pip install ./client 'fastapi[standard]'
     pad up                                          # or PAD_SERVER=host:port of a server of yours
-    uvicorn --app-dir examples backend:app
-    curl -N -H 'X-User: alice' -H 'Content-Type: application/json' localhost:8000/answers \
+    uvicorn --app-dir examples --port 8001 backend:app    # 8000 is the port of `pad up --edge`
+    curl -N -H 'X-User: alice' -H 'Content-Type: application/json' localhost:8001/answers \
         -d '{"messages": [{"role": "user", "content": "Find me a hotel in Paris."}]}'
 
 Events of an answer: `token` with its text, then `end`; or `error`, where it breaks off.

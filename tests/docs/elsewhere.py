@@ -129,6 +129,16 @@ def compose(command: Command, stack: EmbeddedStack) -> None:
     assert action[0] in ("up", "down", "config", "logs", "restart", "ps", "build"), action
 
 
+def owner(command: Command, stack: EmbeddedStack) -> None:
+    """The owner is the user of the images, and compose mounts these folders into them."""
+    user, *folders = command.words[3:]
+    for folder in folders:
+        image = (ROOT / f"deploy/Dockerfile.{Path(folder).name}").read_text()
+        assert f"USER {user}\n" in image, folder
+    mounted = (ROOT / "docker-compose.tls.yml").read_text()
+    assert all(f"/{Path(folder).name}:/run/secrets/pad:ro" in mounted for folder in folders)
+
+
 def kubectl(command: Command, stack: EmbeddedStack) -> None:
     """A folder that is applied can be built; objects are those of the manifests."""
     words = command.words
@@ -193,6 +203,7 @@ ELSEWHERE = (
         pad_command,
     ),
     Elsewhere(r"(\w+=\S+ )*docker compose ", "needs Docker and builds images", compose),
+    Elsewhere(r"sudo chown -R ", "needs root", owner),
     Elsewhere(r"kubectl ", "needs a cluster", kubectl),
     Elsewhere(r"pip install ", "needs a package index", extras),
     Elsewhere(
