@@ -38,6 +38,7 @@ from svc_common.lm.loading import LoadedModel, ModelFolderError, check_device
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
+from svc_common.lm.tokenizing import Tokenizing
 from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.settings import SettingsError
 from svc_common.tracing import check_tracing
@@ -74,8 +75,17 @@ async def run(
     parts = Parts(settings, base)
     prefixes = PrefixMetrics(parts.registry)
     scheduler = new_scheduler(settings, parts.limits)
-    pair = build(settings, reward_settings, model, prefixes, parts.thread, scheduler, parts.metrics)
-    queries = ColocatedQueries(pair.cache, pair.scorer)
+    pair = build(
+        settings,
+        reward_settings,
+        model,
+        prefixes,
+        parts.thread,
+        scheduler,
+        parts.metrics,
+        parts.tokenizing,
+    )
+    queries = ColocatedQueries(pair.cache, pair.scorer, parts.tokenizing)
     rewards = Rewards(queries, InProcess(pair.scorer), pair.scorer.work.run)
     await serve_engine(settings, base, parts, pair.engine, pair.cache.prefixes, rewards)
 
@@ -97,6 +107,7 @@ def build(
     thread: ModelThread,
     scheduler: Scheduler,
     metrics: GeneratorMetrics,
+    tokenizing: Tokenizing,
 ) -> Pair:
     """Return an engine whose base model is the reward model's backbone."""
     cache = SessionCache(
@@ -113,6 +124,7 @@ def build(
         thread,
         num_rows=reward_settings.num_slots,
         max_waiting=reward_settings.max_waiting_sessions,
+        tokenizing=tokenizing,
     )
     # A pace of its own, as the two take turns within a step; prefixes are known to both.
     prompts = PromptReader(

@@ -1,6 +1,7 @@
 """An answer's reward session: rows of its own, and the base model's where it reads the same."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from reward_svc.model import PersRM
 from reward_svc.prompts import REFERENCE, Plan
 from reward_svc.stream import Session, Stream
 from svc_common.errors import InvalidRequestError
+from svc_common.lm.tokenizing import Tokenizing
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +47,10 @@ class Placement:
         del self.session.rows[self.num_rows :]
 
 
-def make_plan(context: RewardContext, model: PersRM) -> Plan:
+async def make_plan(context: RewardContext, model: PersRM, tokenizing: Tokenizing) -> Plan:
     """Return what the reward model reads of an answer to be written.
+
+    Long texts become tokens beside the event loop, on which the engine writes all other answers.
 
     Raises:
         InvalidRequestError: A text holds a control token, or is too long.
@@ -56,23 +60,23 @@ def make_plan(context: RewardContext, model: PersRM) -> Plan:
     reference = prompts.Reference[context.reference.name]
     its = prompts.RewardContext(context.prompt, wishes, reference, context.subject)
     prompts.check_lengths(its, model.tokenizer, model.context_length)
-    return prompts.plan_session(its, model.tokenizer, model.conditioning)
+    plan = partial(prompts.plan_session, its, model.tokenizer, model.conditioning)
+    return await tokenizing.run(prompts.num_characters(its), plan)
 
 
-def place(owner: RewardSession, model: PersRM, stream: Stream, max_rows: int) -> Placement:
-    """Plan the session of an answer.
+def place(
+    owner: RewardSession, plan: Plan, model: PersRM, stream: Stream, max_rows: int
+) -> Placement:
+    """Return the session of an answer, with the rows that it needs for its plan.
 
     The reference's row is left out where the base model reads the same prompt: its weights are
     the same.
 
     Raises:
-        InvalidRequestError: It needs more than `max_rows`, a text holds a control token, or prompt
-            and answer are too long.
-        ModelMismatchError: A conversation, but the model has no chat template.
+        InvalidRequestError: It needs more than `max_rows`, or prompt and answer are too long.
     """
     base, written = owner.base, tuple(owner.token_ids)
     assert base is not None
-    plan = make_plan(owner.context, model)
     model.check_length("context", plan.longest + len(written))
     last = plan.prompts[-1]
     is_shared = not written and last.group == REFERENCE and list(last.token_ids) == base.prompt_ids

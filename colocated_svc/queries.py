@@ -11,6 +11,7 @@ from reward_svc.prompts import encode_preference
 from reward_svc.sequences import score_answers
 from reward_svc.sessions import SessionCache
 from svc_common.errors import RewardUnavailableError
+from svc_common.lm.tokenizing import Tokenizing
 
 NUM_ROWS = 2  # that scoring whole answers takes: one a row group
 
@@ -21,6 +22,7 @@ class ColocatedQueries:
 
     cache: SessionCache
     scorer: ColocatedScorer
+    tokenizing: Tokenizing
 
     @property
     def model_versions(self) -> frozenset[str]:
@@ -42,11 +44,11 @@ class ColocatedQueries:
             OverloadedError: too many wait already.
         """
         model = self.cache.model
-        plan = make_plan(context, model)
-        for i, answer in enumerate(answers):
-            model.check_length(f"sequences[{i}]", plan.longest + len(answer))
         try:
             async with asyncio.timeout(timeout_s):
+                plan = await make_plan(context, model, self.tokenizing)
+                for i, answer in enumerate(answers):
+                    model.check_length(f"sequences[{i}]", plan.longest + len(answer))
                 rewards = await self.scorer.work.call(score_answers(self.cache, plan, answers))
         except TimeoutError as error:
             late = f"reward model: did not score the answers within {timeout_s:g} s"

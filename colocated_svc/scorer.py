@@ -2,23 +2,24 @@
 
 import asyncio
 from collections import deque
+from functools import partial
 
-from colocated_svc.placement import Placement, place
+from colocated_svc.placement import Placement, make_plan, place
 from colocated_svc.rows import SharedRows
 from colocated_svc.work import Work
 from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
 from reward_svc.scorer import Scorer
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Group, Session, Stream
-from svc_common.errors import ServiceError
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.tokenizing import Tokenizing
 
 
 class ColocatedScorer:
     """Implements `engine.scorer.RewardScorer`.
 
-    A session gets all of its rows at once, in order of arrival: whoever holds some can go on, so
-    all are written.
+    A session gets all of its rows at once, in the order in which prompts are tokens: whoever holds
+    some can go on, so all are written.
 
     Args:
         cache: of the reward model; the base model runs on its runner too.
@@ -26,6 +27,7 @@ class ColocatedScorer:
         thread: the model thread.
         num_rows: rows that sessions may take together.
         max_waiting: most whole answers that wait to be scored.
+        tokenizing: turns long prompts into tokens beside the event loop.
     """
 
     def __init__(
@@ -36,12 +38,15 @@ class ColocatedScorer:
         *,
         num_rows: int,
         max_waiting: int,
+        tokenizing: Tokenizing,
     ) -> None:
         self._model = cache.model
+        self._tokenizing = tokenizing
         self._shared = shared
         self._thread = thread
         self._scorer = Scorer(cache.model)
         self._num_rows = num_rows
+        self._placing: dict[RewardSession, asyncio.Task[Placement]] = {}  # that become tokens
         self._placements: dict[RewardSession, Placement] = {}
         self._owners: dict[Session, RewardSession] = {}  # of sessions that have rows
         self._waiting: deque[RewardSession] = deque()  # for rows
@@ -59,15 +64,26 @@ class ColocatedScorer:
         return self._model.version
 
     def open(self, session: RewardSession) -> None:
-        """Begin to read the session's prompts, once its rows are free."""
-        try:
-            placement = place(session, self._model, self._stream, self._num_rows)
-        except ServiceError as error:
+        """Begin to read the session's prompts, once they are tokens and its rows are free."""
+        session.state = SessionState.OPENING
+        placing = asyncio.ensure_future(self._placement(session))
+        self._placing[session] = placing
+        placing.add_done_callback(partial(self._placed, session))
+
+    async def _placement(self, session: RewardSession) -> Placement:
+        plan = await make_plan(session.context, self._model, self._tokenizing)
+        return place(session, plan, self._model, self._stream, self._num_rows)
+
+    def _placed(self, session: RewardSession, placing: "asyncio.Task[Placement]") -> None:
+        """Have a session wait for rows, unless it was closed meanwhile."""
+        if self._placing.pop(session, None) is None or placing.cancelled():
+            return
+        error = placing.exception()
+        if isinstance(error, Exception):
             session.state, session.error = SessionState.FAILED, error
             session.on_change()
             return
-        session.state = SessionState.OPENING
-        self._placements[session] = placement
+        self._placements[session] = placing.result()
         self._waiting.append(session)
         self._give_rows()
 
@@ -103,6 +119,10 @@ class ColocatedScorer:
     def close(self, session: RewardSession) -> None:
         """End a session, whatever its state; its rows may be given again at once."""
         session.state = SessionState.CLOSED
+        placing = self._placing.pop(session, None)
+        if placing is not None:
+            placing.cancel()
+            return
         placement = self._placements.pop(session, None)
         if placement is None:
             return

@@ -10,10 +10,13 @@ import importlib.metadata
 import logging
 import os
 import sys
+from functools import partial
 
 from edge_svc.app import Edge, new_app
 from edge_svc.generator import Generator, open_line, passes_tokens
+from edge_svc.http_server import make_room
 from edge_svc.metrics import EdgeMetrics
+from edge_svc.open_connections import OpenConnections
 from edge_svc.server import serve
 from edge_svc.settings import PREFIX, EdgeSettings
 from svc_common.logs import configure_logging, log_everything, log_failed_start
@@ -40,6 +43,7 @@ def main() -> int:
 
 async def run(settings: EdgeSettings) -> None:
     """Serve until SIGTERM."""
+    make_room(settings.max_connections, settings.max_requests, PREFIX)
     version = importlib.metadata.version("pad-serving")
     registry = new_registry("edge", version)
     metrics = EdgeMetrics(registry)
@@ -49,8 +53,14 @@ async def run(settings: EdgeSettings) -> None:
         if not may_pass:
             logger.warning("callers' tokens are not passed on: no TLS to the generator")
         edge = Edge(settings, Generator(line, passes_tokens=may_pass), metrics)
+        app = new_app(settings, edge, metrics, tracer)
+        connections = OpenConnections(
+            settings.max_connections,
+            partial(metrics.crowded_out, "idle"),
+            partial(metrics.crowded_out, "new"),
+        )
         try:
-            await serve(settings, new_app(settings, edge, metrics, tracer), registry, edge)
+            await serve(settings, app, registry, edge, connections)
         finally:
             if tracer is not None:
                 tracer.close()

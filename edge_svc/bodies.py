@@ -20,6 +20,9 @@ async def read_json(request: Request, max_bytes: int, timeout_s: float) -> Any:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # which a web page of another origin may not send unasked
         raise ApiError(415, "content-type: must be application/json", code="unsupported_media_type")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        rule = "content-encoding: must be absent, bodies are read as they are"
+        raise ApiError(415, rule, code="unsupported_media_type")
     try:
         async with asyncio.timeout(timeout_s):
             data = await _read(request, max_bytes)

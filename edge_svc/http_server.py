@@ -13,6 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp, Scope
 
 from edge_svc.connection import ImpatientConnection
+from edge_svc.open_connections import LimitedListener, OpenConnections
+from svc_common.open_files import allow_connections
 from svc_common.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -44,12 +46,18 @@ def broken_framing(scope: Scope) -> str | None:
 
 
 def http_config(
-    app: ASGIApp, *, keep_alive_s: int, arrival_s: float, drain_s: float
+    app: ASGIApp,
+    connections: OpenConnections,
+    *,
+    keep_alive_s: int,
+    arrival_s: float,
+    drain_s: float,
 ) -> uvicorn.Config:
     """Return how uvicorn serves the application.
 
     Args:
         app: What is served.
+        connections: Those of its listener.
         keep_alive_s: An idle connection is closed after this.
         arrival_s: A request's head must arrive within this.
         drain_s: Running answers get this to finish.
@@ -57,7 +65,9 @@ def http_config(
     return uvicorn.Config(
         app,
         loop="none",
-        http=partial(ImpatientConnection, arrival_s=arrival_s),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            ImpatientConnection, arrival_s=arrival_s, connections=connections
+        ),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -71,12 +81,13 @@ def http_config(
     )
 
 
-def bind(listen: str, variable: str) -> socket.socket:
+def bind(listen: str, variable: str, connections: OpenConnections) -> socket.socket:
     """Return a socket that listens.
 
     Args:
         listen: host:port; port 0 for any.
         variable: The setting it comes from.
+        connections: Those that are accepted here.
 
     Raises:
         SettingsError: It is no address of this machine, or in use.
@@ -92,7 +103,7 @@ def bind(listen: str, variable: str) -> socket.socket:
     # answer waits 40 ms for the caller's acknowledgement of its headers. Connections inherit it.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setblocking(False)
-    return listener
+    return LimitedListener(listener, connections)
 
 
 async def run_until_told(
@@ -112,6 +123,18 @@ async def run_until_told(
         logger.info("serving", extra={"address": f"{host}:{port}", **told})
         await server.serve([listener])
         logger.info("stopped")
+
+
+def make_room(max_connections: int, max_requests: int, prefix: str) -> None:
+    """Let the process have so many connections open, of which not all can be in work.
+
+    Raises:
+        SettingsError: All could, and probes would find no place.
+    """
+    if max_connections <= max_requests:
+        rule = f"must be more than {prefix}MAX_REQUESTS={max_requests}"
+        raise SettingsError(f"{prefix}MAX_CONNECTIONS: {rule}, got {max_connections}")
+    allow_connections(f"{prefix}MAX_CONNECTIONS", max_connections)
 
 
 def listen_error(variable: str, address: str) -> SettingsError:

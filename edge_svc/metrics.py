@@ -1,5 +1,7 @@
 """Metrics of the edge; label sets are the routes, and statuses."""
 
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from svc_common.metrics import FIRST_TOKEN_BUCKETS_S, RPC_BUCKETS_S
@@ -44,6 +46,15 @@ class EdgeMetrics:
             "Streams that ended with an error after their first event.",
             registry=registry,
         )
+        self._crowded = Counter(
+            "pad_edge_crowded_connections_total",
+            "Connections closed as EDGE_MAX_CONNECTIONS were open: idle ones for new ones, and new"
+            " ones where none was idle.",
+            ["which"],
+            registry=registry,
+        )
+        for which in ("idle", "new"):
+            self._crowded.labels(which)
         self.in_work = Gauge(
             "pad_edge_requests_in_work", "HTTP requests in work.", registry=registry
         )
@@ -60,3 +71,7 @@ class EdgeMetrics:
     def broken_stream(self) -> None:
         """Count a stream that ended with an error."""
         self._broken.inc()
+
+    def crowded_out(self, which: Literal["idle", "new"]) -> None:
+        """Count a connection for which there was no place any more."""
+        self._crowded.labels(which).inc()

@@ -8,26 +8,33 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from edge_svc.http_server import Drainable, bind, http_config, listen_error, run_until_told
+from edge_svc.open_connections import OpenConnections
 from edge_svc.settings import PREFIX, EdgeSettings
 from svc_common.metrics_endpoint import start_metrics_endpoint
 from svc_common.tls import TlsFiles, server_context
 
 
 async def serve(
-    settings: EdgeSettings, app: ASGIApp, registry: CollectorRegistry, edge: Drainable
+    settings: EdgeSettings,
+    app: ASGIApp,
+    registry: CollectorRegistry,
+    edge: Drainable,
+    connections: OpenConnections,
 ) -> None:
     """Serve until SIGTERM or SIGINT and then let running answers finish; a second one ends them.
 
     Raises:
         SettingsError: An address cannot be listened on, or a TLS file not be used.
     """
-    listener = bind(settings.listen, f"{PREFIX}LISTEN")
+    listener = bind(settings.listen, f"{PREFIX}LISTEN", connections)
     with listener, _metrics_endpoint(settings, registry) as metrics_port:
-        config = server_config(settings, app)
+        config = server_config(settings, app, connections)
         await run_until_told(config, listener, edge, metrics_port=metrics_port)
 
 
-def server_config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
+def server_config(
+    settings: EdgeSettings, app: ASGIApp, connections: OpenConnections
+) -> uvicorn.Config:
     """Return how uvicorn serves the application.
 
     Raises:
@@ -35,6 +42,7 @@ def server_config(settings: EdgeSettings, app: ASGIApp) -> uvicorn.Config:
     """
     config = http_config(
         app,
+        connections,
         keep_alive_s=settings.keep_alive_s,
         arrival_s=settings.body_timeout_s,
         drain_s=settings.drain_s,

@@ -54,6 +54,13 @@ class EdgeSettings:
     max_requests: int = setting(
         512, min=1, max=100_000, help="requests in work at once; more are refused with 429"
     )
+    max_connections: int = setting(
+        4096,
+        min=2,
+        max=1_000_000,
+        help="connections open at once, more than requests in work: one more takes the place of the"
+        " one that has waited longest for a request",
+    )
     max_choices: int = setting(
         8, min=1, max=128, help="most answers to one request: its prompts times n"
     )

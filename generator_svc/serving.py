@@ -37,7 +37,8 @@ from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizing import Tokenizing
 from svc_common.metrics import new_registry
 from svc_common.rpc_spans import RpcSpans
-from svc_common.server import ServerOptions, serve
+from svc_common.server import serve
+from svc_common.server_options import ServerOptions
 from svc_common.tracing import open_tracer
 
 GENERATOR_SERVICE = "pad.v1.GeneratorService"
@@ -69,12 +70,14 @@ class Parts:
         self.faults = FaultPoints()
         self.limits = limit_table(settings)
         self.thread = ModelThread(settings.num_torch_threads, loaded.model.device)
+        self.tokenizing = Tokenizing()
 
     def close(self) -> None:
         """End the threads; spans that ended are sent first."""
         if self.tracer is not None:
             self.tracer.close()
         self.thread.close()
+        self.tokenizing.close()
 
 
 async def serve_engine(
@@ -91,12 +94,18 @@ async def serve_engine(
     """
     health = Health([GENERATOR_SERVICE, PROFILE_SERVICE])
     measured = StoreMetrics(parts.registry)
-    erasures = Erasures(parts.thread, prefixes, rewards.queries, measured, parts.metrics)
+    erasures = Erasures(
+        parts.thread,
+        prefixes,
+        rewards.queries,
+        measured,
+        parts.metrics,
+        users_under_way=lambda: {sequence.subject for sequence in engine.scheduler.everyone},
+    )
     limits = RequestLimits(settings.max_tokens, settings.max_top_k, loaded.context_length)
     guidelines = read_guidelines(settings.guidelines_file, loaded.tokenizer)
     redis = new_store_client(settings, StoreOptions.timeout_s)
     await check_mode(redis)
-    tokenizing = Tokenizing()
     async with (
         ProfileStore(redis, _store_options(settings), measured, erasures) as store,
         opened_admission(settings, parts.limits, engine.scheduler, parts.metrics) as (
@@ -115,7 +124,7 @@ async def serve_engine(
                 guidelines=guidelines,
             ),
             measured.profile_lookup,
-            tokenizing,
+            parts.tokenizing,
         )
         generator = Generator(engine, loaded.tokenizer, admission, planner, rewards.queries)
         info = _server_info(settings, loaded, parts.version)
@@ -137,6 +146,8 @@ async def serve_engine(
             max_calls=settings.max_calls,
             max_connection_calls=settings.max_connection_calls,
             max_connection_age_s=settings.max_connection_age_s,
+            max_connection_idle_s=settings.max_connection_idle_s,
+            max_connections=settings.max_connections,
             spans=None if parts.tracer is None else RpcSpans(parts.tracer, TRACED_METHODS),
         )
         warm_up = WarmUp(
@@ -176,7 +187,6 @@ async def serve_engine(
             )
         finally:
             parts.close()
-            tokenizing.close()
 
 
 def _store_options(settings: GeneratorSettings) -> StoreOptions:

@@ -157,6 +157,18 @@ class GeneratorSettings:
         help="seconds after which a connection takes no more calls, so that clients meet new"
         " servers and keys; those under way go on; 0: never",
     )
+    max_connection_idle_s: float = setting(
+        300.0,
+        min=0,
+        max=31_536_000,
+        help="seconds after which a connection without a call is told to go; 0: never",
+    )
+    max_connections: int = setting(
+        4096,
+        min=0,
+        max=1_000_000,
+        help="connections open at once; one more is closed as soon as it is made; 0: any",
+    )
     max_message_bytes: int = setting(
         1 << 20, min=1024, max=64 << 20, help="largest request that is read"
     )

@@ -9,7 +9,8 @@ import asyncio
 import os
 import sys
 
-from edge_svc.http_server import bind, http_config, run_until_told
+from edge_svc.http_server import bind, http_config, make_room, run_until_told
+from edge_svc.open_connections import OpenConnections
 from pad_client import AccessOptions, AsyncGeneratorClient, PadError
 from pad_client.presets import Presets, load
 from playground_svc.app import Playground, new_app
@@ -38,13 +39,16 @@ async def run(settings: PlaygroundSettings) -> None:
         SettingsError: The presets cannot be used, the address not be listened on, or the generator
             not be called so.
     """
+    make_room(settings.max_connections, settings.max_requests, PREFIX)
     presets = load_presets(settings)
-    with bind(settings.listen, f"{PREFIX}LISTEN") as listener:
+    connections = OpenConnections(settings.max_connections)
+    with bind(settings.listen, f"{PREFIX}LISTEN", connections) as listener:
         async with new_client(settings) as client:
             playground = Playground(settings, client, presets)
             app = new_app(settings, playground)
             config = http_config(
                 app,
+                connections,
                 keep_alive_s=settings.keep_alive_s,
                 arrival_s=settings.body_timeout_s,
                 drain_s=settings.drain_s,

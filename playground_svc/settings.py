@@ -54,5 +54,12 @@ class PlaygroundSettings:
     max_requests: int = setting(
         64, min=1, max=100_000, help="requests in work at once; more are refused"
     )
+    max_connections: int = setting(
+        512,
+        min=2,
+        max=1_000_000,
+        help="connections open at once, more than requests in work: one more takes the place of the"
+        " one that has waited longest for a request",
+    )
     drain_s: float = setting(2.0, min=0, max=3600, help="running answers get this to finish")
     log_level: str = setting("info", choices=LEVELS, help="least level that is logged")

@@ -36,7 +36,8 @@ from svc_common.lm.tokenizing import Tokenizing
 from svc_common.logs import configure_logging, log_everything, log_failed_start
 from svc_common.metrics import new_registry
 from svc_common.rpc_spans import RpcSpans
-from svc_common.server import ServerOptions, serve
+from svc_common.server import serve
+from svc_common.server_options import ServerOptions
 from svc_common.settings import SettingsError, load_settings
 from svc_common.tracing import check_tracing, open_tracer
 
@@ -98,6 +99,8 @@ async def run(settings: RewardSettings, model: PersRM) -> None:
         health_listen=settings.health_listen,
         max_calls=settings.max_calls,
         max_connection_calls=settings.max_connection_calls,
+        max_connection_idle_s=settings.max_connection_idle_s,
+        max_connections=settings.max_connections,
         spans=None if tracer is None else RpcSpans(tracer, TRACED_METHODS),
     )
     warn_of_strangers(settings)

@@ -15,6 +15,7 @@ from reward_svc.preference_head import PreferenceHead, load_preference_head
 from reward_svc.prompts import Term
 from reward_svc.value_head import file_digest
 from svc_common.errors import ModelMismatchError
+from svc_common.lm.forgotten import Forgotten
 from svc_common.lm.loading import ModelFolderError
 from svc_common.lm.ownership import Ownership
 from svc_common.lm.partitions import owner_of, partition_of
@@ -46,6 +47,7 @@ class PreferenceVectors:
         # With the time each was made; oldest use first.
         self._kept: OrderedDict[_Key, tuple[Tensor, float]] = OrderedDict()
         self._ownership: Ownership[_Key] = Ownership()
+        self._forgotten = Forgotten()
         self._max_kept = max_kept
         self.version = version
 
@@ -85,28 +87,41 @@ class PreferenceVectors:
         return torch.stack(found) if found else None
 
     def of(self, text: str, subject: bytes = b"") -> Generator[int, None, Tensor]:
-        """Return the vector of a text: `[2D]` float32; if it is computed, yields as `of_terms`."""
+        """Return the vector of a text: `[2D]` float32; if it is computed, yields as `of_terms`.
+
+        For a subject who was just forgotten nothing is kept, nor is it an owner of what there is.
+        """
         key, owner = (partition_of(subject), text), owner_of(subject)
+        is_forgotten = subject in self._forgotten
         if key in self._kept:
             self._kept.move_to_end(key)
-            self._ownership.claim(key, owner)
+            if not is_forgotten:
+                self._ownership.claim(key, owner)
             return self._kept[key][0]
         vector = self._compute(text)
-        self._kept[key] = vector, time.monotonic()
-        self._ownership.claim(key, owner)
-        if len(self._kept) > self._max_kept:
-            self._drop(next(iter(self._kept)))
+        if not is_forgotten:
+            self._kept[key] = vector, time.monotonic()
+            self._ownership.claim(key, owner)
+            if len(self._kept) > self._max_kept:
+                self._drop(next(iter(self._kept)))
         yield len(text)  # characters: as many as its tokens, or more
         return vector
 
     def forget(self, subjects: Iterable[bytes]) -> None:
-        """Drop the vectors that are kept for these users alone."""
+        """Drop the vectors that are kept for these users alone, and keep none for them for a while.
+
+        What waits for its turn now, or is opened by a generator that has not heard of it yet, would
+        else bring them back.
+        """
+        subjects = list(subjects)
         for subject in subjects:
             for key in self._ownership.forget(subject):
                 self._drop(key)
+        self._forgotten.add(subjects)
 
     def drop_old(self, max_age_s: float) -> None:
         """Drop the vectors that were made longer ago than that."""
+        self._forgotten.drop_old()
         limit = time.monotonic() - max_age_s
         for key in [key for key, (_, made_at) in self._kept.items() if made_at < limit]:
             self._drop(key)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from reward_svc.pad_config import Conditioning
 from svc_common.lm.prefix_tree import common_length
 from svc_common.lm.tokenizer import Tokenizer
+from svc_common.lm.tokenizing import size_of
 from svc_common.preference_prompt import ChatMessage, Prompt, add_preference, guide_text
 
 # Row groups: which weights a row runs.
@@ -119,6 +120,15 @@ def check_lengths(context: RewardContext, tokenizer: Tokenizer, max_tokens: int)
         tokenizer.check_length(f"chat.messages[{i}].content", message.content, max_tokens)
     contents = "".join(message.content for message in context.prompt)
     tokenizer.check_length("chat.messages", contents, max_tokens)
+
+
+def num_characters(context: RewardContext) -> int:
+    """Return about how many characters `plan_session` tokenises.
+
+    The prompt is tokenised once or twice for each preference, and for the reference.
+    """
+    texts = sum(len(preference.text) for preference in context.preferences)
+    return (1 + len(context.preferences)) * size_of(context.prompt) + texts
 
 
 def plan_session(context: RewardContext, tokenizer: Tokenizer, conditioning: Conditioning) -> Plan:

@@ -14,14 +14,14 @@ from reward_svc.batcher import Batcher
 from reward_svc.encoder import PreferenceEncoder
 from reward_svc.forgetting import Forgetting, check_subject
 from reward_svc.messages import Message, Opening, Reason, RowFault
-from reward_svc.prompts import Plan, check_lengths, plan_session
+from reward_svc.prompts import Plan, check_lengths, num_characters, plan_session
 from reward_svc.sequences import score_answers
 from reward_svc.sessions import SessionCache
 from reward_svc.spoiling import garble
 from reward_svc.stream import Stream
 from svc_common.errors import InvalidRequestError, ModelMismatchError
 from svc_common.fault_points import FaultPoints
-from svc_common.lm.tokenizing import Tokenizing, size_of
+from svc_common.lm.tokenizing import Tokenizing
 
 MAX_SEQUENCES = 16
 MAX_PAUSE_S = 0.01  # between two openings of a message
@@ -91,7 +91,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
             InvalidRequestError: The arrays do not fit together.
         """
         wire.check_rows("closes", len(request.closes))
-        wire.check_rows("opens", len(request.opens))
+        wire.check_rows("opens", len(request.opens), wire.MAX_OPENINGS)
         openings = []
         spent_s = 0.0
         for opening in request.opens:
@@ -161,11 +161,8 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         if model.vectors is not None:
             for i, preference in enumerate(context.preferences):
                 model.vectors.check(f"preferences[{i}].text", preference.text)
-        # The prompt is tokenised once or twice for each preference, and for the reference.
-        texts = sum(len(preference.text) for preference in context.preferences)
-        size = (1 + len(context.preferences)) * size_of(context.prompt) + texts
         plan = partial(plan_session, context, model.tokenizer, model.conditioning)
-        return await self._tokenizing.run(size, plan)
+        return await self._tokenizing.run(num_characters(context), plan)
 
     async def ScoreSequences(
         self, request: reward_pb2.ScoreSequencesRequest, context: _Context

@@ -148,3 +148,15 @@ class RewardSettings:
         max=1_000_000,
         help="RPCs under way at once on one connection; more are refused; 0: any",
     )
+    max_connection_idle_s: float = setting(
+        300.0,
+        min=0,
+        max=31_536_000,
+        help="Seconds after which a connection without a call is told to go; 0: never",
+    )
+    max_connections: int = setting(
+        1024,
+        min=0,
+        max=1_000_000,
+        help="Connections open at once; one more is closed as soon as it is made; 0: any",
+    )

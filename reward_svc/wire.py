@@ -18,9 +18,10 @@ from reward_svc.messages import (
 from svc_common.errors import InvalidRequestError
 
 MAX_CANDIDATES = 1024
-# Rows, openings or closings of one message. All of them are looked at in one go of the event loop,
-# and a generator has at most half as many sessions.
+# Rows or closings of one message. All of them are looked at in one go of the event loop, and a
+# generator has at most half as many sessions.
 MAX_ROWS = 1 << 11
+MAX_OPENINGS = 64  # of one message: each takes a hundred times what a row takes, and ours has one
 
 
 def numbers(field: str, data: bytes, count: int | None = None) -> NDArray[np.uint32]:
@@ -37,14 +38,14 @@ def numbers(field: str, data: bytes, count: int | None = None) -> NDArray[np.uin
     return values
 
 
-def check_rows(field: str, count: int) -> None:
+def check_rows(field: str, count: int, most: int = MAX_ROWS) -> None:
     """Refuse more rows than one message may have.
 
     Raises:
         InvalidRequestError: There are more.
     """
-    if count > MAX_ROWS:
-        raise InvalidRequestError(f"{field}: must have at most {MAX_ROWS} entries, got {count}")
+    if count > most:
+        raise InvalidRequestError(f"{field}: must have at most {most} entries, got {count}")
 
 
 def token_ids(field: str, data: bytes, vocabulary_size: int, most: int) -> tuple[int, ...]:

@@ -54,6 +54,16 @@ class OverloadedError(ServiceError):
     retry_after_s = RETRY_AFTER_S
 
 
+class UnwatchedError(ServiceError):
+    """As many watch the health as may.
+
+    gRPC's clients take a server without `Watch` for healthy, and one that refuses it by any other
+    status for one that takes no calls.
+    """
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
 class StalledReaderError(ServiceError):
     """The caller does not read what it asked for."""
 

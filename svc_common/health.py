@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from svc_common.errors import UnwatchedError
+
 logger = logging.getLogger(__name__)
 
 MAX_WATCHERS = 256  # open to all and without an end: so many leave room for other probes
@@ -61,7 +63,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:  # noqa: N802
         if self._num_watchers >= MAX_WATCHERS:
             rule = f"health: at most {MAX_WATCHERS} calls may watch it at once"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, rule)
+            await context.abort(UnwatchedError.code, rule)
         self._num_watchers += 1
         told = None
         try:

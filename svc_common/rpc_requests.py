@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from svc_common.errors import InvalidRequestError, StalledSenderError
+from svc_common.message_fields import MAX_FIELDS, has_too_many_fields
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Deserialize: TypeAlias = Callable[[bytes], Any]
@@ -25,11 +26,19 @@ class _Malformed:
 
 
 def deserializer(deserialize: _Deserialize | None) -> _Deserialize | None:
-    """Return a method's deserializer, which gives `_Malformed` for what it cannot read."""
+    """Return a method's deserializer, which gives `_Malformed` for what it cannot read.
+
+    Nor does it read what is of too many parts; see `message_fields`.
+    """
     if deserialize is None:
         return None
+    # Generated code gives a class method of the message.
+    kind = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
 
     def read(data: bytes) -> Any:
+        if kind is not None and has_too_many_fields(data, kind):
+            rule = f"must have at most {MAX_FIELDS} fields, those of messages in it included"
+            return _Malformed(f"request: {rule}, got more in {len(data)} bytes")
         try:
             return deserialize(data)
         except DecodeError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from svc_common.errors import OverloadedError, ShuttingDownError
+from svc_common.errors import OverloadedError, ShuttingDownError, UnwatchedError
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 # Probes are open to all, and must be answered when all else is full: they have a count of their
@@ -77,10 +77,13 @@ class RunningCalls:
 
         Raises:
             ShuttingDownError: the process takes no more RPCs, or ended this one.
-            OverloadedError: too many RPCs run.
+            OverloadedError, UnwatchedError: too many RPCs run.
         """
         is_probe = is_health_probe(method)
-        self._check_room(is_probe, peer)
+        if is_probe:
+            self._check_probes(method, peer)
+        else:
+            self._check_room(peer)
         task = asyncio.current_task()
         assert task is not None, "an RPC is served by a task"
         self._tasks.add(task)
@@ -101,17 +104,16 @@ class RunningCalls:
             if not by_peer[peer]:
                 del by_peer[peer]
 
-    def _check_room(self, is_probe: bool, peer: str) -> None:
-        # A unix socket does not say which connection it is.
-        is_connection = not peer.startswith("unix:")
-        if is_probe:
-            if self._num_probes >= MAX_PROBES:
-                raise OverloadedError(f"health: at most {MAX_PROBES} calls are served at once")
-            if is_connection and self._probes_by_peer[peer] >= MAX_PEER_PROBES:
-                raise OverloadedError(
-                    f"health: at most {MAX_PEER_PROBES} calls of one connection are served at once"
-                )
-            return
+    def _check_probes(self, method: str, peer: str) -> None:
+        refusal = UnwatchedError if method == f"{HEALTH_SERVICE}/Watch" else OverloadedError
+        if self._num_probes >= MAX_PROBES:
+            raise refusal(f"health: at most {MAX_PROBES} calls are served at once")
+        if _is_connection(peer) and self._probes_by_peer[peer] >= MAX_PEER_PROBES:
+            raise refusal(
+                f"health: at most {MAX_PEER_PROBES} calls of one connection are served at once"
+            )
+
+    def _check_room(self, peer: str) -> None:
         if self._is_refusing:
             raise ShuttingDownError("server: is stopping, send the request to another")
         limits = self._limits
@@ -120,8 +122,13 @@ class RunningCalls:
                 f"{limits.prefix}MAX_CALLS: at most {limits.max_calls} calls are served at once"
             )
         most = limits.max_peer_calls
-        if most and is_connection and self._num_by_peer[peer] >= most:
+        if most and _is_connection(peer) and self._num_by_peer[peer] >= most:
             raise OverloadedError(
                 f"{limits.prefix}MAX_CONNECTION_CALLS: at most {most} calls of one connection are"
                 " served at once"
             )
+
+
+def _is_connection(peer: str) -> bool:
+    """Tell whether a peer is one connection; a unix socket does not say which."""
+    return not peer.startswith("unix:")

@@ -5,7 +5,6 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -13,66 +12,24 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from svc_common.callers import Identify, anonymous
 from svc_common.health import MAX_WATCHERS, Health
 from svc_common.lifetime import stop_signals
 from svc_common.metrics import RpcMetrics
 from svc_common.metrics_endpoint import start_metrics_endpoint
+from svc_common.open_files import allow_connections
 from svc_common.rpc_boundary import RpcBoundary
-from svc_common.rpc_spans import RpcSpans
 from svc_common.running_calls import HEALTH_SERVICE, CallLimits, RunningCalls
+from svc_common.server_options import ServerOptions, channel_options, connection_options
 from svc_common.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-MAX_PENDING_CALLS = 1 << 16
-HANDSHAKE_MS = 10_000  # a connection that says nothing until then is closed
 ENDING_S = 1.0  # for the status of calls that are ended to reach their callers
 # gRPC resets calls that arrive in the moment it stops, and their callers read CANCELLED. So they
 # are refused for a while before, by a status that asks them to wait for longer than this.
 REFUSAL_S = 0.25
 
 AddServicer = Callable[[grpc.aio.Server], None]
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """Where and how a server listens.
-
-    Attributes:
-        settings_prefix: `GENERATOR_` or `REWARD_`, for messages about the other options.
-        listen: `host:port`, with port 0 for any free one.
-        metrics_port: Port of the Prometheus endpoint on the same host; 0 for any free one.
-        drain_s: Seconds that running calls get to finish once new ones are refused.
-        max_message_bytes: Largest message that is read.
-        credentials: TLS keys; none for plain text.
-        identify: Finds out who calls, for each RPC.
-        drain_delay_s: Seconds from SIGTERM, when health turns, until new calls are refused.
-        max_stall_s: Seconds after which a stream ends whose reader takes nothing, and a call whose
-            request does not arrive.
-        health_listen: `host:port` where probes, and nothing else, are answered in plain text;
-            empty for nowhere but with the rest.
-        max_calls: RPCs that may run at once, probes aside; 0 is no limit.
-        max_connection_calls: RPCs that one connection may have under way; 0 is no limit.
-        max_connection_age_s: Seconds after which a connection is told to take no more calls, give
-            or take a tenth; those under way go on. 0 is never.
-        spans: Traces RPCs; None: they are not traced.
-    """
-
-    settings_prefix: str
-    listen: str
-    metrics_port: int
-    drain_s: float
-    max_message_bytes: int = 4 * 1024 * 1024
-    credentials: grpc.ServerCredentials | None = None
-    identify: Identify = anonymous
-    drain_delay_s: float = 0.0
-    max_stall_s: float = 60.0
-    health_listen: str = ""
-    max_calls: int = 0
-    max_connection_calls: int = 0
-    max_connection_age_s: float = 0.0
-    spans: RpcSpans | None = None
 
 
 async def serve(
@@ -92,6 +49,7 @@ async def serve(
     Raises:
         SettingsError: An address cannot be listened on.
     """
+    allow_connections(f"{options.settings_prefix}MAX_CONNECTIONS", options.max_connections)
     calls = new_calls(options)
     server = new_server(options, health, registry, add_servicers, calls)
     # What was loaded stays: a full collection that looks at it holds up everybody for 0.1 s.
@@ -144,7 +102,7 @@ def new_server(
                 RpcMetrics(registry), options.identify, calls, options.max_stall_s, options.spans
             )
         ],
-        options=_channel_options(options),
+        options=channel_options(options),
     )
     unregistered: Any = _Unregistered(server)
     for add_servicer in add_servicers:
@@ -167,30 +125,6 @@ class _Unregistered:
 
     def add_registered_method_handlers(self, *_: object) -> None:
         """Do without: generic handlers find the same methods."""
-
-
-def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
-    found = [
-        ("grpc.max_receive_message_length", options.max_message_bytes),
-        # Else Linux lets a second process listen on a taken port, and calls go to either.
-        ("grpc.so_reuseport", 0),
-        # A generator's stream to a replica may be silent for hours: clients ping every 20 to
-        # 30 s, and we ping too, to notice a caller whose machine is gone.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        # gRPC resets calls at random past 1,000 that Python has not taken yet, and the caller
-        # reads CANCELLED; our own limits refuse by a status and say when to come again.
-        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-    ]
-    if options.max_connection_age_s:
-        # Without a grace of its own gRPC waits for the calls under way as long as they take.
-        found.append(("grpc.max_connection_age_ms", round(options.max_connection_age_s * 1000)))
-    return found
 
 
 def bind(server: grpc.aio.Server, options: ServerOptions) -> str:
@@ -272,7 +206,7 @@ async def _health_endpoint(options: ServerOptions, health: Health) -> AsyncItera
         yield ""
         return
     server = grpc.aio.server(
-        options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=2 * MAX_WATCHERS
+        options=connection_options(options), maximum_concurrent_rpcs=2 * MAX_WATCHERS
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     try:

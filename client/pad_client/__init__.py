@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pad_client.access import AccessOptions
-    from pad_client.aio import AsyncGeneratorClient, AsyncTokenStream
-    from pad_client.client import GeneratorClient, TokenStream
+    from pad_client.aio import AsyncGeneratorClient
+    from pad_client.aio_token_stream import AsyncTokenStream
+    from pad_client.client import GeneratorClient
     from pad_client.errors import (
         AccessDeniedError,
         ConflictError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         RequestCancelledError,
         UnavailableError,
     )
+    from pad_client.token_stream import TokenStream
     from pad_client.types import (
         Candidate,
         Completion,

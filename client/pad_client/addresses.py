@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from pad_client.errors import InvalidRequestError
 
+MAX_PORT = 65535
+
 
 def grpc_target(target: str | Sequence[str]) -> str:
     """Return what gRPC calls the servers of `target`.
@@ -20,6 +22,8 @@ def grpc_target(target: str | Sequence[str]) -> str:
     several = [address.strip() for address in several]
     if not several:
         raise InvalidRequestError("target: must name a server, got none")
+    for address in several:
+        _check(address)
     if len(several) == 1:
         return several[0]
     if ":" in several[0] and several[0].partition(":")[0] in ("ipv4", "ipv6"):
@@ -28,6 +32,22 @@ def grpc_target(target: str | Sequence[str]) -> str:
     if len(versions) != 1:
         raise InvalidRequestError(f"target: must be of one IP version, got {', '.join(several)}")
     return f"ipv{versions.pop()}:{','.join(several)}"
+
+
+def _check(address: str) -> None:
+    """Refuse what gRPC would call something else, or by an error that says nothing.
+
+    Raises:
+        InvalidRequestError: it is no address.
+    """
+    if not address:
+        raise InvalidRequestError("target: must be host:port, got ''")
+    if address.startswith(("http://", "https://")):
+        raise InvalidRequestError(f"target: must be host:port without a scheme, got {address!r}")
+    port = address.rpartition(":")[2]
+    if port.isdecimal() and int(port) > MAX_PORT and not address.startswith("unix"):
+        # gRPC takes the remainder of 65536.
+        raise InvalidRequestError(f"target: must have a port of 1..{MAX_PORT}, got {address!r}")
 
 
 def _version(address: str) -> int:

@@ -1,19 +1,20 @@
 """The client for asyncio: each method is one call, made by `requests` and read by `responses`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Self, TypeAlias, TypeVar, Unpack
+from collections.abc import AsyncIterator, Sequence
+from typing import Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
 
-from pad.v1 import generator_pb2, profile_pb2
+from pad.v1 import generator_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
 from pad_client import requests, responses
 from pad_client.access import Access, AccessOptions
 from pad_client.addresses import grpc_target
-from pad_client.errors import InternalError, RequestCancelledError, error_from_rpc
+from pad_client.aio_token_stream import AsyncTokenStream, ResponseCall, is_cancelled
+from pad_client.errors import RequestCancelledError, error_from_rpc
 from pad_client.retries import Attempts, RetryBudget
 from pad_client.types import (
     Completion,
@@ -22,94 +23,10 @@ from pad_client.types import (
     Profile,
     ProfileHistory,
     ServerInfo,
-    Summary,
-    Token,
 )
 
 _RequestT = TypeVar("_RequestT")
 _ResponseT = TypeVar("_ResponseT")
-_Response = generator_pb2.GenerateResponse
-_Call: TypeAlias = "grpc.aio.UnaryStreamCall[generator_pb2.GenerateRequest, _Response]"
-
-
-class AsyncTokenStream:
-    """The tokens of one answer as they are written, then its summary.
-
-    The RPC is cancelled, and its work on the server freed, by `aclose`, by leaving the
-    `async with` block, by cancelling the task that waits for a token, and when the stream is no
-    longer referenced.
-    """
-
-    def __init__(
-        self, start: Callable[[float], _Call], timeout_s: float, budget: RetryBudget
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._start = start
-        self._attempts = Attempts(timeout_s, budget)
-        self._call = start(timeout_s)
-        self._has_begun = False
-        self._summary: Summary | None = None
-        self._is_closed = False
-
-    @property
-    def summary(self) -> Summary:
-        """How the answer came about; there once the tokens are exhausted."""
-        if self._summary is None:
-            raise RuntimeError("the summary comes after the last token: read the stream first")
-        return self._summary
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Token:
-        while True:
-            try:
-                while isinstance(response := await self._call.read(), _Response):
-                    self._has_begun = True
-                    event = responses.read_event(response)
-                    if isinstance(event, Token):
-                        return event
-                    self._summary = event
-                break
-            except grpc.RpcError as error:
-                await self._start_again(error)
-            except asyncio.CancelledError:
-                # gRPC raises it too for a call that was cancelled, not only for a cancelled task.
-                task = asyncio.current_task()
-                if not self._is_closed or (task is not None and task.cancelling()):
-                    raise
-                raise RequestCancelledError(
-                    "the stream was closed", code=grpc.StatusCode.CANCELLED
-                ) from None
-        if self._summary is None:
-            raise InternalError("the server ended the stream without a summary")
-        raise StopAsyncIteration
-
-    async def _start_again(self, error: grpc.RpcError) -> None:
-        """Send the call again if nothing has come of it yet, or raise."""
-        pause_s = None if self._has_begun or self._is_closed else self._attempts.pause_s(error)
-        if pause_s is not None:
-            await asyncio.sleep(pause_s)
-        if pause_s is None or self._is_closed:
-            raise error_from_rpc(error) from error
-        self._call = self._start(self._attempts.remaining_s)
-
-    async def aclose(self) -> None:
-        """Cancel the RPC unless it is complete."""
-        self._is_closed = True
-        self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        # gRPC's loop keeps the call alive, and it may be touched on the loop's thread alone,
-        # while the collector runs on any.
-        if not self._call.done() and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._call.cancel)
 
 
 class AsyncGeneratorClient:
@@ -138,6 +55,7 @@ class AsyncGeneratorClient:
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
         self._budget = RetryBudget()
+        self._is_closed = False
         self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.aio.Channel | None = None
         if isinstance(target, str | Sequence):
@@ -159,7 +77,7 @@ class AsyncGeneratorClient:
         request = requests.build_request(**options)
         trace = self._access.trace()  # of here, wherever the tokens are read
 
-        def start(remaining_s: float) -> _Call:
+        def start(remaining_s: float) -> ResponseCall:
             return self._generator.Generate(
                 request, timeout=remaining_s, metadata=self._access.metadata(trace)
             )
@@ -228,7 +146,7 @@ class AsyncGeneratorClient:
 
     async def get_profile(self, user_id: str, *, timeout_s: float | None = None) -> Profile:
         """Return the user's profile."""
-        request = profile_pb2.GetProfileRequest(user_id=user_id)
+        request = requests.get_profile_request(user_id)
         response = await self._call(self._profiles.GetProfile, request, timeout_s)
         return responses.read_profile(response.profile)
 
@@ -247,7 +165,7 @@ class AsyncGeneratorClient:
         self, user_id: str, *, timeout_s: float | None = None
     ) -> ProfileHistory:
         """Return the revisions of the user's profile that are kept."""
-        request = profile_pb2.ListProfileRevisionsRequest(user_id=user_id)
+        request = requests.profile_history_request(user_id)
         return responses.read_history(
             await self._call(self._profiles.ListProfileRevisions, request, timeout_s)
         )
@@ -292,6 +210,7 @@ class AsyncGeneratorClient:
     async def aclose(self) -> None:
         """Close the channel if this client opened it; its running calls are cancelled."""
         if self._owned is not None:
+            self._is_closed = True
             await self._owned.close()
 
     async def __aenter__(self) -> Self:
@@ -301,6 +220,8 @@ class AsyncGeneratorClient:
         await self.aclose()
 
     def _deadline(self, timeout_s: float | None) -> float:
+        if self._is_closed:
+            raise RuntimeError("the client is closed: open another, or close it later")
         return self._timeout_s if timeout_s is None else requests.check_timeout(timeout_s)
 
     async def _call(
@@ -318,6 +239,12 @@ class AsyncGeneratorClient:
                 return await method(
                     request, timeout=attempts.remaining_s, metadata=self._access.metadata(trace)
                 )
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                raise RequestCancelledError(
+                    "the client was closed", code=grpc.StatusCode.CANCELLED
+                ) from None
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error)
                 if pause_s is None:

@@ -1,20 +1,20 @@
 """The client for threads: each method is one call, made by `requests` and read by `responses`."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, Self, TypeVar, Unpack
+from collections.abc import Iterator, Sequence
+from typing import Self, TypeVar, Unpack
 
 import grpc
 
-from pad.v1 import generator_pb2, profile_pb2
+from pad.v1 import generator_pb2
 from pad.v1.generator_pb2_grpc import GeneratorServiceStub
 from pad.v1.profile_pb2_grpc import ProfileServiceStub
 from pad_client import requests, responses
 from pad_client.access import Access, AccessOptions
 from pad_client.addresses import grpc_target
-from pad_client.errors import InternalError, error_from_rpc
+from pad_client.errors import error_from_rpc
 from pad_client.retries import Attempts, RetryBudget
+from pad_client.token_stream import ResponseCall, TokenStream
 from pad_client.types import (
     Completion,
     GenerateOptions,
@@ -22,83 +22,10 @@ from pad_client.types import (
     Profile,
     ProfileHistory,
     ServerInfo,
-    Summary,
-    Token,
 )
 
 _RequestT = TypeVar("_RequestT")
 _ResponseT = TypeVar("_ResponseT")
-
-
-class _Call(Protocol):
-    """What the stream needs of gRPC's call."""
-
-    def __iter__(self) -> Iterator[generator_pb2.GenerateResponse]: ...
-    def cancel(self) -> bool: ...
-
-
-class TokenStream:
-    """The tokens of one answer as they are written, then its summary.
-
-    The RPC is cancelled, and its work on the server freed, by `close`, by leaving the `with`
-    block, and when the stream is no longer referenced (gRPC cancels a call that is collected).
-    """
-
-    def __init__(
-        self, start: Callable[[float], _Call], timeout_s: float, budget: RetryBudget
-    ) -> None:
-        self._start = start
-        self._attempts = Attempts(timeout_s, budget)
-        self._call = start(timeout_s)
-        self._has_begun = False
-        self._closed = threading.Event()
-        self._summary: Summary | None = None
-
-    @property
-    def summary(self) -> Summary:
-        """How the answer came about; there once the tokens are exhausted."""
-        if self._summary is None:
-            raise RuntimeError("the summary comes after the last token: read the stream first")
-        return self._summary
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Token:
-        while True:
-            try:
-                for response in self._call:
-                    self._has_begun = True
-                    event = responses.read_event(response)
-                    if isinstance(event, Token):
-                        return event
-                    self._summary = event
-                break
-            except grpc.RpcError as error:
-                self._start_again(error)
-        if self._summary is None:
-            raise InternalError("the server ended the stream without a summary")
-        raise StopIteration
-
-    def _start_again(self, error: grpc.RpcError) -> None:
-        """Send the call again if nothing has come of it yet, or raise."""
-        pause_s = None if self._has_begun else self._attempts.pause_s(error)
-        if pause_s is None or self._closed.wait(pause_s):
-            raise error_from_rpc(error) from error
-        self._call = self._start(self._attempts.remaining_s)
-        if self._closed.is_set():  # by another thread, meanwhile
-            self._call.cancel()
-
-    def close(self) -> None:
-        """Cancel the RPC unless it is complete."""
-        self._closed.set()
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 class GeneratorClient:
@@ -127,6 +54,7 @@ class GeneratorClient:
     ) -> None:
         self._timeout_s = requests.check_timeout(timeout_s)
         self._budget = RetryBudget()
+        self._is_closed = False
         self._access = Access(target, credentials, metadata, access)
         self._owned: grpc.Channel | None = None
         if isinstance(target, str | Sequence):
@@ -148,7 +76,7 @@ class GeneratorClient:
         request = requests.build_request(**options)
         trace = self._access.trace()  # of here, wherever the tokens are read
 
-        def start(remaining_s: float) -> _Call:
+        def start(remaining_s: float) -> ResponseCall:
             return self._generator.Generate(
                 request, timeout=remaining_s, metadata=self._access.metadata(trace)
             )
@@ -215,7 +143,7 @@ class GeneratorClient:
 
     def get_profile(self, user_id: str, *, timeout_s: float | None = None) -> Profile:
         """Return the user's profile."""
-        request = profile_pb2.GetProfileRequest(user_id=user_id)
+        request = requests.get_profile_request(user_id)
         return responses.read_profile(
             self._call(self._profiles.GetProfile, request, timeout_s).profile
         )
@@ -233,7 +161,7 @@ class GeneratorClient:
 
     def profile_history(self, user_id: str, *, timeout_s: float | None = None) -> ProfileHistory:
         """Return the revisions of the user's profile that are kept."""
-        request = profile_pb2.ListProfileRevisionsRequest(user_id=user_id)
+        request = requests.profile_history_request(user_id)
         return responses.read_history(
             self._call(self._profiles.ListProfileRevisions, request, timeout_s)
         )
@@ -277,6 +205,7 @@ class GeneratorClient:
     def close(self) -> None:
         """Close the channel if this client opened it; its running calls are cancelled."""
         if self._owned is not None:
+            self._is_closed = True
             self._owned.close()
 
     def __enter__(self) -> Self:
@@ -286,6 +215,8 @@ class GeneratorClient:
         self.close()
 
     def _deadline(self, timeout_s: float | None) -> float:
+        if self._is_closed:
+            raise RuntimeError("the client is closed: open another, or close it later")
         return self._timeout_s if timeout_s is None else requests.check_timeout(timeout_s)
 
     def _call(

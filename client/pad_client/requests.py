@@ -36,11 +36,34 @@ CHANNEL_OPTIONS = (
 )
 
 
+# gRPC counts nanoseconds since 1970 in 64 bits; with more than these hold a call expires at once.
+MAX_TIMEOUT_S = 1e9
+
+
 def check_timeout(timeout_s: float) -> float:
     """Return a call's timeout; no call goes without a deadline."""
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise InvalidRequestError(f"timeout_s: must be finite and > 0, got {timeout_s}")
+    if timeout_s > MAX_TIMEOUT_S:
+        raise InvalidRequestError(f"timeout_s: must be at most {MAX_TIMEOUT_S:g}, got {timeout_s}")
     return timeout_s
+
+
+def check_text(field: str, text: object) -> str:
+    """Return a text that the wire can carry.
+
+    Raises:
+        InvalidRequestError: It is no string, or holds half of a surrogate pair: the command line
+            has such where it is given bytes that are not UTF-8, and JSON can write them.
+    """
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{field}: must be a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        rule = f"must not hold half a character, has one at {error.start}"
+        raise InvalidRequestError(f"{field}: {rule}") from None
+    return text
 
 
 def build_request(
@@ -75,14 +98,14 @@ def build_request(
     if isinstance(stop, str):
         raise InvalidRequestError("stop: must be a list of strings, got one string")
     request = generator_pb2.GenerateRequest(
-        user_id=user_id,
+        user_id=check_text("user_id", user_id or ""),
         preferences=_write_preferences(preferences),
-        stop=stop,
+        stop=[check_text(f"stop[{index}]", text) for index, text in enumerate(stop)],
         preference_in_base_prompt=preference_in_base_prompt,
         ignore_end_of_turn=ignore_end_of_turn,
     )
     if prompt is not None:
-        request.prompt = prompt
+        request.prompt = check_text("prompt", prompt)
     if messages is not None:
         request.chat.CopyFrom(_write_chat(messages))
     for name, value in (
@@ -120,21 +143,32 @@ def put_profile_request(
 ) -> profile_pb2.PutProfileRequest:
     """Return the request that creates or replaces a profile."""
     request = profile_pb2.PutProfileRequest(
-        user_id=user_id,
+        user_id=check_text("user_id", user_id),
         preferences=_write_preferences(preferences),
-        beta=beta,
         erases_history=erase_history,
     )
+    if beta is not None:
+        _set(request, "beta", beta)
     if expected_revision is not None:
         _set(request, "expected_revision", expected_revision)
     return request
+
+
+def get_profile_request(user_id: str) -> profile_pb2.GetProfileRequest:
+    """Return the request for a profile."""
+    return profile_pb2.GetProfileRequest(user_id=check_text("user_id", user_id))
+
+
+def profile_history_request(user_id: str) -> profile_pb2.ListProfileRevisionsRequest:
+    """Return the request for a profile's revisions."""
+    return profile_pb2.ListProfileRevisionsRequest(user_id=check_text("user_id", user_id))
 
 
 def delete_profile_request(
     user_id: str, *, expected_revision: int | None
 ) -> profile_pb2.DeleteProfileRequest:
     """Return the request that erases a profile."""
-    request = profile_pb2.DeleteProfileRequest(user_id=user_id)
+    request = profile_pb2.DeleteProfileRequest(user_id=check_text("user_id", user_id))
     if expected_revision is not None:
         _set(request, "expected_revision", expected_revision)
     return request
@@ -144,7 +178,7 @@ def restore_profile_request(
     user_id: str, revision: int, *, expected_revision: int | None
 ) -> profile_pb2.RestoreProfileRequest:
     """Return the request that writes an earlier revision anew."""
-    request = profile_pb2.RestoreProfileRequest(user_id=user_id)
+    request = profile_pb2.RestoreProfileRequest(user_id=check_text("user_id", user_id))
     _set(request, "revision", revision)
     if expected_revision is not None:
         _set(request, "expected_revision", expected_revision)
@@ -177,10 +211,7 @@ def _write_message(index: int, message: Message | Mapping[str, str]) -> common_p
             f"got {found}"
         )
     for name, value in turn.items():
-        if not isinstance(value, str):
-            raise InvalidRequestError(
-                f"messages[{index}].{name}: must be a string, got {type(value).__name__}"
-            )
+        check_text(f"messages[{index}].{name}", value)
     return common_pb2.ChatMessage(role=turn["role"], content=turn["content"])
 
 
@@ -192,17 +223,24 @@ def _write_preferences(preferences: Sequence[str | Preference]) -> list[common_p
 
 def _write_preference(index: int, preference: object) -> common_pb2.Preference:
     if isinstance(preference, str):
-        return common_pb2.Preference(text=preference)
+        return common_pb2.Preference(text=check_text(f"preferences[{index}]", preference))
     if isinstance(preference, Preference):
-        return common_pb2.Preference(text=preference.text, weight=preference.weight)
+        text = check_text(f"preferences[{index}].text", preference.text)
+        message = common_pb2.Preference(text=text)
+        _set(message, "weight", preference.weight, field=f"preferences[{index}].weight")
+        return message
     found = type(preference).__name__
     raise InvalidRequestError(
         f"preferences[{index}]: must be a string or a Preference, got {found}"
     )
 
 
-def _set(request: object, name: str, value: float) -> None:
+def _set(message: object, name: str, value: float, field: str = "") -> None:
+    field = field or name
     try:
-        setattr(request, name, value)
+        setattr(message, name, value)
     except ValueError as error:
-        raise InvalidRequestError(f"{name}: out of the field's range, got {value}") from error
+        raise InvalidRequestError(f"{field}: out of the field's range, got {value}") from error
+    except TypeError:
+        got = type(value).__name__
+        raise InvalidRequestError(f"{field}: must be a number of its type, got {got}") from None

@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import grpc
-
 from generator_svc.engine.scorer import RewardContext
+from generator_svc.reward_client.connector import Metadata
 from generator_svc.reward_client.errors import unary_errors
 from generator_svc.reward_client.fleet import Fleet
 from generator_svc.reward_client.replica import Replica
 from generator_svc.reward_client.wire import pack_context, pack_ids
-from pad.v1 import reward_pb2
+from pad.v1 import reward_pb2, reward_pb2_grpc
+from svc_common.errors import ServiceError
 from svc_common.tracing import trace_metadata
 
 _LEAST_S = 0.001
@@ -75,11 +75,17 @@ class RewardCalls:
         return response.model_version, response.encoding
 
     async def forget(self, subjects: Sequence[bytes], timeout_s: float) -> bool:
-        """Have all known replicas drop what they keep of these users; say whether all did."""
+        """Have all known replicas drop what they keep of these users; say whether all did.
+
+        Those too that get no sessions now, as they failed or are about to stop: they keep as much.
+        """
         request = reward_pb2.ForgetRequest(subjects=subjects)
         replicas = self._fleet.replicas
-        asked = [replica for replica in replicas if replica.is_available]
-        told = await asyncio.gather(*(_forget(replica, request, timeout_s) for replica in asked))
+        asked = [replica for replica in replicas if replica.is_reached]
+        # The stubs of now: by its turn a replica may be lost.
+        told = await asyncio.gather(
+            *(_forget(replica.stub, replica.metadata, request, timeout_s) for replica in asked)
+        )
         return len(asked) == len(replicas) and all(told)
 
     async def _any_replica(
@@ -94,9 +100,15 @@ class RewardCalls:
         return replica, max(_LEAST_S, timeout_s - (time.monotonic() - started))
 
 
-async def _forget(replica: Replica, request: reward_pb2.ForgetRequest, timeout_s: float) -> bool:
+async def _forget(
+    stub: "reward_pb2_grpc.RewardServiceAsyncStub",
+    metadata: Metadata,
+    request: reward_pb2.ForgetRequest,
+    timeout_s: float,
+) -> bool:
     try:
-        await replica.stub.Forget(request, timeout=timeout_s, metadata=replica.metadata)
-    except grpc.aio.AioRpcError:
+        with unary_errors():
+            await stub.Forget(request, timeout=timeout_s, metadata=metadata)
+    except ServiceError:
         return False
     return True

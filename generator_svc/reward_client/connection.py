@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_S = (0.1, 2.0)  # first pause after a lost stream, and the longest
 INFO_TIMEOUT_S = 2.0
+HEALTH_INTERVAL_S = 0.2  # where it cannot be watched; a drain waits a moment longer than this
 
 
 class ConnectionEvents(Protocol):
@@ -47,11 +48,17 @@ class Connection:
         self._abort = asyncio.Event()
         self._stub: reward_pb2_grpc.RewardServiceAsyncStub | None = None
         self._is_serving = False
+        self._is_healthy: bool | None = None  # as it said last on this stream
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether it answered, and is not lost: unary calls can be made, though it may drain."""
+        return self._stub is not None
 
     @property
     def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
-        """For unary calls; only once the replica was reached."""
-        assert self._stub is not None, "replica was never connected"
+        """For unary calls; only while the replica is reached."""
+        assert self._stub is not None, "replica is not connected"
         return self._stub
 
     @property
@@ -84,6 +91,7 @@ class Connection:
                         extra={"address": self.address, "reason": str(reason)[:200]},
                     )
                 finally:
+                    self._stub = None
                     self._is_serving = False
                     self._events.disconnected()
             await asyncio.sleep(pause)
@@ -96,18 +104,19 @@ class Connection:
             ValueError: it is of no use to this generator.
         """
         stub = reward_pb2_grpc.RewardServiceStub(channel)
-        self._stub = stub
         info = await stub.GetServerInfo(
             reward_pb2.RewardServiceGetServerInfoRequest(),
             timeout=INFO_TIMEOUT_S,
             metadata=self.metadata,
         )
         self._events.connected(info)
+        self._stub = stub
 
     async def _serve(self, channel: grpc.aio.Channel) -> None:
         """Carry messages both ways until the stream, the replica's health or a step fails."""
         self._outgoing = asyncio.Queue()
         self._abort = asyncio.Event()
+        self._is_healthy = None
         stream = self.stub.Score(metadata=self.metadata)
         tasks = [
             asyncio.create_task(self._write(stream)),
@@ -140,13 +149,26 @@ class Connection:
         raise ValueError("stream was closed by the replica")
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
-        """Follow the replica's health."""
-        stub = health_pb2_grpc.HealthStub(channel)
-        async for response in stub.Watch(health_pb2.HealthCheckRequest(service="")):
-            is_serving = response.status == health_pb2.HealthCheckResponse.SERVING
-            self._is_serving = self._is_serving or is_serving
-            self._events.health_changed(is_serving=is_serving)
+        """Follow the replica's health; ask for it where as many watch it as may."""
+        stub, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+        try:
+            async for response in stub.Watch(request):
+                self._note_health(response)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            while True:
+                self._note_health(await stub.Check(request, timeout=INFO_TIMEOUT_S))
+                await asyncio.sleep(HEALTH_INTERVAL_S)
         await self._abort.wait()  # the stream's own end decides
+
+    def _note_health(self, response: health_pb2.HealthCheckResponse) -> None:
+        is_serving = response.status == health_pb2.HealthCheckResponse.SERVING
+        if is_serving == self._is_healthy:
+            return
+        self._is_healthy = is_serving
+        self._is_serving = self._is_serving or is_serving
+        self._events.health_changed(is_serving=is_serving)
 
 
 Stream = grpc.aio.StreamStreamCall[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]

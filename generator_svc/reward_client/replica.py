@@ -79,13 +79,18 @@ class Replica:
         return self._takes_sessions and self.breaker.allows
 
     @property
+    def is_reached(self) -> bool:
+        """Whether it can be asked, be it suspended or about to stop."""
+        return self.connection.is_reached
+
+    @property
     def is_suspended(self) -> bool:
         """Whether it is left alone because it failed several times."""
         return self.breaker.circuit is not Circuit.CLOSED
 
     @property
     def stub(self) -> "reward_pb2_grpc.RewardServiceAsyncStub":
-        """For unary calls; only while the replica is available."""
+        """For unary calls; only while the replica is reached, as an available one is."""
         return self.connection.stub
 
     @property

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
+from svc_common.lm.forgotten import Forgotten
 from svc_common.lm.partitions import owner_of, partition_of
 from svc_common.lm.prefix_tree import PrefixTree, TokenIds, num_bytes
 from svc_common.lm.runner import SlotRunner
@@ -17,8 +18,6 @@ from svc_common.lm.slots import Row
 
 BLOCK = 16  # tokens; what is shorter is run sooner than looked after
 MAX_SEEN_BLOCKS = 1 << 16
-BARRED_S = 600.0  # requests of a user that were under way while it was erased end in that time
-MAX_BARRED = 1 << 17  # users who were erased in that time; of more nobody knows who they are
 
 
 class PrefixCache:
@@ -43,8 +42,7 @@ class PrefixCache:
         self.max_bytes = max_bytes
         self.max_age_s = max_age_s
         self._clock = clock
-        self._barred: dict[bytes, float] = {}  # owners who were forgotten, until when; in order
-        self._all_barred_until = -math.inf  # so many were that all users count as such
+        self._forgotten = Forgotten(clock)
         self._hash_block = hash_block
         self._tree = PrefixTree()
         self._seen: OrderedDict[int, None] = OrderedDict()  # hashes of blocks, oldest first
@@ -95,7 +93,7 @@ class PrefixCache:
             owner: of whom `forget` may be told; nothing is kept for one who was just forgotten.
         """
         root = (row.group, partition_of(owner))
-        if not self.max_bytes or self._is_barred(owner):
+        if not self.max_bytes or owner in self._forgotten:
             return
         if not self._token_bytes:
             self._token_bytes = num_bytes(runner.read(row, 1))
@@ -114,27 +112,15 @@ class PrefixCache:
 
     def forget(self, owners: Iterable[bytes]) -> None:
         """Drop what was kept for these owners alone, and keep nothing for them for a while."""
-        now = self._clock()
+        owners = list(owners)
         for owner in owners:
             self._tree.forget(owner)
-            self._barred.pop(owner, None)
-            self._barred[owner] = now + BARRED_S
-        if len(self._barred) > MAX_BARRED:
-            self._barred.clear()
-            self._all_barred_until = now + BARRED_S
+        self._forgotten.add(owners)
 
     def drop_old(self) -> None:
         """Drop what is too old; a beginning goes when all that begin with it are."""
-        now = self._clock()
-        self._tree.drop_made_before(now - self.max_age_s)
-        while self._barred and (oldest := next(iter(self._barred.items())))[1] <= now:
-            del self._barred[oldest[0]]
-
-    def _is_barred(self, owner: bytes) -> bool:
-        now = self._clock()
-        if owner_of(owner) and now < self._all_barred_until:
-            return True
-        return self._barred.get(owner, -math.inf) > now
+        self._tree.drop_made_before(self._clock() - self.max_age_s)
+        self._forgotten.drop_old()
 
     def clear(self) -> None:
         """Drop everything."""

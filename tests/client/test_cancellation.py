@@ -83,3 +83,23 @@ async def test_cancelling_the_waiting_task_cancels_on_the_server(
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await asyncio.wait_for(fake.cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("kind", ["stream", "whole"])
+async def test_closing_the_client_ends_its_calls_and_cancels_no_task(
+    address: str, fake: FakeServer, kind: str
+) -> None:
+    """Whoever awaited one of them read that its own task was cancelled."""
+    fake.hang_after = 1
+    client = AsyncGeneratorClient(address)
+    if kind == "stream":
+        stream = client.generate(prompt="Hi")
+        await anext(stream)
+        waiting: asyncio.Future[object] = asyncio.ensure_future(anext(stream))
+    else:
+        waiting = asyncio.ensure_future(client.complete(prompt="Hi"))
+        await asyncio.wait_for(fake.called.wait(), 5)
+    await asyncio.sleep(0)
+    await client.aclose()
+    with pytest.raises(pad_client.RequestCancelledError):
+        await waiting

@@ -1,12 +1,15 @@
 """The `pad` command against the fake server."""
 
+import errno
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import grpc
 import pytest
+import typer
 
 from pad.v1 import common_pb2, generator_pb2
 from pad_client.cli.console import program
@@ -229,3 +232,17 @@ async def test_info_shows_limits_and_replicas(pad: Pad) -> None:
     assert "demo-base" in shown
     assert "127.0.0.1:50052" in shown
     assert json.loads((await pad("info", "--json")).stdout)["max_top_k"] == 100
+
+
+async def test_a_disk_that_is_full_is_told_in_one_line(
+    pad: Pad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a traceback of forty lines."""
+
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(typer, "echo", no_space)
+    result = await pad("generate", "Hello")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == "pad: No space left on device"

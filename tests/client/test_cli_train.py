@@ -24,6 +24,7 @@ def test_the_trainer_gets_recipe_and_settings_and_its_status_is_pads(
 ) -> None:
     (tmp_path / "fake_trainer.py").write_text(FAKE_TRAINER)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(train_command, "_MODULE", "fake_trainer")
     result = CliRunner().invoke(
         app,

@@ -1,6 +1,7 @@
 """Both clients against the fake server: one body of tests for the two."""
 
 import asyncio
+import gc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -195,7 +196,31 @@ async def test_every_call_carries_a_deadline(client: Any, fake: FakeServer) -> N
     assert fake.time_remaining_s[1] < 4
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
+async def test_a_closed_client_says_so(address: str, recwarn: pytest.WarningsRecorder) -> None:
+    """gRPC's own errors said nothing of it, and its stream failed once more when it was dropped."""
+    loop = AsyncGeneratorClient(address)
+    await loop.aclose()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        await loop.complete(prompt="Hi")
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        loop.generate(prompt="Hi")
+    threads = GeneratorClient(address)
+    threads.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        threads.server_info()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        threads.generate(prompt="Hi")
+    async with grpc.aio.insecure_channel(address) as channel:
+        lent = AsyncGeneratorClient(channel)
+        await lent.aclose()
+        await lent.server_info()  # the channel is its caller's to close
+    with pytest.raises(grpc.aio.UsageError):
+        lent.generate(prompt="Hi")
+    gc.collect()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), 1e10])
 async def test_timeout_that_is_none_is_refused(client: Any, timeout_s: float) -> None:
     with pytest.raises(InvalidRequestError, match="timeout_s"):
         await client.complete(prompt="Hi", timeout_s=timeout_s)
@@ -208,7 +233,7 @@ async def test_closing_the_client_closes_only_what_it_opened(address: str) -> No
         await AsyncGeneratorClient(channel).server_info()
     async with AsyncGeneratorClient(address) as client:
         await client.server_info()
-    with pytest.raises(grpc.aio.UsageError):
+    with pytest.raises(RuntimeError, match="the client is closed"):
         await client.server_info()
 
 

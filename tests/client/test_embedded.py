@@ -18,12 +18,26 @@ from pad_client import GeneratorClient
 from pad_client.embedded import (
     EmbeddedStack,
     StackError,
+    StackOptions,
     StartProgress,
     default_models_dir,
     find_redis_server,
 )
 from tests.client.fake_server import GUIDED_TOKENS
 from tests.client.stack_options import ROOT, fake_options
+
+
+def test_modules_of_the_folder_where_somebody_stands_are_not_run(tmp_path: Path) -> None:
+    """A file `redis.py` there ended the start; whatever it held was run."""
+    for name in ("uvicorn", "grpc", "edge_svc"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    options = StackOptions()
+    commands = (options.generator_command, options.reward_command, options.playground_command)
+    assert all(command[:2] == options.edge_command[:2] for command in commands)
+    ended = subprocess.run(
+        options.edge_command, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "EDGE_GENERATOR: must be set" in ended.stderr
 
 
 def _wait_for_end(pid: int, timeout_s: float = 20) -> bool:

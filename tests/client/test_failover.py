@@ -219,6 +219,24 @@ def test_targets(target: str | list[str], expected: str) -> None:
     assert grpc_target(target) == expected
 
 
+@pytest.mark.parametrize(
+    ("target", "rule"),
+    [
+        ("", "must be host:port, got ''"),
+        (["10.0.0.1:1", ""], "must be host:port, got ''"),
+        ("http://127.0.0.1:50051", "must be host:port without a scheme, got 'http://127"),
+        ("127.0.0.1:99999", "must have a port of 1..65535, got '127.0.0.1:99999'"),
+        ("dns:///pad:65536", "must have a port of 1..65535, got 'dns:///pad:65536'"),
+        ("10.0.0.1:1,10.0.0.2:70000", "must have a port of 1..65535, got '10.0.0.2:70000'"),
+    ],
+)
+def test_what_is_no_address_is_refused(target: str | list[str], rule: str) -> None:
+    """gRPC called port 34463 for 99999."""
+    with pytest.raises(pad_client.InvalidRequestError) as caught:
+        grpc_target(target)
+    assert str(caught.value).startswith(f"target: {rule}")
+
+
 @pytest.mark.parametrize("target", ["a:1,b:2", "10.0.0.1:1,10.0.0.2", "10.0.0.1:1,[::1]:1", []])
 def test_targets_that_grpc_could_not_balance_are_refused(target: str | list[str]) -> None:
     with pytest.raises(pad_client.InvalidRequestError, match="target: "):

@@ -17,7 +17,7 @@ TYPES = {
     "AsyncTokenStream": "TokenStream",
     "AsyncIterator": "Iterator",
     "grpc.aio._base_channel.": "grpc.",
-    "pad_client.aio.": "pad_client.client.",
+    "pad_client.aio_token_stream.": "pad_client.token_stream.",
 }
 # Where the two must differ, in docstrings.
 WORDS = {

@@ -1,5 +1,7 @@
 """What the client checks itself, and its words against those of the contract."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, get_type_hints
 
 import pytest
@@ -12,12 +14,20 @@ from pad_client import (
     GenerateOptions,
     InvalidRequestError,
     Message,
+    Preference,
     Priority,
     ReferenceMode,
     Strategy,
 )
 from pad_client.enums import enum_member
-from pad_client.requests import build_request
+from pad_client.requests import (
+    build_request,
+    delete_profile_request,
+    get_profile_request,
+    profile_history_request,
+    put_profile_request,
+    restore_profile_request,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +52,23 @@ from pad_client.requests import build_request
         ),
         ({"prompt": "a", "top_k": -1}, "top_k: out of the field's range, got -1"),
         ({"prompt": "a", "seed": 2**64}, "seed: out of the field's range"),
+        ({"prompt": "a", "beta": "1"}, "beta: must be a number of its type, got str"),
+        ({"prompt": "a", "top_k": 1.5}, "top_k: must be a number of its type, got float"),
+        (
+            {"prompt": "a", "preferences": [Preference("a", None)]},
+            r"preferences\[0\].weight: must be a number of its type, got NoneType",
+        ),
+        ({"prompt": "a\ud83d"}, "prompt: must not hold half a character, has one at 1"),
+        ({"messages": [Message("user", "\udcff")]}, r"messages\[0\].content: must not hold half"),
+        ({"prompt": "a", "preferences": ["\ud83d"]}, r"preferences\[0\]: must not hold half"),
+        (
+            {"prompt": "a", "preferences": [Preference("ab\ud83d", 1.0)]},
+            r"preferences\[0\].text: must not hold half a character, has one at 2",
+        ),
+        ({"prompt": "a", "stop": ["b", "\ud83d"]}, r"stop\[1\]: must not hold half"),
+        ({"prompt": "a", "stop": [1]}, r"stop\[0\]: must be a string, got int"),
+        ({"prompt": "a", "user_id": "\udcff"}, "user_id: must not hold half a character"),
+        ({"prompt": b"a"}, "prompt: must be a string, got bytes"),
         ({"prompt": "a", "strategy": "best"}, "strategy: must be one of base, prompt, pad, "),
         ({"prompt": "a", "fallback": "never"}, "fallback: must be one of fail, unguided, got"),
     ],
@@ -49,6 +76,30 @@ from pad_client.requests import build_request
 def test_what_the_wire_cannot_carry_is_refused(options: Any, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         build_request(**options)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        get_profile_request,
+        profile_history_request,
+        partial(delete_profile_request, expected_revision=None),
+        partial(restore_profile_request, revision=1, expected_revision=None),
+        partial(
+            put_profile_request,
+            preferences=["a"],
+            beta=None,
+            expected_revision=None,
+            erase_history=False,
+        ),
+    ],
+)
+def test_user_ids_that_the_wire_cannot_carry_are_refused(build: Callable[[Any], object]) -> None:
+    """Bytes on the command line that are not UTF-8 ended in a traceback that quoted them."""
+    with pytest.raises(InvalidRequestError, match="user_id: must not hold half a character"):
+        build("ann\udcff")
+    with pytest.raises(InvalidRequestError, match="user_id: must be a string, got NoneType"):
+        build(None)
 
 
 def test_messages_may_be_plain_mappings() -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from colocated_svc.__main__ import Pair, build
 from colocated_svc.loading import load_both
+from colocated_svc.queries import ColocatedQueries
 from colocated_svc.settings import load_both_settings
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.engine import Engine
@@ -30,6 +31,7 @@ from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.tokenizer import TextStream, Tokenizer
+from svc_common.lm.tokenizing import Tokenizing
 from svc_common.preference_prompt import ChatMessage, add_preference
 from tests.generator_svc.fake_scorer import NaiveScorer
 from tests.tiny_model import save_tiny_model, tiny_model
@@ -107,6 +109,11 @@ class Writer:
 @dataclass
 class RunningPair(Writer):
     pair: Pair
+    tokenizing: Tokenizing
+
+    @property
+    def queries(self) -> ColocatedQueries:
+        return ColocatedQueries(self.pair.cache, self.pair.scorer, self.tokenizing)
 
     @property
     def num_used(self) -> int:
@@ -120,7 +127,7 @@ async def colocated(variables: dict[str, str], **changes: object) -> AsyncIterat
     changed = {name: str(value) for name, value in changes.items()}
     settings, reward_settings = load_both_settings(variables | changed)
     _, model = load_both(settings, reward_settings)
-    thread, registry = ModelThread(1), CollectorRegistry()
+    thread, registry, tokenizing = ModelThread(1), CollectorRegistry(), Tokenizing()
     pair = build(
         settings,
         reward_settings,
@@ -129,13 +136,15 @@ async def colocated(variables: dict[str, str], **changes: object) -> AsyncIterat
         thread,
         Scheduler(num_slots=settings.num_slots, max_waiting=settings.max_waiting),
         GeneratorMetrics(registry),
+        tokenizing,
     )
     loops = [asyncio.create_task(pair.engine.run()), asyncio.create_task(pair.scorer.work.run())]
     try:
-        yield RunningPair(pair.engine, model.tokenizer, pair)
+        yield RunningPair(pair.engine, model.tokenizer, pair, tokenizing)
     finally:
         await end(loops)
         thread.close()
+        tokenizing.close()
 
 
 @asynccontextmanager

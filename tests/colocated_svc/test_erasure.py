@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from colocated_svc.queries import ColocatedQueries
 from generator_svc.engine.sequence import GenerationParams
 from tests.colocated_svc.pair import RunningPair, colocated, guided, ids
 
@@ -35,7 +34,7 @@ async def test_erased_users_prefixes_go_and_answers_stay_the_same(
         assert num_of_ann > 0
         assert await write(pair, b"bob") == first  # from the cache, which is bob's now too
         await thread.run(prefixes.forget, [b"ann"])
-        assert await ColocatedQueries(pair.pair.cache, pair.pair.scorer).forget([b"ann"], 1.0)
+        assert await pair.queries.forget([b"ann"], 1.0)
         assert prefixes.num_tokens == num_of_ann
         await thread.run(prefixes.forget, [b"bob"])
         assert prefixes.num_tokens == 0

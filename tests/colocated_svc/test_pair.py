@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from colocated_svc.queries import ColocatedQueries
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext
 from generator_svc.engine.sequence import GenerationParams
@@ -280,10 +279,9 @@ async def test_whole_answers_are_scored_by_the_sum_over_their_tokens(
     context = guided("hello", "Be kind.", "Rhyme.", reference=reference).reward_context
     assert context is not None
     async with colocated(variables, REWARD_NUM_SLOTS=2, GENERATOR_NUM_SLOTS=1) as running:
-        queries = ColocatedQueries(running.pair.cache, running.pair.scorer)
         other = guided("other", "a", "b", max_tokens=40)
         (version, rewards), _ = await asyncio.gather(
-            queries.score_sequences(context, answers, 60.0), running.write("other", other)
+            running.queries.score_sequences(context, answers, 60.0), running.write("other", other)
         )
         assert version == running.pair.cache.model.version
         await running.write("z", PARAMS)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from edge_svc.generator import open_line, passes_tokens
+from edge_svc.open_connections import OpenConnections
 from edge_svc.server import server_config
 from edge_svc.settings import EdgeSettings
 from generator_svc.access import check_access as check_generator
@@ -158,7 +159,7 @@ async def test_the_edge_takes_its_files_as_explained_and_reaches_the_generator(s
         for variable, value in services["edge"]["environment"].items()
     }
     settings = load_settings(EdgeSettings, "EDGE_", environment)
-    assert server_config(settings, None).ssl is not None
+    assert server_config(settings, None, OpenConnections(2)).ssl is not None
     async with open_line(settings):
         assert passes_tokens(settings)
     (address,) = settings.generator

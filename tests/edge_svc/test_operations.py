@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from edge_svc.generator import open_line, passes_tokens
+from edge_svc.open_connections import OpenConnections
 from edge_svc.server import server_config
 from edge_svc.settings import EdgeSettings
 from pad_client.embedded import EmbeddedStack
@@ -44,6 +45,10 @@ def connect(url: str) -> openai.OpenAI:
 def test_probes_answer_without_a_token(address: str) -> None:
     assert get(address, "/healthz")[:2] == (200, "ok\n")
     assert get(address, "/readyz")[:2] == (200, "ok\n")
+    for path in ("/healthz", "/readyz"):  # as some balancers ask
+        request = urllib.request.Request(f"http://{address}{path}", method="HEAD")
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert (response.status, response.read()) == (200, b"")
 
 
 def test_metrics_count_requests_by_route_and_status(
@@ -209,7 +214,7 @@ def test_a_wrong_setting_stops_the_start_with_its_name_rule_and_value(
 async def test_keys_that_cannot_be_used_are_named(settings: dict[str, str], text: str) -> None:
     wrong = EdgeSettings(generator=("127.0.0.1:1",), **settings)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=text):  # noqa: PT012 - of either half
-        server_config(wrong, None)
+        server_config(wrong, None, OpenConnections(2))
         async with open_line(wrong):
             pass
 

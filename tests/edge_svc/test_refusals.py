@@ -156,6 +156,8 @@ def test_a_body_too_large_is_refused(client: openai.OpenAI) -> None:
         (b"[]", {}, 400, "invalid_json"),
         (b"", {}, 400, "invalid_json"),
         (b"{}", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        (b"{}", {"content-encoding": "gzip"}, 415, "unsupported_media_type"),
+        (b"{}", {"content-encoding": "identity"}, 400, "missing_required_parameter"),
         (b"{}", {}, 400, "missing_required_parameter"),
     ],
     ids=lambda value: str(value)[:30],

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.suites.memory import rss_bytes
 from pad.v1 import common_pb2, generator_pb2, reward_pb2
 from pad_client.embedded import EmbeddedStack
+from reward_svc.wire import MAX_OPENINGS
 from tests.fuzz.campaign import check_unharmed
 from tests.fuzz.probes import fingerprint
 from tests.fuzz.runner import OPTIONS
@@ -19,7 +20,7 @@ from tests.fuzz.stall_watch import StallWatch
 from tests.fuzz.tiny_stack import SERVICES, complaints
 from tests.fuzz.values import pack
 
-MAX_STALL_S = 4.0  # 0.1 to 0.2 s where the machine is free; it was over a minute
+MAX_STALL_S = 4.0  # 0.05 s where the machine is free; it was over a minute
 MAX_GROWTH_MIB = 300
 SCORE = "/pad.v1.RewardService/Score"
 SEQUENCES = "/pad.v1.RewardService/ScoreSequences"
@@ -37,6 +38,12 @@ def context(encoding: bytes = b"", prompt: str = "The sea") -> reward_pb2.Reward
         preferences=[reward_pb2.EncodedPreference(preference=preference, encoding=encoding)],
         reference=common_pb2.REFERENCE_MODE_BACKBONE,
     )
+
+
+def turns(count: int) -> reward_pb2.RewardContext:
+    """Return a conversation of which each turn takes two bytes."""
+    chat = common_pb2.Chat.FromString(b"\x0a\x00" * count)
+    return reward_pb2.RewardContext(chat=chat)
 
 
 def opening(mark: str, **fields: object) -> reward_pb2.SessionOpen:
@@ -65,7 +72,10 @@ def to_reward(mark: str) -> Iterator[tuple[str, str, list[bytes]]]:
     score = {
         "closings": [reward_pb2.ScoreRequest(closes=[1] * 3_000_000)],
         "openings of nothing": [EMPTY_OPENING * 1_900_000],
-        "as many openings of nothing as are read": [EMPTY_OPENING * ROWS] * 4,
+        "as many openings of nothing as are read": [EMPTY_OPENING * MAX_OPENINGS] * 4,
+        "turns of nothing": [
+            reward_pb2.ScoreRequest(opens=[opening(mark, context=turns(1_900_000))])
+        ],
         "openings of long prompts": [
             reward_pb2.ScoreRequest(opens=[opening(mark, context=fat)] * 64)
         ],

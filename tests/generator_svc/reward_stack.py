@@ -31,7 +31,8 @@ from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream
 from svc_common.lm.transformers_forward import TransformersForward
 from svc_common.preference_prompt import ChatMessage
-from svc_common.server import ServerOptions, bind, new_server
+from svc_common.server import bind, new_server
+from svc_common.server_options import ServerOptions
 from tests.generator_svc.silent_observer import SilentObserver
 from tests.generator_svc.test_engine import CONTEXT_LENGTH, TOKENIZER, QuietObserver
 from tests.reward_svc.replica import Replica, running_replica

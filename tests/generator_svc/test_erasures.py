@@ -32,6 +32,7 @@ from tests.tcp_proxy import tcp_proxy
 from tests.tiny_model import tiny_model
 
 ANN, BOB = subject_of(user_tag("t", "ann")), subject_of(user_tag("t", "bob"))
+SWEEP_S = 0.01
 
 
 async def test_all_processes_hear_whose_caches_to_clear_and_not_who_it_is(redis_url):
@@ -195,6 +196,7 @@ class Caches:
     replicas: Replicas
     erasures: Erasures
     told: list = field(default_factory=list)
+    under_way: list = field(default_factory=list)
     num_tokens: int = -1
 
     def erased(self, num_users, *, is_complete):
@@ -211,7 +213,15 @@ class Caches:
 async def caches(max_age_s=3600.0):
     thread, prefixes = ModelThread(1), PrefixCache(1 << 20, max_age_s=max_age_s)
     its = Caches(new_runner("lean", tiny_model()), prefixes, Replicas(), None)
-    its.erasures = Erasures(thread, prefixes, its.replicas, its, its, sweep_interval_s=0.01)
+    its.erasures = Erasures(
+        thread,
+        prefixes,
+        its.replicas,
+        its,
+        its,
+        users_under_way=lambda: its.under_way,
+        sweep_interval_s=SWEEP_S,
+    )
     running = asyncio.create_task(its.erasures.run())
     try:
         yield its
@@ -240,6 +250,32 @@ async def test_erasure_clears_this_process_and_the_replicas():
         assert its.prefixes.num_tokens == 0
 
 
+async def test_a_replica_that_missed_an_erasure_is_told_when_it_is_back():
+    """It kept what it knew of the user until that was an hour old."""
+    async with caches() as its:
+        its.replicas.is_complete = False
+        await its.erasures.forget(ANN)
+        its.erasures.note_erasure(BOB)
+
+        async def has_tried_again():
+            return sorted(its.replicas.asked[-1]) == sorted([ANN, BOB])
+
+        await until(has_tried_again)
+        its.replicas.is_complete = True
+        await until_silent(its.replicas)
+        assert sorted(its.replicas.asked[-1]) == sorted([ANN, BOB])
+        assert its.told == [(1, False), (1, False)]  # each erasure is counted once
+
+
+async def until_silent(replicas):
+    """Return once a sweep has gone by in which nobody was asked."""
+    while True:
+        num_asked = len(replicas.asked)
+        await asyncio.sleep(5 * SWEEP_S)
+        if len(replicas.asked) == num_asked:
+            return
+
+
 async def test_after_a_gap_nothing_is_kept_of_anybody():
     async with caches() as its:
         its.read(1, ANN)
@@ -249,6 +285,23 @@ async def test_after_a_gap_nothing_is_kept_of_anybody():
             return its.num_tokens == 0
 
         await until(is_empty)
+
+
+async def test_answers_under_way_in_a_gap_keep_nothing_as_their_user_may_be_erased():
+    """One that ended behind the gap put its prompt back, and nobody would have told again."""
+    async with caches() as its:
+        its.read(1, ANN)
+        its.under_way = [ANN]
+        its.erasures.note_gap()
+
+        async def is_empty():
+            return its.num_tokens == 0
+
+        await until(is_empty)
+        its.read(1, ANN)
+        assert its.prefixes.num_tokens == 0
+        its.read(2, BOB)  # who came later: his profile was read anew
+        assert its.prefixes.num_tokens == len(prompt(2))
 
 
 async def test_more_erasures_than_can_be_remembered_are_as_good_as_all():

@@ -14,7 +14,8 @@ from pad.v1 import profile_pb2 as pb
 from svc_common.callers import Caller, everyone_is
 from svc_common.errors import InvalidRequestError
 from svc_common.health import Health
-from svc_common.server import ServerOptions, bind, new_server
+from svc_common.server import bind, new_server
+from svc_common.server_options import ServerOptions
 from tests.generator_svc.store_watch import opened
 
 SECRET = "kettle songs"

@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,12 @@ def test_logs_name_routes_and_no_person_and_the_end_is_in_good_order() -> None:
     assert {"/api/profiles/get", "other"} <= {each.get("route") for each in events}
     assert events[-1]["event"] == "stopped"
     assert "alice" not in str(events)
+
+
+def test_silent_connections_keep_the_page_from_nobody() -> None:
+    limits = {"PLAYGROUND_MAX_CONNECTIONS": "3", "PLAYGROUND_MAX_REQUESTS": "2"}
+    with running_playground("127.0.0.1:1", **limits) as (_, crowded), ExitStack() as opened:
+        host, port = crowded.split(":")
+        for _ in range(9):
+            opened.enter_context(socket.create_connection((host, int(port))))
+        assert ask(crowded, "/").status == 200

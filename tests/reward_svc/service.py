@@ -16,7 +16,8 @@ from reward_svc.model import PersRM
 from reward_svc.prompts import RewardContext
 from reward_svc.servicer import RewardServicer
 from svc_common.health import Health
-from svc_common.server import ServerOptions, bind, new_server
+from svc_common.server import bind, new_server
+from svc_common.server_options import ServerOptions
 from tests.reward_svc.replica import Replica, running_replica
 
 OPTIONS = ServerOptions("REWARD_", listen="127.0.0.1:0", metrics_port=0, drain_s=5.0)

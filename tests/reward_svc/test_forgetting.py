@@ -1,6 +1,7 @@
 """A replica forgets users who were erased: prefixes, vectors, and what is still under way."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import grpc
@@ -15,6 +16,7 @@ from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.preference_prompt import ChatMessage
 from tests.reward_svc.replica import context, running_replica
 from tests.reward_svc.service import Service, running_service
+from tests.reward_svc.test_expired_work import Busy
 
 ANN, BOB = b"ann", b"bob"
 CANARY = "Sing of canaries that nobody else has heard of."
@@ -24,6 +26,11 @@ SHARED = "Be kind to all."  # other tests of the same models have wishes without
 def request(number: int, *texts: str) -> RewardContext:
     chat = (ChatMessage("user", f"Question {number}?"),)
     return context(*((text, 1.0) for text in texts), prompt=chat)
+
+
+def encode_request(text: str, subject: bytes) -> reward_pb2.EncodePreferenceRequest:
+    preference = common_pb2.Preference(text=text)
+    return reward_pb2.EncodePreferenceRequest(preference=preference, subject=subject)
 
 
 async def num_cached(service: Service, what: RewardContext, subject: bytes) -> int:
@@ -65,17 +72,13 @@ async def test_answer_under_way_keeps_nothing_after_its_user_was_erased(model: P
         await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[ANN]))
         tokens = service.replica.sample("pad_reward_prefix_cache_tokens")
         await num_cached(service, request(2, CANARY), ANN)
-        encode = reward_pb2.EncodePreferenceRequest(subject=ANN)
-        encode.preference.CopyFrom(common_pb2.Preference(text=CANARY))
-        await service.stub.EncodePreference(encode)
+        await service.stub.EncodePreference(encode_request(CANARY, ANN))
         assert service.replica.sample("pad_reward_prefix_cache_tokens") == tokens
 
 
 async def test_encoded_preference_is_forgotten(model: PersRM) -> None:
     async with running_service(model) as service:
-        encode = reward_pb2.EncodePreferenceRequest(subject=ANN)
-        encode.preference.CopyFrom(common_pb2.Preference(text=CANARY))
-        await service.stub.EncodePreference(encode)
+        await service.stub.EncodePreference(encode_request(CANARY, ANN))
         assert service.replica.cache.prefixes.num_tokens > 0
         await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[ANN]))
         assert service.replica.cache.prefixes.num_tokens == 0
@@ -96,6 +99,60 @@ async def test_vectors_are_forgotten_with_their_last_user(
         assert (b"", SHARED) in kept
         await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[BOB]))
         assert (b"", SHARED) not in kept
+
+
+@pytest.mark.parametrize("conditioning", [Conditioning.VECTOR, Conditioning.BOTH])
+@pytest.mark.parametrize("way", ["encoding", "session"])
+async def test_what_waited_while_its_user_was_erased_leaves_nothing(
+    models: dict[Conditioning, PersRM], conditioning: Conditioning, way: str
+) -> None:
+    """Its vector was kept for up to an hour: only what was there already was forgotten."""
+    model, wish = models[conditioning], f"Whistle ({way})."
+    hers, his = f"{way} of hers".encode(), f"{way} of his".encode()
+    assert model.vectors is not None
+    async with running_service(model) as service:
+        batcher, thread = service.replica.batcher, service.replica.forgetting._thread
+        busy = Busy(batcher)
+        await busy.begin()
+        asked: Awaitable[object] = (
+            service.stub.EncodePreference(encode_request(wish, hers))
+            if way == "encoding"
+            else num_cached(service, request(1, wish), hers)
+        )
+        work = asyncio.ensure_future(asked)
+        while batcher.intake.is_empty and len(batcher._jobs) < 2:
+            await service.free_slots()  # an RPC round trip each time
+        forgetting = asyncio.ensure_future(
+            service.stub.Forget(reward_pb2.ForgetRequest(subjects=[hers]))
+        )
+        while thread._num_unfinished < 2:
+            await service.free_slots()
+        await busy.end()
+        await asyncio.gather(work, forgetting)
+        assert (b"", wish) not in model.vectors._kept
+        assert service.replica.cache.prefixes.num_tokens == 0
+        # Nor is she an owner of what somebody else's request keeps meanwhile.
+        await num_cached(service, request(2, wish), his)
+        assert (b"", wish) in model.vectors._kept
+        await num_cached(service, request(3, wish), hers)
+        await service.stub.Forget(reward_pb2.ForgetRequest(subjects=[his]))
+        assert (b"", wish) not in model.vectors._kept
+
+
+async def test_an_encoding_whose_caller_gave_up_is_not_made(
+    models: dict[Conditioning, PersRM],
+) -> None:
+    model, wish = models[Conditioning.VECTOR], "Hum."
+    assert model.vectors is not None
+    async with running_service(model) as service:
+        busy = Busy(service.replica.batcher)
+        await busy.begin()
+        with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
+            await service.stub.EncodePreference(encode_request(wish, BOB), timeout=0.2)
+        await service.free_slots()  # a call later the server has noticed, too
+        await busy.end()
+        await service.replica.settle()
+        assert (b"", wish) not in model.vectors._kept
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pad.v1 import reward_pb2
 from reward_svc.messages import CommitRows
 from reward_svc.model import PersRM
 from reward_svc.stream import MAX_UNREAD_ANSWERS
-from reward_svc.wire import MAX_ROWS
+from reward_svc.wire import MAX_OPENINGS, MAX_ROWS
 from svc_common.errors import OverloadedError
+from svc_common.message_fields import MAX_FIELDS, QUICK_BYTES
 from tests.reward_svc.replica import BRIEF, running_replica
 from tests.reward_svc.service import Service, candidate_rows, commit_rows, pack, running_service
 
@@ -17,20 +18,38 @@ COMMITS = commit_rows(*[(1, 0, 7)] * TOO_MANY)
 
 
 @pytest.mark.parametrize(
-    ("field", "message"),
+    ("rule", "message"),
     [
-        ("closes", reward_pb2.ScoreRequest(closes=[1] * TOO_MANY)),
-        ("opens", reward_pb2.ScoreRequest(opens=[reward_pb2.SessionOpen()] * TOO_MANY)),
-        ("commits.sessions", reward_pb2.ScoreRequest(commits=COMMITS)),
-        ("tentative_commits.sessions", reward_pb2.ScoreRequest(tentative_commits=COMMITS)),
         (
-            "candidates.sessions",
+            f"closes: must have at most {MAX_ROWS} entries, got {TOO_MANY}",
+            reward_pb2.ScoreRequest(closes=[1] * TOO_MANY),
+        ),
+        (
+            f"opens: must have at most {MAX_OPENINGS} entries, got {MAX_OPENINGS + 1}",
+            reward_pb2.ScoreRequest(opens=[reward_pb2.SessionOpen()] * (MAX_OPENINGS + 1)),
+        ),
+        (
+            f"commits.sessions: must have at most {MAX_ROWS} entries, got {TOO_MANY}",
+            reward_pb2.ScoreRequest(commits=COMMITS),
+        ),
+        (
+            f"tentative_commits.sessions: must have at most {MAX_ROWS} entries, got {TOO_MANY}",
+            reward_pb2.ScoreRequest(tentative_commits=COMMITS),
+        ),
+        (
+            f"candidates.sessions: must have at most {MAX_ROWS} entries, got {TOO_MANY}",
             reward_pb2.ScoreRequest(candidates=candidate_rows(*[(1, 0, [7])] * TOO_MANY)),
         ),
+        (
+            f"request: must have at most {MAX_FIELDS} fields, those of messages in it included,"
+            f" got more in {2 * QUICK_BYTES} bytes",
+            reward_pb2.ScoreRequest(opens=[reward_pb2.SessionOpen()] * QUICK_BYTES),
+        ),
     ],
+    ids=["closes", "opens", "commits", "tentative commits", "candidates", "fields"],
 )
 async def test_more_than_a_message_may_ask_for_ends_the_stream(
-    model: PersRM, field: str, message: reward_pb2.ScoreRequest
+    model: PersRM, rule: str, message: reward_pb2.ScoreRequest
 ) -> None:
     """A message of 2 MB, all of it sessions to open, stopped the service for a minute."""
     async with running_service(model) as service:
@@ -38,8 +57,7 @@ async def test_more_than_a_message_may_ask_for_ends_the_stream(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        expected = f"{field}: must have at most {MAX_ROWS} entries, got {TOO_MANY}"
-        assert caught.value.details() == expected
+        assert caught.value.details() == rule
 
 
 async def test_as_many_rows_as_a_message_may_have_are_each_answered(model: PersRM) -> None:

@@ -10,7 +10,8 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from svc_common.health import Health
-from svc_common.server import ServerOptions, bind, new_server
+from svc_common.server import bind, new_server
+from svc_common.server_options import ServerOptions
 
 NAME = "test.SmallService"
 OPTIONS = ServerOptions("TEST_", listen="127.0.0.1:0", metrics_port=0, drain_s=5.0)

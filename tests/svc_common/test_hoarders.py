@@ -9,7 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from svc_common import rpc_boundary, running_calls
+from pad_client.requests import CHANNEL_OPTIONS
+from svc_common import health, rpc_boundary, running_calls
 from svc_common.callers import Caller
 from svc_common.errors import UnauthenticatedError
 from svc_common.health import MAX_WATCHERS
@@ -179,7 +180,7 @@ async def test_watchers_leave_room_for_probes():
         watchers = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_WATCHERS)]
         await asyncio.gather(*(watcher.read() for watcher in watchers))
         one_more = stub.Watch(health_pb2.HealthCheckRequest())
-        assert (await refusal(one_more.read())).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await refusal(one_more.read())).code() == grpc.StatusCode.UNIMPLEMENTED
         await stub.Check(health_pb2.HealthCheckRequest())
         watchers[0].cancel()
         with suppress(asyncio.CancelledError):
@@ -187,6 +188,26 @@ async def test_watchers_leave_room_for_probes():
         assert running_calls.MAX_PROBES > 2 * MAX_WATCHERS
         for watcher in watchers:
             watcher.cancel()
+
+
+@pytest.mark.parametrize("limit", ["watchers", "probes of all", "probes of one connection"])
+async def test_clients_that_find_no_place_to_watch_the_health_can_call_all_the_same(
+    monkeypatch, limit
+):
+    """256 watchers, of whom a stranger can be each, kept all further clients out: gRPC takes a
+    server whose health it cannot watch for one that serves nobody."""
+    names = {
+        "watchers": (health, "MAX_WATCHERS"),
+        "probes of all": (running_calls, "MAX_PROBES"),
+        "probes of one connection": (running_calls, "MAX_PEER_PROBES"),
+    }
+    monkeypatch.setattr(*names[limit], 0)
+    async with (
+        running(unary=echo) as service,
+        grpc.aio.insecure_channel(service.address, options=CHANNEL_OPTIONS) as careful,
+    ):
+        service.health.set_serving(True)
+        assert await careful.unary_unary(f"/{NAME}/unary")(b"1", timeout=20) == b"1"
 
 
 async def test_an_aged_connection_is_left_quietly_and_cuts_no_answer():

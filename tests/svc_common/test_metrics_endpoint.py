@@ -1,12 +1,14 @@
 """The metrics port answers whatever is asked, and forgets who hangs up."""
 
 import socket
+import threading
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from svc_common.metrics_endpoint import start_metrics_endpoint
+from svc_common.metrics_endpoint import MAX_CONNECTIONS, start_metrics_endpoint
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -43,3 +45,28 @@ def test_any_accept_header_is_answered(
         endpoint.server_close()
         thread.join()
     assert capfd.readouterr() == ("", "")
+
+
+def test_silent_connections_take_few_threads_and_keep_out_no_scraper() -> None:
+    """Each had a thread of its own, however many there were."""
+    num_before = threading.active_count()
+    endpoint, thread = start_metrics_endpoint(0, "127.0.0.1", CollectorRegistry())
+    url = f"http://127.0.0.1:{endpoint.server_port}/metrics"
+    try:
+        with ExitStack() as opened:
+            address = ("127.0.0.1", endpoint.server_port)
+            silent = [
+                opened.enter_context(socket.create_connection(address, timeout=20))
+                for _ in range(3 * MAX_CONNECTIONS)
+            ]
+            with urllib.request.urlopen(url, timeout=20) as response:
+                assert response.status == 200
+            assert [one.recv(1) for one in silent[: 2 * MAX_CONNECTIONS]] == (
+                [b""] * 2 * MAX_CONNECTIONS
+            )
+            # Those that were closed may be about to end.
+            assert threading.active_count() - num_before <= 2 * MAX_CONNECTIONS
+    finally:
+        endpoint.shutdown()
+        endpoint.server_close()
+        thread.join()

@@ -1,5 +1,6 @@
 """What the commands share: options, consoles, progress, and how an error looks."""
 
+import errno
 import os
 import re
 import shlex
@@ -73,6 +74,12 @@ def errors_reported() -> Iterator[None]:
         yield
     except (PadError, StackError) as error:
         report_error(error)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        if error.errno in (None, errno.EPIPE):  # whoever reads us has enough: not worth a word
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        new_console(stderr=True).print(f"pad: {where}{error.strerror}", style="red", soft_wrap=True)
         raise typer.Exit(1) from error
 
 

@@ -1,6 +1,5 @@
 """`pad evaluate`: measure whether the models personalise, as a child process."""
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 from pad_client.cli.train import run_child
 from pad_client.cli.up import ModelsOption
 from pad_client.embedded import StackError, default_models_dir
+from pad_client.embedded.child import OWN_PYTHON
 
 _MODULE = "evaluation"
 
@@ -32,7 +32,7 @@ def evaluate(
             f"the package `{_MODULE}` is not installed",
             hint="run this from a checkout set up with `make setup`",
         )
-    command = [sys.executable, "-m", _MODULE, "--data", str(data), "--out", str(out)]
+    command = [*OWN_PYTHON, _MODULE, "--data", str(data), "--out", str(out)]
     command += ["--models", str(models or default_models_dir()), "--jobs", str(jobs)]
     command += ["--prompts", str(prompts)] if prompts else []
     command += ["--quick"] if quick else []

@@ -14,6 +14,7 @@ import typer
 
 from pad_client.cli.console import sigterm_as_interrupt
 from pad_client.embedded import StackError
+from pad_client.embedded.child import OWN_PYTHON
 
 _MODULE = "training.launch"
 _PR_SET_PDEATHSIG = 1
@@ -40,7 +41,7 @@ def train(
             f"training needs packages that are not installed: {', '.join(missing)}",
             hint="pip install ./client '.[train]' in a checkout",
         )
-    command = [sys.executable, "-m", _MODULE, str(recipe), "--processes", str(processes)]
+    command = [*OWN_PYTHON, _MODULE, str(recipe), "--processes", str(processes)]
     command += [part for each in settings or () for part in ("--set", each)]
     command += ["--out", str(out)] if out else []
     raise typer.Exit(run_child(command))

@@ -39,7 +39,7 @@ def ask_child(modules: Sequence[str], variables: Mapping[str, str]) -> Told:
     """Have modules imported, and services' variables examined."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", f"from {__name__} import main; main()"],
+            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
             input=json.dumps({"modules": modules, "variables": variables}),
             capture_output=True,
             text=True,

@@ -13,6 +13,8 @@ from pad_client.embedded.errors import StackError
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _GUARD = Path(__file__).with_name("guard.py")
+# Runs a module. Without -P those of the folder where somebody happens to stand would come first.
+OWN_PYTHON = (sys.executable, "-P", "-m")
 # Without site packages and user settings both scripts start in about 15 ms.
 _BARE_PYTHON = (sys.executable, "-I", "-S")
 _TAIL_BYTES = 64 * 1024

@@ -1,13 +1,12 @@
 """What the stack runs: the options, and from them each child's command and environment."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from pad_client.embedded.child import ChildSpec
+from pad_client.embedded.child import OWN_PYTHON, ChildSpec
 from pad_client.embedded.errors import StackError
 from pad_client.embedded.ports import HOST, choose_ports
 from pad_client.embedded.probes import answers_http, answers_ping, is_serving, reaches_replicas
@@ -50,16 +49,16 @@ class StackOptions:
     # Cores by child: "redis", "reward-0", ..., "generator", "edge", "playground"; absent: not
     # pinned.
     cpus: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    generator_command: Sequence[str] = (sys.executable, "-m", "generator_svc")
-    reward_command: Sequence[str] = (sys.executable, "-m", "reward_svc")
+    generator_command: Sequence[str] = (*OWN_PYTHON, "generator_svc")
+    reward_command: Sequence[str] = (*OWN_PYTHON, "reward_svc")
     has_edge: bool = False  # whether the OpenAI-compatible HTTP edge runs beside the generator
     edge_port: int | None = None
     edge_environment: Mapping[str, str] = field(default_factory=dict)
-    edge_command: Sequence[str] = (sys.executable, "-m", "edge_svc")
+    edge_command: Sequence[str] = (*OWN_PYTHON, "edge_svc")
     has_playground: bool = False  # whether the web page to try profiles on runs beside them
     playground_port: int | None = None
     playground_environment: Mapping[str, str] = field(default_factory=dict)
-    playground_command: Sequence[str] = (sys.executable, "-m", "playground_svc")
+    playground_command: Sequence[str] = (*OWN_PYTHON, "playground_svc")
     # A generator that runs already: no services and no store are started, only what is before it.
     generator: str = ""
 

@@ -30,7 +30,7 @@ class RewardServiceStub:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
+    message; it may have 2048 rows of each kind, as many sessions to close, and 64 to open.
     """
 
     def __init__(self, channel):
@@ -71,7 +71,7 @@ class RewardServiceServicer:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
+    message; it may have 2048 rows of each kind, as many sessions to close, and 64 to open.
     """
 
     def Score(self, request_iterator, context):
@@ -151,7 +151,7 @@ class RewardService:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
+    message; it may have 2048 rows of each kind, as many sessions to close, and 64 to open.
     """
 
     @staticmethod

@@ -31,7 +31,7 @@ class RewardServiceStub:
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
+    message; it may have 2048 rows of each kind, as many sessions to close, and 64 to open.
     """
 
     @_typing.overload
@@ -57,7 +57,7 @@ class RewardServiceAsyncStub(RewardServiceStub):
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
+    message; it may have 2048 rows of each kind, as many sessions to close, and 64 to open.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -79,7 +79,7 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Arrays travel as bytes: little-endian uint32 for ids and numbers, little-endian float32 for
     rewards and vectors. A row is one session in one step. "B" below is the number of rows in a
-    message; it may have 2048 rows of each kind, and as many sessions to open or to close.
+    message; it may have 2048 rows of each kind, as many sessions to close, and 64 to open.
     """
 
     @_abc_1.abstractmethod

@@ -3,8 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svc_common.lm.forgotten import BARRED_S, MAX_BARRED
 from svc_common.lm.ownership import MAX_OWNERS, Ownership
-from svc_common.lm.prefix_cache import BARRED_S, BLOCK, MAX_BARRED, PrefixCache
+from svc_common.lm.prefix_cache import BLOCK, PrefixCache
 from svc_common.lm.prefix_tree import PrefixTree, TokenIds
 from svc_common.lm.runner import SlotRunner
 from tests.svc_common.lm.test_prefix_cache import contents_of, new_runner, prompt
@@ -121,7 +122,7 @@ def test_a_flood_of_erasures_takes_little_memory_and_nothing_is_kept_for_any_use
     mine, hers = prompt(1), prompt(2)
     cache.forget([ANN])
     cache.forget(b"%d" % number for number in range(MAX_BARRED + 1))
-    assert len(cache._barred) <= MAX_BARRED
+    assert len(cache._forgotten) <= MAX_BARRED
     for _ in range(2):
         assert read(runner, cache, hers, ANN) == 0
         read(runner, cache, mine, b"")  # what is nobody's is kept
