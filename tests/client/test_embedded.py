@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,6 +208,19 @@ def test_a_client_without_the_services_is_told_how_to_get_them(
     with pytest.raises(StackError, match="not installed: generator_svc, torch") as caught:
         EmbeddedStack(StackOptions(models_dir=tmp_path)).start()
     assert "pip install ./client '.[server]'" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["edge", "playground"])
+def test_what_stands_before_a_generator_names_the_packages_it_lacks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(specs, "find_spec", lambda each: None if each == "fastapi" else find(each))
+    is_wanted: dict[str, Any] = {f"has_{name}": True}
+    options = StackOptions(generator="127.0.0.1:1", **is_wanted)
+    with pytest.raises(StackError, match=f"the {name} needs packages .*: fastapi$") as caught:
+        EmbeddedStack(options).start()
+    assert f"'.[{name}]'" in caught.value.hint
 
 
 def test_missing_model_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -70,11 +70,15 @@ def check_packages(options: StackOptions) -> None:
         if tuple(command[:-1]) != OWN_PYTHON:
             return  # a command of the caller's
     names = (options.generator_command[-1], options.reward_command[-1], *_PACKAGES)
+    _check_installed("the services need", names, "server")
+
+
+def _check_installed(who_needs: str, names: Sequence[str], extra: str) -> None:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise StackError(
-            f"the services need packages that are not installed: {', '.join(missing)}",
-            hint="pip install ./client '.[server]' in a checkout",
+            f"{who_needs} packages that are not installed: {', '.join(missing)}",
+            hint=f"pip install ./client '.[{extra}]' in a checkout",
         )
 
 
@@ -161,7 +165,12 @@ def front_specs(options: StackOptions, generator: str) -> list[ChildSpec]:
 
 
 def _edge_spec(options: StackOptions, generator: str) -> ChildSpec:
-    """Return the HTTP edge in front of the generator at this address."""
+    """Return the HTTP edge in front of the generator at this address.
+
+    Raises:
+        StackError: What it is made with is not installed, or its port is not free.
+    """
+    _check_installed("the edge needs", ("edge_svc", "fastapi", "uvicorn"), "edge")
     port, metrics_port = choose_ports([options.edge_port, None], _EDGE_OPTIONS)
     address = f"{HOST}:{port}"
     return ChildSpec(
@@ -188,11 +197,8 @@ def _playground_spec(options: StackOptions, generator: str) -> ChildSpec:
     Raises:
         StackError: What it is made with is not installed, or its port is not free.
     """
-    if find_spec("fastapi") is None or find_spec("playground_svc") is None:
-        raise StackError(
-            "the playground needs fastapi and uvicorn, which are not installed",
-            hint="pip install ./client '.[playground]' in a checkout",
-        )
+    names = ("playground_svc", "fastapi", "uvicorn")
+    _check_installed("the playground needs", names, "playground")
     (port,) = choose_ports([options.playground_port], _PLAYGROUND_OPTIONS)
     address = f"{HOST}:{port}"
     return ChildSpec(
