@@ -6,9 +6,8 @@ import io
 from rich.console import Console
 
 from pad_client import Candidate, Summary, Timings, Token
-from pad_client.cli.answers import marked_text, summary_line
+from pad_client.cli.answers import marked_text, print_candidates, summary_line
 from pad_client.cli.attributes import Attributes, count_attributes
-from pad_client.cli.generate import print_candidates
 
 
 def test_changed_tokens_are_underlined_on_a_terminal() -> None:

@@ -1,9 +1,10 @@
 """How answers look on the screen: changed tokens marked, numbers in one line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from pad_client.cli.console import counted
@@ -70,3 +71,32 @@ def summary_line(summary: Summary) -> str:
         f"ended by {summary.finish_reason or 'a reason this client does not know'}",
     ]
     return ", ".join(parts)
+
+
+def print_candidates(console: Console, tokens: Sequence[Token]) -> None:
+    """Print what each step chose from."""
+    table = Table("step", "candidate", "", title="candidates", title_justify="left")
+    # Reward and score took part in the choice of guided tokens alone.
+    is_any_guided = any(token.guided for token in tokens)
+    for heading in ("log p", "reward", "score") if is_any_guided else ("log p",):
+        table.add_column(heading, justify="right")
+    for token in tokens:
+        for number, each in enumerate(token.candidates):
+            table.add_row(
+                str(token.index) if number == 0 else "",
+                repr(each.text),
+                _candidate_note(token, each.token_id),
+                f"{each.logprob:.3f}",
+                *([f"{each.reward:+.3f}", f"{each.score:.3f}"] if token.guided else []),
+                end_section=number == len(token.candidates) - 1,
+            )
+    console.print(table)
+
+
+def _candidate_note(token: Token, token_id: int) -> str:
+    notes = []
+    if token_id == token.token_id:
+        notes.append("chosen")
+    if token_id == token.base_token_id and token.changed:
+        notes.append("base model's choice")
+    return ", ".join(notes)

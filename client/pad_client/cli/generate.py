@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pad_client.cli.answers import legend, marked_text, summary_line
+from pad_client.cli.answers import legend, marked_text, print_candidates, summary_line
 from pad_client.cli.chat import build_messages
 from pad_client.cli.completion import complete_user
 from pad_client.cli.connection import connect
@@ -237,35 +237,6 @@ def _print_details(
         print_candidates(console, tokens)
     elif detail is Detail.EXPLANATION:
         print_explanation(console, tokens, summary)
-
-
-def print_candidates(console: Console, tokens: Sequence[Token]) -> None:
-    """Print what each step chose from."""
-    table = Table("step", "candidate", "", title="candidates", title_justify="left")
-    # Reward and score took part in the choice of guided tokens alone.
-    is_any_guided = any(token.guided for token in tokens)
-    for heading in ("log p", "reward", "score") if is_any_guided else ("log p",):
-        table.add_column(heading, justify="right")
-    for token in tokens:
-        for number, each in enumerate(token.candidates):
-            table.add_row(
-                str(token.index) if number == 0 else "",
-                repr(each.text),
-                _candidate_note(token, each.token_id),
-                f"{each.logprob:.3f}",
-                *([f"{each.reward:+.3f}", f"{each.score:.3f}"] if token.guided else []),
-                end_section=number == len(token.candidates) - 1,
-            )
-    console.print(table)
-
-
-def _candidate_note(token: Token, token_id: int) -> str:
-    notes = []
-    if token_id == token.token_id:
-        notes.append("chosen")
-    if token_id == token.base_token_id and token.changed:
-        notes.append("base model's choice")
-    return ", ".join(notes)
 
 
 def _json_line(kind: str, value: Any) -> str:
