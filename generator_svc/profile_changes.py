@@ -49,6 +49,7 @@ class ChangeListener:
         self._on_erasure = on_erasure
         self._on_gap = on_gap
         self._reconnect_s = reconnect_s
+        self._num_failures = 0  # in a row
 
     async def run(self) -> None:
         """Listen until cancelled, and reconnect as often as it takes."""
@@ -60,11 +61,20 @@ class ChangeListener:
                     await subscription.subscribe(CHANGES_CHANNEL, ERASURES_CHANNEL)
                     await self._listen(node, subscription)
             except (redis_errors.RedisError, OSError) as error:
-                values = {"error": type(error).__name__, "reconnect_s": self._reconnect_s}
-                logger.warning("profile changes not heard", extra=values)
+                self._note_failure(error)
             finally:
                 self.is_listening.clear()
             await asyncio.sleep(self._reconnect_s)
+
+    def _note_failure(self, error: Exception) -> None:
+        """Log that nothing is heard, as a warning once another try has failed, too.
+
+        A process that begins is often too busy for its first one.
+        """
+        self._num_failures = 1 if self.is_listening.is_set() else self._num_failures + 1
+        values = {"error": type(error).__name__, "reconnect_s": self._reconnect_s}
+        level = logging.INFO if self._num_failures == 1 else logging.WARNING
+        logger.log(level, "profile changes not heard", extra=values)
 
     async def _listen(self, node: RedisNode, subscription: PubSub) -> None:
         is_tried = False

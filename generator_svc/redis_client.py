@@ -73,10 +73,15 @@ def _parse_seeds(url: str) -> tuple[list[Address], dict[str, Any]]:
     """
     form = "redis://host:port,host:port or rediss://..."
     rule = f"{URL_SETTING}: must be {form} where {CLUSTER_SETTING} is true"
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("redis", "rediss"):
-        raise SettingsError(f"{rule}, got {scheme or 'nothing'}://...")
-    parts = urlsplit(f"{scheme}://{rest}")
+    scheme, mark, _ = url.partition("://")
+    if scheme not in ("redis", "rediss") or not mark:
+        raise SettingsError(f"{rule}, got {f'{scheme}://...' if mark else 'no scheme'}")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SettingsError(rule) from error
+    if "@" in url.replace(parts.netloc, "", 1):  # one of / ? # tore it apart: no host to quote
+        raise SettingsError(f"{rule}, with a password's / ? # @ written as %2F %3F %23 %40")
     user, at, hosts = parts.netloc.rpartition("@")
     seeds: list[Address] = []
     options: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from pad_client.doctor.store import check_store
 from tests.client.test_doctor import by_check
 from tests.conftest import RedisServer
 from tests.edge_svc.edges import until
+from tests.redis_cluster import new_cluster
 
 SECRET = "s3cret-of-redis"
 New = Callable[..., RedisServer]
@@ -147,7 +148,38 @@ def test_a_replica_is_told(configured: New) -> None:
 def test_a_cluster_is_told(new_redis_server: New) -> None:
     finding = examine(new_redis_server(**{"cluster-enabled": "yes"}).url)["redis.rights"]
     assert finding.level is Level.FAIL
-    assert "Cluster is not supported" in finding.found
+    assert "GENERATOR_REDIS_CLUSTER=true" in finding.advice
+
+
+def test_a_cluster_is_asked_node_by_node(new_redis_server: New) -> None:
+    """Its own setting was unknown here, and each was told that clusters are not supported."""
+    cluster = new_cluster(new_redis_server)
+    first = cluster.primaries[0].url
+    as_one = examine(first)["redis.cluster"]
+    assert (as_one.level, "must be true" in as_one.found) == (Level.FAIL, True)
+    several = examine(cluster.url)["redis.url"]
+    assert (several.level, "GENERATOR_REDIS_CLUSTER=true" in several.advice) == (Level.FAIL, True)
+    in_url = cluster.url.replace("//", f"//:{SECRET}@")
+    assert levels(examine(in_url)) == {"url": "fail"}
+    for url in (first, cluster.url):
+        assert levels(examine(url, GENERATOR_REDIS_CLUSTER="true")) == {
+            "connection": "ok",
+            "rights": "ok",
+            "eviction": "ok",
+            "persistence": "warn",
+        }
+    last = cluster.primaries[-1]
+    with redis.Redis(port=last.port) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    finding = examine(cluster.url, GENERATOR_REDIS_CLUSTER="true")["redis.eviction"]
+    assert (finding.level, f":{last.port}: " in finding.found) == (Level.WARN, True)
+    assert all(not keys for keys in cluster.keys().values())
+
+
+def test_a_server_by_itself_is_no_cluster(new_redis_server: New) -> None:
+    found = examine(new_redis_server().url, GENERATOR_REDIS_CLUSTER="true")
+    assert levels(found) == {"cluster": "fail"}
+    assert "must be false" in found["redis.cluster"].found
 
 
 def test_a_store_that_is_not_there_or_silent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

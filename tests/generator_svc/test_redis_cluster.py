@@ -324,7 +324,12 @@ async def test_what_fits_or_is_not_there_yet_stops_no_start(cluster, redis_url):
         ("redis://a:1,b:2/3", "must name nodes and then no database but 0"),
         ("redis://a:1,b:2?db=3", "must name nodes and then no database but 0"),
         ("redis://a:1,redis://b:2", "must name nodes and then no database but 0"),
-        ("a:1,b:2", r"got a:1,b:2://\.\.\.$"),
+        ("a:1,b:2", "got no scheme$"),
+        ("user:secret@a:1", "got no scheme$"),  # once quoted, and so were the next three
+        ("redis://user:secret/x@a:1,b:2", "written as %2F %3F %23 %40$"),
+        ("redis://:secret?x@a:1", "written as %2F %3F %23 %40$"),
+        ("redis://:secret#@a:1", "written as %2F %3F %23 %40$"),
+        ("redis://:secret[@a:1", "GENERATOR_REDIS_CLUSTER is true$"),
     ],
 )
 def test_a_url_of_no_cluster_is_refused_and_no_password_is_quoted(url, rule):

@@ -5,20 +5,23 @@ Runs in the child process (see child.py), and asks by the generator's own code. 
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from pad_client.doctor.findings import Finding, fail, ok, warn
+from pad_client.doctor.findings import Finding, Level, fail, ok, warn
 from pad_client.doctor.imports import try_import
 from pad_client.doctor.paths import named_pipes
 
 _URL, _PASSWORD_FILE = "GENERATOR_REDIS_URL", "GENERATOR_REDIS_PASSWORD_FILE"
+_CLUSTER = "GENERATOR_REDIS_CLUSTER"
 _SCHEMES = ("redis", "rediss")
 _TIMEOUT_S = 3.0
 _FULL = 0.9  # of maxmemory
 _KEYS, _KEY = "pad:v1:*", "pad:v1:doctor"  # the second is nobody's
-_NO_CLUSTER = "take a Redis without cluster mode: docs/operate.md"
+_SEVERAL = f"several nodes need {_CLUSTER}=true: docs/operate.md"
+_SLOTS_LOST = f"see CLUSTER INFO there: each slot needs a node; and set {_CLUSTER}=true"
 _REMEDIES = {  # by `generator_svc.redis_calls.FailureKind`
     "silent": f"check {_URL} and the firewall; a Redis with TLS is rediss://",
     "unreachable": f"start Redis, or correct {_URL}",
@@ -38,7 +41,13 @@ def check_store(variables: Mapping[str, str]) -> Iterator[Finding]:
         yield warn("redis", f"not asked: {reason}", "mend the packages first")
         return
     has_file = bool(variables.get(_PASSWORD_FILE))
-    problem = _url_problem(url, has_file=has_file)
+    is_cluster = variables.get(_CLUSTER) == "true"
+    addresses = _addresses(url)
+    problem = next(
+        filter(None, (_url_problem(each, has_file=has_file) for each in addresses)), None
+    )
+    if len(addresses) > 1 and not is_cluster and (problem is None or problem.check == "redis.url"):
+        problem = fail("redis.url", f"{_URL} names {len(addresses)} nodes", _SEVERAL)
     if problem is not None:
         yield problem
         return
@@ -48,7 +57,7 @@ def check_store(variables: Mapping[str, str]) -> Iterator[Finding]:
         password = import_module("generator_svc.redis_password").read_password_file(
             variables.get(_PASSWORD_FILE, "")
         )
-    except import_module("svc_common.settings").SettingsError:
+    except _settings_error():
         found = f"not asked: {_PASSWORD_FILE} must be a file with a password, or user and password"
         yield fail("redis", found, "correct the path, its mode, or what is in it")
         return
@@ -59,7 +68,20 @@ def check_store(variables: Mapping[str, str]) -> Iterator[Finding]:
             "redis.password", found, f"put it into a file, and name that in {_PASSWORD_FILE}"
         )
     has_password = is_in_url or password is not None
-    yield from asyncio.run(_ask(calls, url, password, has_password=has_password))
+    options = {"password": password, "is_cluster": is_cluster}
+    yield from asyncio.run(_ask(calls, url, options, has_password=has_password))
+
+
+def _addresses(url: str) -> list[str]:
+    """Return the address of each node that a URL names: of a cluster it may be several."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return [url]
+    user, at, hosts = parts.netloc.rpartition("@")
+    return [
+        parts._replace(netloc=f"{user}{at}{host.strip()}").geturl() for host in hosts.split(",")
+    ]
 
 
 def _url_problem(url: str, *, has_file: bool) -> Finding | None:
@@ -88,28 +110,47 @@ def _parts(url: str) -> SplitResult | None:
     return None if is_torn else parts
 
 
-async def _ask(calls: Any, url: str, password: Any, *, has_password: bool) -> list[Finding]:
-    errors = import_module("redis.exceptions")
+async def _ask(
+    calls: Any, url: str, options: Mapping[str, Any], *, has_password: bool
+) -> list[Finding]:
+    errors, refusal = import_module("redis.exceptions"), _settings_error()
+    check_mode = import_module("generator_svc.store_client").check_mode
     try:
-        client = calls.connect(url, _TIMEOUT_S, password=password)
+        client = import_module("generator_svc.redis_client").connect(url, _TIMEOUT_S, **options)
+    except refusal as error:
+        return [fail("redis.url", str(error), "correct it: the service does not start with it")]
+    try:
         async with client, asyncio.timeout(3 * _TIMEOUT_S):
+            try:
+                await check_mode(client)
+            except refusal as error:
+                return [fail("redis.cluster", str(error), "set it so: docs/operate.md")]
+            except (TypeError, ValueError, AttributeError):  # by redis-py, at its first connection
+                rule = f"{_URL}: has options that cannot be used"
+                return [fail("redis.url", rule, f"leave out what follows the ? in {_URL}")]
             found = _examine(calls, errors, client, has_password=has_password)
             return [each async for each in found]
     except TimeoutError:
         return [fail("redis.connection", "no answer in time", _REMEDIES["silent"])]
-    except (TypeError, ValueError, AttributeError):  # by redis-py, of what follows a ? in it
-        rule = f"{_URL}: has options that cannot be used"
-        return [fail("redis.url", rule, f"leave out what follows the ? in {_URL}")]
+
+
+def _settings_error() -> type[Exception]:
+    error: type[Exception] = import_module("svc_common.settings").SettingsError
+    return error
 
 
 async def _examine(
     calls: Any, errors: Any, client: Any, *, has_password: bool
 ) -> AsyncIterator[Finding]:
-    where = _address(client)
+    where = ", ".join(map(_address, client.nodes))
     check = "redis.connection"
     try:
-        await client.ping()
-        yield ok(check, f"{where} answers")
+        nodes = await client.all_nodes()
+        for node in nodes:
+            where = _address(node)
+            await node.ping()
+        where = ", ".join(sorted(map(_address, nodes)))
+        yield ok(check, f"{where}: {'answers' if len(nodes) == 1 else 'all answer'}")
         check = "redis.rights"
         # There is never such a key: what counts is that nobody minds, and that it takes writes.
         await client.exists(_KEY)
@@ -121,13 +162,13 @@ async def _examine(
         yield fail(check, f"{where}: the password {problem}", advice)
         return
     except (errors.ClusterDownError, errors.AskError) as error:  # MOVED is one of the latter
-        yield fail(check, f"{where}: Redis Cluster is not supported: {error}", _NO_CLUSTER)
+        yield fail(check, f"{where}: {error}", _SLOTS_LOST)
         return
     except (errors.RedisError, OSError) as error:
         yield _refusal(check, calls.failure_kind(error), f"{where}: {error}")
         return
     try:
-        state = await client.info()
+        states = {_address(node): await node.info() for node in nodes}
     except errors.RedisError as error:
         found = f"eviction and persistence not asked: {error}"
         advice = (
@@ -135,8 +176,22 @@ async def _examine(
         )
         yield warn("redis.state", found, advice)
         return
-    for finding in _judge(state):
+    for finding in _worst(states):
         yield finding
+
+
+def _worst(states: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Return the worst that is to be said of any node, by check; INFO by address."""
+    levels, worst = list(Level), dict[str, Finding]()
+    for address, state in states.items():
+        for each in _judge(state):
+            known = worst.get(each.check)
+            if known is None or levels.index(each.level) > levels.index(known.level):
+                is_one = len(states) == 1 or each.level is Level.OK
+                worst[each.check] = (
+                    each if is_one else replace(each, found=f"{address}: {each.found}")
+                )
+    return list(worst.values())
 
 
 def _address(client: Any) -> str:
@@ -151,9 +206,6 @@ def _refusal(check: str, kind: str, found: str) -> Finding:
 
 def _judge(state: Mapping[str, Any]) -> Iterator[Finding]:
     """Compare what INFO says with what docs/operate.md asks for."""
-    if state.get("cluster_enabled"):
-        found = "cluster mode: profiles of other nodes would be UNAVAILABLE"
-        yield fail("redis.cluster", found, _NO_CLUSTER)
     yield _judge_eviction(state)
     yield _judge_persistence(state)
     limit, used = state.get("maxmemory", 0), state.get("used_memory", 0)
