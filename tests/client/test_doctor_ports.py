@@ -11,7 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from pad_client.doctor import Level, machine
+from pad_client.doctor import Level, Server, machine
+from pad_client.doctor.server import check_server
 from tests.client.test_doctor import by_check, levels
 from tests.tls_keys import Authority
 
@@ -77,8 +78,11 @@ def test_a_port_that_answers_only_with_tls_may_be_one_of_ours(
         monkeypatch.setattr(machine, "_PORTS", {port: "REWARD_LISTEN"})
         monkeypatch.setattr(machine, "_GRPC_PORTS", (port,))
         finding = by_check(machine.check_ports())[f"machine.port_{port}"]
+        asked = Server(f"127.0.0.1:{port}", is_wanted=False, timeout_s=20, access={})
+        (told,) = check_server(asked)
     finally:
         server.stop(None).wait()
     assert (finding.level, "only with TLS" in finding.found) == (Level.WARN, True)
     assert "`pad --ca-file FILE --token-file FILE doctor`" in finding.advice
     assert "another port: REWARD_LISTEN" in finding.advice
+    assert (told.level, "--ca-file" in told.advice) == (Level.WARN, True)
