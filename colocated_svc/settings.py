@@ -1,5 +1,6 @@
 """Settings of both models in one process: `GENERATOR_*`, and of `REWARD_*` what is not shared."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,21 +34,21 @@ USE_SERVICES = "run python -m generator_svc and python -m reward_svc instead"
 class AdapterSettings:
     """What of REWARD_* can be chosen; all else is the base model's, as its weights are."""
 
-    model_dir: Path = setting(help="Folder of the reward model: a LoRA adapter of the base model")
-    backbone_dir: str = setting("", help="Empty, or the folder of the base model")
+    model_dir: Path = setting(help="folder of the reward model: a LoRA adapter of the base model")
+    backbone_dir: str = setting("", help="empty, or the folder of the base model")
     conditioning: str = setting(
-        "auto", choices=("auto", "prompt"), help="How a preference reaches the model"
+        "auto", choices=("auto", "prompt"), help="how a preference reaches the model"
     )
     value_head: str = setting(
         "auto",
         choices=("auto", "required", "stage1"),
-        help="Whether the model folder must hold a value head",
+        help="whether the model folder must hold a value head",
     )
     num_slots: int = setting(
         64,
         min=2,
         max=4096,
-        help="Rows of the KV cache for rewards: an answer takes one a preference, and one for the"
+        help="rows of the KV cache for rewards: an answer takes one a preference, and one for the"
         " reference where the base model does not read the plain prompt",
     )
 
@@ -63,9 +64,8 @@ def load_both_settings(environ: Mapping[str, str]) -> tuple[GeneratorSettings, R
         if variable in environ:
             rule = f"must not be set, rewards come from this process; else {USE_SERVICES}"
             raise SettingsError(f"{variable}: {rule}")
-    settings = load_settings(
-        GeneratorSettings, GENERATOR_PREFIX, {**environ, TARGETS: "in-process"}
-    )
+    settings = load_settings(GeneratorSettings, GENERATOR_PREFIX, {**environ, TARGETS: ""})
+    settings = dataclasses.replace(settings, reward_targets=("in-process",))
     own = load_settings(AdapterSettings, REWARD_PREFIX, environ)
     base_dir = settings.model_dir
     if own.backbone_dir and Path(own.backbone_dir).resolve() != base_dir.resolve():

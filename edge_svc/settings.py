@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from pad_client.addresses import grpc_target
+from pad_client.errors import InvalidRequestError
+from svc_common.addresses import check_http_listen
 from svc_common.logs import LEVELS
 from svc_common.settings import setting
 
@@ -9,14 +12,29 @@ PREFIX = "EDGE_"
 PROFILE_RULES = ("error", "base")
 
 
+def check_generators(targets: tuple[str, ...]) -> None:
+    """Refuse what the client would not call.
+
+    Raises:
+        ValueError: One is no address, or they are several that are not all IP addresses.
+    """
+    try:
+        grpc_target(targets)
+    except InvalidRequestError as error:
+        raise ValueError(error.message.removeprefix("target: ")) from error
+
+
 @dataclass(frozen=True)
 class EdgeSettings:
     """Everything an operator can set; see docs/openai.md for the table made from this."""
 
     generator: tuple[str, ...] = setting(
-        help="generators: host:port (a name may stand for many) or unix:path; several must be IPs"
+        check=check_generators,
+        help="generators: host:port (a name may stand for many) or unix:path; several must be IPs",
     )
-    listen: str = setting("0.0.0.0:8000", help="address of the HTTP server; port 0 for any")
+    listen: str = setting(
+        "0.0.0.0:8000", check=check_http_listen, help="address of the HTTP server; port 0 for any"
+    )
     metrics_port: int = setting(9103, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     generator_ca_file: str = setting(
         "", help="authorities of the generator's certificate, PEM; empty: call it without TLS"

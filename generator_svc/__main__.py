@@ -21,7 +21,6 @@ from generator_svc.engine.scheduler import Scheduler
 from generator_svc.engine.step_model import StepModel
 from generator_svc.metrics import GeneratorMetrics
 from generator_svc.reward_client.calls import RewardCalls
-from generator_svc.reward_client.discovery import check_targets
 from generator_svc.reward_client.limits import PoolLimits
 from generator_svc.reward_client.pool import RewardPool
 from generator_svc.serving import Parts, Rewards, serve_engine
@@ -46,7 +45,6 @@ def main() -> int:
         settings = load_settings(GeneratorSettings, PREFIX, os.environ)
         configure_logging(settings.log_level, sys.stderr)
         check_access(settings)
-        check_targets(f"{PREFIX}REWARD_TARGETS", settings.reward_targets)
         check_tracing(settings, PREFIX)
         torch.set_num_threads(settings.num_torch_threads)
         check_device(f"{PREFIX}DEVICE", settings.device)

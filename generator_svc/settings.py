@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from svc_common.addresses import check_listen, check_probe_listen, check_targets
 from svc_common.lm.loading import DTYPES
 from svc_common.lm.networks import FORWARDS
 from svc_common.logs import LEVELS
@@ -17,8 +18,9 @@ class GeneratorSettings:
 
     model_dir: Path = setting(help="folder of the base model")
     reward_targets: tuple[str, ...] = setting(
+        check=check_targets,
         help="reward replicas: host:port (a name may stand for many) or unix:path; empty: there are"
-        " none, only the base model writes"
+        " none, only the base model writes",
     )
     redis_url: str = setting(
         help="profile store: redis://host:port/db, rediss:// for TLS, or unix:///path; of a Redis"
@@ -30,7 +32,9 @@ class GeneratorSettings:
         help="password of the store, or user and password with a blank between, alone in the file;"
         " read anew for each connection",
     )
-    listen: str = setting("0.0.0.0:50051", help="address of the gRPC server; port 0 for any")
+    listen: str = setting(
+        "0.0.0.0:50051", check=check_listen, help="address of the gRPC server; port 0 for any"
+    )
     metrics_port: int = setting(9101, min=0, max=65535, help="Prometheus endpoint; 0 for any")
     dtype: str = setting("float32", choices=tuple(DTYPES), help="of weights and KV cache")
     device: str = setting("cpu", help="torch device, for example cuda:0")
@@ -208,7 +212,9 @@ class GeneratorSettings:
         " is the one tenant",
     )
     health_listen: str = setting(
-        "", help="host:port that answers health probes alone, in plain text; empty: none"
+        "",
+        check=check_probe_listen,
+        help="host:port that answers health probes alone, in plain text; empty: none",
     )
     reward_ca_file: str = setting(
         "", help="authorities of the reward replicas' certificates, PEM; empty: plain text"

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from edge_svc.settings import check_generators
+from svc_common.addresses import check_http_listen
 from svc_common.logs import LEVELS
 from svc_common.settings import setting
 
@@ -13,12 +15,15 @@ class PlaygroundSettings:
     """Everything an operator can set; see docs/playground.md for the table made from this."""
 
     generator: tuple[str, ...] = setting(
-        help="generators: host:port (a name may stand for many) or unix:path; several must be IPs"
+        check=check_generators,
+        help="generators: host:port (a name may stand for many) or unix:path; several must be IPs",
     )
     shown_generator: str = setting(
         "", help="address in copied requests, where the page's reader reaches it by another one"
     )
-    listen: str = setting("127.0.0.1:8080", help="address of the HTTP server; port 0 for any")
+    listen: str = setting(
+        "127.0.0.1:8080", check=check_http_listen, help="address of the HTTP server; port 0 for any"
+    )
     hosts: tuple[str, ...] = setting(
         ("localhost", "127.0.0.1", "[::1]"),
         help="names the page may be called by, without ports; any other is refused, so that a"

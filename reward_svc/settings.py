@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from svc_common.addresses import check_listen, check_probe_listen
 from svc_common.lm.loading import DTYPES
 from svc_common.lm.networks import FORWARDS
 from svc_common.logs import LEVELS
@@ -15,30 +16,32 @@ PREFIX = "REWARD_"
 class RewardSettings:
     """What an operator can choose; fields without a default must be set."""
 
-    model_dir: Path = setting(help="Folder of the reward model")
+    model_dir: Path = setting(help="folder of the reward model")
     backbone_dir: str = setting(
         "",
-        help="Folder of the reward model's frozen backbone, the reference of the paper's rule;"
+        help="folder of the reward model's frozen backbone, the reference of the paper's rule;"
         " empty: only REFERENCE_MODE_BASE is offered",
     )
     conditioning: str = setting(
         "auto",
         choices=("auto", "prompt", "vector", "both"),
-        help="How a preference reaches the model: in its `prompt`, as a `vector` on the last hidden"
+        help="how a preference reaches the model: in its `prompt`, as a `vector` on the last hidden"
         " state, or `both`; `auto`: as the folder's pad_config.json says, else `prompt`",
     )
     value_head: str = setting(
         "auto",
         choices=("auto", "required", "stage1"),
-        help="Whether the model folder must hold a value head: `auto` asks for one unless the"
+        help="whether the model folder must hold a value head: `auto` asks for one unless the"
         ' folder\'s pad_config.json says {"stage": 1}; `stage1` runs without. Conditioning'
         " `prompt` alone uses one",
     )
-    listen: str = setting("0.0.0.0:50052", help="host:port of the gRPC server; port 0: any free")
-    metrics_port: int = setting(
-        9102, min=0, max=65535, help="Port of the Prometheus endpoint; 0: any free"
+    listen: str = setting(
+        "0.0.0.0:50052", check=check_listen, help="host:port of the gRPC server; port 0: any free"
     )
-    dtype: str = setting("float32", choices=tuple(DTYPES), help="Number format of the weights")
+    metrics_port: int = setting(
+        9102, min=0, max=65535, help="port of the Prometheus endpoint; 0: any free"
+    )
+    dtype: str = setting("float32", choices=tuple(DTYPES), help="number format of the weights")
     device: str = setting("cpu", help="torch device, for example cpu or cuda:0")
     forward: str = setting(
         "auto",
@@ -52,89 +55,91 @@ class RewardSettings:
         64,
         min=2,
         max=4096,
-        help="Rows of the KV cache; a session takes one a preference (one for all with conditioning"
+        help="rows of the KV cache; a session takes one a preference (one for all with conditioning"
         " `vector`) and one for the reference",
     )
     context_length: int = setting(
-        1024, min=16, help="Most tokens of prompt and answer together; the model's limit if less"
+        1024, min=16, help="most tokens of prompt and answer together; the model's limit if less"
     )
     prefill_chunk: int = setting(
-        256, min=1, help="Most tokens of new sessions that are run between two steps"
+        256, min=1, help="most tokens of new sessions that are run between two steps"
     )
     max_prefill_s: float = setting(
         0.05,
         min=0,
         max=60,
-        help="Seconds that new sessions may add to the time between two steps of running ones:"
+        help="seconds that new sessions may add to the time between two steps of running ones:"
         " fewer tokens are run then, though never under 16",
     )
     max_prefix_cache_bytes: int = setting(
         1 << 28,
         min=0,
-        help="Keys and values of preferences and prompts that are kept for sessions to come;"
+        help="keys and values of preferences and prompts that are kept for sessions to come;"
         " 0: none",
     )
     max_prefix_age_s: float = setting(
         3600.0,
         min=1,
         max=604_800,
-        help="Seconds after which these are dropped: so long a replica that was not told of an"
+        help="seconds after which these are dropped: so long a replica that was not told of an"
         " erasure may remember",
     )
     max_waiting_sessions: int = setting(
-        64, min=1, help="Sessions and whole-answer requests that may wait for their prefill"
+        64, min=1, help="sessions and whole-answer requests that may wait for their prefill"
     )
     drain_s: float = setting(
-        30.0, min=0.0, help="Seconds that running sessions get to finish after SIGTERM"
+        30.0, min=0.0, help="seconds that running sessions get to finish after SIGTERM"
     )
     drain_delay_s: float = setting(
         0.25,
         min=0.0,
         max=600.0,
-        help="Seconds after SIGTERM in which calls are still taken, while health says NOT_SERVING;"
+        help="seconds after SIGTERM in which calls are still taken, while health says NOT_SERVING;"
         " generators move their sessions in that time",
     )
     fault_points: str = setting(
         "",
-        help="Path of a unix socket through which a test breaks this process's messages; never set"
+        help="path of a unix socket through which a test breaks this process's messages; never set"
         " where anyone is served",
     )
     tls_cert_file: str = setting(
         "",
-        help="Certificate chain of the gRPC server, PEM; empty: plain text; read anew if changed",
+        help="certificate chain of the gRPC server, PEM; empty: plain text; read anew if changed",
     )
-    tls_key_file: str = setting("", help="Its private key, PEM, without a password")
+    tls_key_file: str = setting("", help="its private key, PEM, without a password")
     tls_client_ca_file: str = setting(
-        "", help="Authorities of client certificates, PEM; if set, every caller must show one"
+        "", help="authorities of client certificates, PEM; if set, every caller must show one"
     )
     allowed_clients: tuple[str, ...] = setting(
-        (), help="Names in client certificates that may call; empty: all of those authorities"
+        (), help="names in client certificates that may call; empty: all of those authorities"
     )
     tokens_file: str = setting(
         "",
-        help="Tokens with the scope `score`, as `pad token new` writes them, read anew if changed;"
+        help="tokens with the scope `score`, as `pad token new` writes them, read anew if changed;"
         " empty: none is asked for",
     )
     health_listen: str = setting(
-        "", help="host:port that answers health probes alone, in plain text; empty: none"
+        "",
+        check=check_probe_listen,
+        help="host:port that answers health probes alone, in plain text; empty: none",
     )
     traces_endpoint: str = setting(
         "",
         help="host:port of a collector that speaks OTLP over gRPC, for traces; empty: none",
     )
     traces_ca_file: str = setting(
-        "", help="Authorities of the collector's certificate, PEM; empty: plain text"
+        "", help="authorities of the collector's certificate, PEM; empty: plain text"
     )
     traces_sample_ratio: float = setting(
         1.0,
         min=0,
         max=1,
-        help="Share of the requests that come without a trace that get one; of the others"
+        help="share of the requests that come without a trace that get one; of the others"
         " whoever began their trace decides",
     )
-    log_level: str = setting("info", choices=LEVELS, help="Least level that is logged")
+    log_level: str = setting("info", choices=LEVELS, help="least level that is logged")
     max_message_bytes: int = setting(
-        4 * 1024 * 1024, min=1024, help="Bytes of the largest message that is read"
+        4 * 1024 * 1024, min=1024, help="bytes of the largest message that is read"
     )
     max_calls: int = setting(
         2048,
@@ -152,11 +157,11 @@ class RewardSettings:
         300.0,
         min=0,
         max=31_536_000,
-        help="Seconds after which a connection without a call is told to go; 0: never",
+        help="seconds after which a connection without a call is told to go; 0: never",
     )
     max_connections: int = setting(
         1024,
         min=0,
         max=1_000_000,
-        help="Connections open at once; one more is closed as soon as it is made; 0: any",
+        help="connections open at once; one more is closed as soon as it is made; 0: any",
     )

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ def setting(
     min: float | None = None,
     max: float | None = None,
     choices: Iterable[str] = (),
+    check: Callable[[Any], None] | None = None,
 ) -> _T:
     """Declare a field of a settings dataclass; without a default its variable must be set.
 
@@ -33,8 +34,9 @@ def setting(
         min: Least number allowed.
         max: Greatest number allowed.
         choices: The texts allowed, for `str` and for each part of a tuple; empty for any.
+        check: Raises a `ValueError` of rule and value where a value breaks a rule of its own.
     """
-    metadata = {"help": help, "min": min, "max": max, "choices": tuple(choices)}
+    metadata = {"help": help, "min": min, "max": max, "choices": tuple(choices), "check": check}
     field: _T = dataclasses.field(default=default, metadata=metadata)
     return field
 
@@ -139,7 +141,13 @@ def _check(variable: str, value: Any, metadata: Mapping[str, Any]) -> None:
     is_outside = (low is not None and value < low) or (high is not None and value > high)
     parts = value if isinstance(value, tuple) else (value,)
     if is_outside or (choices and not set(parts) <= set(choices)):
-        raise SettingsError(f"{variable}: must be {_rule(metadata)}, got {value}")
+        raise SettingsError(f"{variable}: must be {_rule(metadata)}, got {value!r}")
+    check = metadata.get("check")
+    if check is not None:
+        try:
+            check(value)
+        except ValueError as error:
+            raise SettingsError(f"{variable}: {error}") from error
 
 
 def _rule(metadata: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 Without an endpoint nothing of it is imported, and nothing is done: there is no tracer.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import Protocol, TypeAlias
 import grpc
 from prometheus_client import CollectorRegistry
 
+from svc_common.addresses import is_host_port
 from svc_common.settings import SettingsError
 from svc_common.tls import TlsFiles, client_credentials
 from svc_common.trace_context import TraceContext
 
 MAX_EVENTS = 256  # of a span: what is exported together must fit in 4 MiB, what collectors take
-_ENDPOINT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):(?P<port>[0-9]{1,5})")
 
 AttributeValue: TypeAlias = str | bool | int | float | Sequence[str]
 Attributes: TypeAlias = Mapping[str, AttributeValue]
@@ -149,8 +148,7 @@ def open_tracer(
 
 def _options(settings: TracingSettings, prefix: str, service: str, version: str) -> TracerOptions:
     endpoint = settings.traces_endpoint
-    found = _ENDPOINT.fullmatch(endpoint)
-    if found is None or not 1 <= int(found["port"]) <= 65535:
+    if not is_host_port(endpoint):
         rule = "must be host:port of a collector that speaks OTLP over gRPC"
         raise SettingsError(f"{prefix}TRACES_ENDPOINT: {rule}, got {endpoint!r}")
     keys = client_credentials(

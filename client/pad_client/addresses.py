@@ -1,11 +1,15 @@
 """Which servers a client calls: an address, a name that stands for many, or several addresses."""
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 from pad_client.errors import InvalidRequestError
 
 MAX_PORT = 65535
+# What gRPC reads by itself, and knows best.
+_SCHEME = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|vsock|xds):|[a-z][a-z0-9+.-]*://")
+_HOST_PORT = re.compile(r"(\[[^\s/@\[\]]+\]|[^\s:/@\[\]]+):[0-9]+")
 
 
 def grpc_target(target: str | Sequence[str]) -> str:
@@ -45,9 +49,12 @@ def _check(address: str) -> None:
     if address.startswith(("http://", "https://")):
         raise InvalidRequestError(f"target: must be host:port without a scheme, got {address!r}")
     port = address.rpartition(":")[2]
-    if port.isdecimal() and int(port) > MAX_PORT and not address.startswith("unix"):
+    if port.isdecimal() and not 1 <= int(port) <= MAX_PORT and not address.startswith("unix"):
         # gRPC takes the remainder of 65536.
         raise InvalidRequestError(f"target: must have a port of 1..{MAX_PORT}, got {address!r}")
+    if _SCHEME.match(address) is None and _HOST_PORT.fullmatch(address) is None:
+        # gRPC calls port 443 of a host without one, and has nothing to say of what is no host.
+        raise InvalidRequestError(f"target: must be host:port, got {address!r}")
 
 
 def _version(address: str) -> int:

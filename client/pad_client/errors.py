@@ -126,6 +126,12 @@ _ERROR_OF_STATUS: dict[grpc.StatusCode, type[PadError]] = {
     grpc.StatusCode.INTERNAL: InternalError,
 }
 
+_TLS_MARKS = ("handshake", "Hostname Verification", "Socket closed")  # in gRPC's own words
+_TLS_HINT = (
+    "does the server speak TLS? --ca-file (ca_file), and --cert-file (cert_file) if it asks for"
+    " one; certificate for another name: --server-name (server_name); plain text: leave them out"
+)
+
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 REQUEST_ID_KEY = "x-request-id"
 
@@ -150,13 +156,24 @@ def error_from_status(
     if kind is OverloadedError and pushback_ms is None:
         # gRPC itself refuses with this status, before our services, which always send a delay.
         kind = MessageTooLargeError
-    return kind(
+    error = kind(
         details or code.name,
         code=code,
         retryable=False if must_not_retry else None,
         retry_after_s=None if pushback_ms is None or must_not_retry else pushback_ms / 1000,
         request_id=str(trailing.get(REQUEST_ID_KEY, "")),
     )
+    if kind is UnavailableError and _is_tls_mismatch(details or ""):
+        error.hint = _TLS_HINT
+    return error
+
+
+def _is_tls_mismatch(details: str) -> bool:
+    """Return whether a connection was made, and ended before it could be used.
+
+    A server that hangs up in the course of a call says "Socket closed" too, without "last error".
+    """
+    return "last error: " in details and any(mark in details for mark in _TLS_MARKS)
 
 
 def read_pushback(value: str | bytes | None) -> int | None:

@@ -88,7 +88,11 @@ def load(path: Path | str | None = None) -> Presets:
     source = files("pad_client").joinpath("presets.toml") if path is None else Path(path)
     try:
         content = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        unreadable = InvalidRequestError(f"presets {source}: {error.strerror}")
+        unreadable.hint = "correct the path"
+        raise unreadable from error
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"presets {source}: {error}") from error
     if not 1 <= len(content) <= MAX_DIMENSIONS:
         rule = f"must have 1..{MAX_DIMENSIONS} dimensions"

@@ -4,24 +4,7 @@ import asyncio
 import logging
 import socket
 
-from svc_common.settings import SettingsError
-
 logger = logging.getLogger(__name__)
-
-MAX_PORT = 65535
-
-
-def check_targets(setting: str, targets: tuple[str, ...]) -> None:
-    """Refuse what can be no address.
-
-    Raises:
-        SettingsError: One has no port, or none that there is: look-ups take the remainder of 65536.
-    """
-    for target in targets:
-        port = target.rpartition(":")[2]
-        if not target.startswith("unix:") and not (port.isdecimal() and 0 < int(port) <= MAX_PORT):
-            rule = f"must be host:port, with a port of 1..{MAX_PORT}, or unix:path"
-            raise SettingsError(f"{setting}: {rule}, got {target}")
 
 
 async def resolve(targets: tuple[str, ...]) -> tuple[set[str], bool]:

@@ -69,12 +69,31 @@ async def test_keys_from_files_and_a_token_reach_the_server(
     assert fake.metadata[-1]["authorization"] == f"Bearer {TOKEN}"
     ip = f"127.0.0.1:{encrypted.rpartition(':')[2]}"
     await ask(kind, ip, server_name="pad.test", **keys)
-    with pytest.raises(UnavailableError):
-        await ask(kind, ip, **keys)
-    with pytest.raises(UnavailableError):
-        await ask(kind, encrypted, ca_file=authority.cert)
-    with pytest.raises(UnavailableError):
-        await ask(kind, encrypted, tls=True, cert_file=own.cert, key_file=own.key)
+    name = {"server_name": "pad.test"}
+    for access in (
+        keys,  # another name
+        {"ca_file": authority.cert, **name},  # no certificate of our own
+        {"tls": True, "cert_file": own.cert, "key_file": own.key, **name},  # not its authority
+        {},  # no TLS
+    ):
+        with pytest.raises(UnavailableError) as caught:
+            await ask(kind, ip, **access)
+        assert "does the server speak TLS?" in caught.value.hint
+
+
+async def test_tls_to_a_server_without_it_is_told(
+    kind: Any, address: str, authority: Authority
+) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        await ask(kind, address, ca_file=authority.cert)
+    assert "plain text: leave them out" in caught.value.hint
+
+
+def test_where_nobody_listens_keys_are_no_matter() -> None:
+    with GeneratorClient("127.0.0.1:1", timeout_s=20) as client:
+        with pytest.raises(UnavailableError) as caught:
+            client.server_info()
+        assert "`pad up` starts a server" in caught.value.hint
 
 
 async def test_a_token_file_is_read_at_each_call(

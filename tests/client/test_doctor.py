@@ -139,17 +139,6 @@ def test_folder_that_is_not_there_is_said_with_the_option(tmp_path: Path) -> Non
     assert set(found) == {"models.base", "models.persrm"}
 
 
-def test_occupied_port_is_found_and_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        monkeypatch.setattr(machine, "_PORTS", {port: "GENERATOR_LISTEN"})
-        found = by_check(machine.check_ports())[f"machine.port_{port}"]
-        assert found.level is Level.FAIL
-        assert "GENERATOR_LISTEN" in found.advice
-        assert levels(machine.check_ports([port])) == {f"machine.port_{port}": "ok"}
-    assert by_check(machine.check_ports())[f"machine.port_{port}"].found == "free"
-
-
 def test_missing_redis_is_said_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

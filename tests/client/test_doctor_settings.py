@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pad_client.cli.app import app
+from pad_client.cli.console import program
 from pad_client.doctor import Finding, Level, packages, settings
 from pad_client.doctor.child import ask_child
 from pad_client.doctor.keys import SERVICE_KEY_FILES
@@ -60,12 +61,48 @@ def test_every_mistake_is_told_not_the_first_alone(tmp_path: Path) -> None:
     assert said == {
         "settings.GENERATOR_NUM_SLOTS": "GENERATOR_NUM_SLOTS: must be 1..1024, got 0",
         "settings.GENERATOR_DTYPE": "GENERATOR_DTYPE: must be float32 | bfloat16 | float16,"
-        " got float8",
+        " got 'float8'",
         "settings.GENERATOR_MAX_TOKEN": "GENERATOR_MAX_TOKEN: is no setting of this service; did"
         " you mean GENERATOR_MAX_TOKENS?",
         "settings.REWARD_METRICS_PORT": "REWARD_METRICS_PORT: must be a whole number, got 'many'",
         "settings.PLAYGROUND_TLS": "PLAYGROUND_TLS: must be true or false, got 'yes'",
     }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "rule"),
+    [
+        ("GENERATOR_LISTEN", "hello", "must be host:port, got 'hello'"),
+        ("GENERATOR_HEALTH_LISTEN", "hello", "must be host:port, got 'hello'"),
+        ("GENERATOR_REWARD_TARGETS", "rewardhost", "must be host:port or unix:path, got 'rewardho"),
+        (
+            "GENERATOR_REWARD_TARGETS",
+            "reward:1,r:99999",
+            "must be host:port or unix:path, got 'r:9",
+        ),
+        ("GENERATOR_REWARD_TARGETS", f"reward:1,{SECRET}", "must be host:port or unix:path, got a"),
+        ("REWARD_LISTEN", "hello", "must be host:port, got 'hello'"),
+        ("EDGE_LISTEN", "nonsense", "must be host:port, got 'nonsense'"),
+        ("EDGE_GENERATOR", "localhost", "must be host:port, got 'localhost'"),
+        ("PLAYGROUND_LISTEN", "8080", "must be host:port, got '8080'"),
+        ("GENERATOR_DEVICE", "cuda:999", "must be a torch device of this machine (cpu"),
+        ("REWARD_DEVICE", "cuda:999", "must be a torch device of this machine (cpu"),
+    ],
+)
+def test_addresses_and_devices_are_judged(
+    variable: str, value: str, rule: str, tmp_path: Path
+) -> None:
+    others = {"EDGE_GENERATOR": "127.0.0.1:1", "PLAYGROUND_GENERATOR": "127.0.0.1:1"}
+    found = examine({**right(tmp_path), **others, variable: value})
+    assert found[f"settings.{variable}"].level is Level.FAIL
+    assert found[f"settings.{variable}"].found.startswith(f"{variable}: {rule}")
+    assert SECRET not in repr(found)
+    assert len([each for each in found.values() if each.level is Level.FAIL]) == 1
+
+
+def test_one_variable_is_told_as_one() -> None:
+    found = examine({"EDGE_GENERATOR": "127.0.0.1:1"})
+    assert found["settings.edge"].found == "1 variable EDGE_* keeps to its rules"
 
 
 def test_what_pad_up_would_set_is_missed_by_a_warning(tmp_path: Path) -> None:
@@ -74,7 +111,8 @@ def test_what_pad_up_would_set_is_missed_by_a_warning(tmp_path: Path) -> None:
         "settings.GENERATOR_REWARD_TARGETS": Level.WARN,
         "settings.GENERATOR_REDIS_URL": Level.WARN,
     }
-    assert "pad up" in found["settings.GENERATOR_REDIS_URL"].advice
+    advice = found["settings.GENERATOR_REDIS_URL"].advice
+    assert "`pad up` starts the service, or both models are one process (colocated_svc)" in advice
 
 
 @pytest.mark.parametrize(
@@ -248,6 +286,7 @@ def test_the_command_examines_the_services_of_a_file(
     rows = {row["check"]: row for row in map(json.loads, result.stdout.splitlines())}
     assert rows["settings.EDGE_MAX_REQUESTS"]["level"] == "fail"
     assert rows["settings.EDGE_GENERATOR"]["level"] == "warn"
+    assert f"`{program()} up` starts" in rows["settings.EDGE_GENERATOR"]["advice"]
     assert "EDGE_TLS_KEY_FILE is not" in rows["keys.EDGE_TLS_CERT_FILE"]["found"]
     assert result.exit_code == 1
 
@@ -259,4 +298,4 @@ def test_where_no_service_is_installed_variables_are_told_to_be_left(
     monkeypatch.setattr("pad_client.doctor.packages.serves", lambda: False)
     result = CliRunner().invoke(app, ["doctor", "--json"], env={"EDGE_DRAIN_S": "0"})
     rows = {row["check"]: row for row in map(json.loads, result.stdout.splitlines())}
-    assert rows["settings"]["found"] == "1 variables of services, not examined"
+    assert rows["settings"]["found"] == "1 variable of services, not examined"

@@ -210,6 +210,9 @@ def test_a_write_that_may_have_been_done_is_not_sent_again() -> None:
         ("generator:50051", "generator:50051"),
         (["generator:50051"], "generator:50051"),
         ("dns:///generator:50051", "dns:///generator:50051"),
+        ("[::1]:50051", "[::1]:50051"),
+        ("unix:/run/pad.sock", "unix:/run/pad.sock"),
+        ("unix-abstract:pad", "unix-abstract:pad"),
         ("10.0.0.1:1, 10.0.0.2:2", "ipv4:10.0.0.1:1,10.0.0.2:2"),
         (["[::1]:1", "[::2]:2"], "ipv6:[::1]:1,[::2]:2"),
         ("ipv4:10.0.0.1:1,10.0.0.2:2", "ipv4:10.0.0.1:1,10.0.0.2:2"),
@@ -225,13 +228,18 @@ def test_targets(target: str | list[str], expected: str) -> None:
         ("", "must be host:port, got ''"),
         (["10.0.0.1:1", ""], "must be host:port, got ''"),
         ("http://127.0.0.1:50051", "must be host:port without a scheme, got 'http://127"),
+        ("localhost", "must be host:port, got 'localhost'"),
+        ("garbage:x", "must be host:port, got 'garbage:x'"),
+        ("::1:50051", "must be host:port, got '::1:50051'"),
+        (":50051", "must be host:port, got ':50051'"),
+        ("127.0.0.1:0", "must have a port of 1..65535, got '127.0.0.1:0'"),
         ("127.0.0.1:99999", "must have a port of 1..65535, got '127.0.0.1:99999'"),
         ("dns:///pad:65536", "must have a port of 1..65535, got 'dns:///pad:65536'"),
         ("10.0.0.1:1,10.0.0.2:70000", "must have a port of 1..65535, got '10.0.0.2:70000'"),
     ],
 )
 def test_what_is_no_address_is_refused(target: str | list[str], rule: str) -> None:
-    """gRPC called port 34463 for 99999."""
+    """gRPC called port 34463 for 99999, and 443 where there is none."""
     with pytest.raises(pad_client.InvalidRequestError) as caught:
         grpc_target(target)
     assert str(caught.value).startswith(f"target: {rule}")

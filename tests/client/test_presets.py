@@ -87,5 +87,8 @@ def test_a_file_that_breaks_a_rule_is_refused_with_the_place(
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="No such file"):
-        presets.load(tmp_path / "none.toml")
+    path = tmp_path / "none.toml"
+    with pytest.raises(InvalidRequestError) as refused:
+        presets.load(path)
+    assert str(refused.value) == f"presets {path}: No such file or directory"
+    assert refused.value.hint == "correct the path"

@@ -136,7 +136,7 @@ def test_the_process_answers_as_the_two_services_do_and_drains(
         ({"GENERATOR_RUNS_AHEAD": "true"}, "GENERATOR_RUNS_AHEAD: must not be set"),
         ({"REWARD_DTYPE": "float32"}, "REWARD_DTYPE: is no setting of this service"),
         ({"REWARD_LISTEN": "x:1"}, "REWARD_LISTEN: is no setting of this service"),
-        ({"REWARD_CONDITIONING": "vector"}, "REWARD_CONDITIONING: must be auto | prompt, got vec"),
+        ({"REWARD_CONDITIONING": "vector"}, "REWARD_CONDITIONING: must be auto | prompt, got 'v"),
         ({"REWARD_BACKBONE_DIR": "/other"}, "REWARD_BACKBONE_DIR: must be empty or GENERATOR_MOD"),
         ({"GENERATOR_NUM_SLOT": "3"}, "did you mean GENERATOR_NUM_SLOTS"),
     ],
@@ -147,6 +147,10 @@ def test_a_setting_that_has_no_meaning_here_is_refused(
     with pytest.raises(SettingsError) as error:
         load_both_settings(variables | changes)
     assert message in str(error.value)
+
+
+def test_rewards_are_in_the_process_itself(variables: dict[str, str]) -> None:
+    assert load_both_settings(variables)[0].reward_targets == ("in-process",)
 
 
 def refusal(variables: dict[str, str]) -> str:

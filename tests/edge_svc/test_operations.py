@@ -177,7 +177,8 @@ def test_settings_open_the_edge_to_other_origins_and_to_users_without_a_profile(
     ("settings", "texts"),
     [
         ({"EDGE_GENERATOR_URL": "x"}, ["EDGE_GENERATOR_URL", "no setting"]),
-        ({"EDGE_LISTEN": "127.0.0.1:x"}, ["EDGE_LISTEN", "free address", "127.0.0.1:x"]),
+        ({"EDGE_LISTEN": "192.0.2.1:1"}, ["EDGE_LISTEN: must be a free address", "192.0.2.1:1"]),
+        ({"EDGE_GENERATOR": "localhost"}, ["EDGE_GENERATOR: must be host:port, got 'localhost'"]),
     ],
     ids=str,
 )

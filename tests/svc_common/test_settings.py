@@ -56,7 +56,7 @@ def test_all_types_are_read():
         ("X_NUM_SLOTS", "", "X_NUM_SLOTS: must be a whole number, got ''"),
         ("X_BETA", "-1", "X_BETA: must be >= 0, got -1.0"),
         ("X_BETA", "nan", "X_BETA: must be a number, got 'nan'"),
-        ("X_LOG_LEVEL", "loud", "X_LOG_LEVEL: must be debug | info, got loud"),
+        ("X_LOG_LEVEL", "loud", "X_LOG_LEVEL: must be debug | info, got 'loud'"),
         ("X_IS_OPEN", "yes", "X_IS_OPEN: must be true or false, got 'yes'"),
         (
             "X_NUM_SLOT",

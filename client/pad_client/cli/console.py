@@ -58,12 +58,17 @@ def program() -> str:
     return shlex.quote(min(str(started.absolute()), relative, key=len))
 
 
+def typable(advice: str) -> str:
+    """Return advice with its commands as the user can type them."""
+    return advice.replace("`pad ", f"`{program()} ")
+
+
 def report_error(error: PadError | StackError) -> None:
     """Print what went wrong, and what to do about it, to standard error."""
     console = new_console(stderr=True)
     code = f" ({error.code.name})" if isinstance(error, PadError) and error.code else ""
     console.print(f"pad: {error}{code}", style="red", soft_wrap=True)
-    hint = error.hint.replace("`pad ", f"`{program()} ")
+    hint = typable(error.hint)
     if isinstance(error, DeadlineExceededError):
         hint = "allow more time with --timeout"  # where a program would set timeout_s
     if isinstance(error, PadError) and error.retry_after_s is not None:

@@ -20,6 +20,7 @@ from pad_client.cli.console import (
     ServerOption,
     TimeoutOption,
     new_console,
+    typable,
 )
 from pad_client.cli.up import ModelsOption
 from pad_client.doctor import Finding, Level, ModelFolders, Server, examine, service_variables
@@ -65,7 +66,8 @@ def doctor(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--env-file") from error
     with new_console(stderr=True).status("Examining"):
-        findings = list(examine(asked, _folders(models, variables), variables, is_quick=quick))
+        found = examine(asked, _folders(models, variables), variables, is_quick=quick)
+        findings = [dataclasses.replace(each, advice=typable(each.advice)) for each in found]
     if as_json:
         for each in findings:
             typer.echo(json.dumps(dataclasses.asdict(each), ensure_ascii=False))

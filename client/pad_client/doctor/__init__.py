@@ -8,7 +8,7 @@ is asked as any caller asks it. Needs the extra `cli`.
 from collections.abc import Iterator, Mapping, Sequence
 
 from pad_client.doctor.child import ask_child
-from pad_client.doctor.findings import Finding, Level, warn
+from pad_client.doctor.findings import Finding, Level, count, warn
 from pad_client.doctor.keys import check_client_keys, check_service_keys
 from pad_client.doctor.machine import check_clock, check_ports, check_redis, check_room
 from pad_client.doctor.models import ModelFolders, check_models, weight_bytes
@@ -54,7 +54,8 @@ def examine(
     if not serves():
         if variables:
             advice = "examine them where they are used: pad-serving is not installed here"
-            yield warn("settings", f"{len(variables)} variables of services, not examined", advice)
+            found_there = f"{count(len(variables), 'variable')} of services, not examined"
+            yield warn("settings", found_there, advice)
         return
     yield from check_models(folders)
     yield from check_redis()

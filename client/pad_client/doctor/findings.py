@@ -36,6 +36,11 @@ class Finding:
             object.__setattr__(self, name, text)
 
 
+def count(number: int, noun: str) -> str:
+    """Return how many there are: "1 variable", "2 variables"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def ok(check: str, found: str) -> Finding:
     """Return that all is well."""
     return Finding(check, Level.OK, found)

@@ -13,16 +13,16 @@ from pathlib import Path
 from pad_client.doctor.findings import Finding, fail, ok, warn
 from pad_client.embedded import StackError, find_redis_server
 from pad_client.embedded.ports import HOST
-from pad_client.embedded.probes import answers_http, is_serving
+from pad_client.embedded.probes import answers_http, answers_tls, is_serving
 
 # Where each service listens if nothing else is said, and what says so.
 _PORTS = {
-    50051: "pad up --port N, or GENERATOR_LISTEN",
+    50051: "`pad up --port N`, or GENERATOR_LISTEN",
     50052: "REWARD_LISTEN",
-    9101: "pad up --metrics-port N, or GENERATOR_METRICS_PORT",
+    9101: "`pad up --metrics-port N`, or GENERATOR_METRICS_PORT",
     9102: "REWARD_METRICS_PORT",
-    8000: "pad up --edge-port N, or EDGE_LISTEN",
-    8080: "pad playground --port N, or PLAYGROUND_LISTEN",
+    8000: "`pad up --edge-port N`, or EDGE_LISTEN",
+    8080: "`pad playground --port N`, or PLAYGROUND_LISTEN",
 }
 _GRPC_PORTS, _METRICS_PORTS, EDGE_PORT = (50051, 50052), (9101, 9102), 8000
 _OPTIONAL_PORTS = (EDGE_PORT, 8080)  # of services that only some want
@@ -67,6 +67,10 @@ def check_ports(known: Collection[int] = ()) -> Iterator[Finding]:
             yield ok(check, "free")
         elif port in known or _is_ours(port):
             yield ok(check, "a PAD server answers here")
+        elif port in _GRPC_PORTS and answers_tls(f"{HOST}:{port}"):
+            advice = "for a generator: `pad --ca-file FILE --token-file FILE doctor`; else choose"
+            found = "in use; answers only with TLS: a PAD server with keys?"
+            yield warn(check, found, f"{advice} another port: {setting}")
         else:
             found = "in use by something that does not answer as a PAD server"
             advice = f"stop it, or choose another port: {setting}"
@@ -140,7 +144,7 @@ def _is_ours(port: int) -> bool:
         return is_serving(address)
     if port in _METRICS_PORTS:
         return _has_our_metrics(address)
-    return answers_http(address, "/readyz")
+    return answers_http(address, "/readyz" if port == EDGE_PORT else "/healthz")
 
 
 def _has_our_metrics(address: str) -> bool:

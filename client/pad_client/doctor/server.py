@@ -71,6 +71,8 @@ def _no_answer(server: Server, error: PadError) -> Finding:
     if server.is_wanted:
         advice = "check address, TLS options and firewall; is the generator running?"
         return fail("server", f"{found}: {error}", advice)
+    if error.hint != UnavailableError.hint:  # somebody is there, and hangs up
+        return warn("server", f"{found}, something hangs up", error.hint)
     return warn("server", found, "`pad up` starts one; --server names another")
 
 

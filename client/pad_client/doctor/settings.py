@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pad_client import presets
-from pad_client.doctor.findings import Finding, fail, ok, warn
+from pad_client.doctor.findings import Finding, count, fail, ok, warn
 from pad_client.doctor.imports import try_import
 from pad_client.doctor.keys import SERVICE_KEY_FILES
 from pad_client.doctor.paths import is_pipe, named_pipes, shown
@@ -46,18 +46,19 @@ def check_settings(variables: Mapping[str, str]) -> Iterator[Finding]:
         if not given:
             continue
         check = f"settings.{prefix.rstrip('_').lower()}"
-        found = f"{len(given)} variables {prefix}*"
+        found = f"{count(len(given), 'variable')} {prefix}*"
         service, reason = try_import(module)
         if service is None:
             yield warn(check, f"{found}, not examined: {reason}", "mend the packages first")
             continue
         rules, _ = try_import("svc_common.settings")  # which the service has imported
         errors = rules.settings_errors(getattr(service, name), prefix, given)
+        kept = "keeps to its rules" if len(given) == 1 else "keep to their rules"
         problems = [*_wrong(errors, given, page), *_lost_files(given.keys() - errors.keys(), given)]
         if not problems:
             settings = rules.load_settings(getattr(service, name), prefix, given)
             problems = [*_refusals(prefix, settings, given, rules.SettingsError)]
-        yield from problems or [ok(check, f"{found} keep to their rules")]
+        yield from problems or [ok(check, f"{found} {kept}")]
 
 
 def _wrong(errors: Mapping[str, Any], given: Mapping[str, str], page: str) -> Iterator[Finding]:
@@ -67,7 +68,10 @@ def _wrong(errors: Mapping[str, Any], given: Mapping[str, str], page: str) -> It
             advice = f"correct it, or unset it: the service does not start with it; see {page}"
             yield fail(check, _without_secret(str(error), given[variable]), advice)
         else:
-            advice = f"set {variable}, unless `pad up` starts the service: it sets that itself"
+            advice = (
+                f"set {variable}, unless `pad up` starts the service, or both models are one"
+                " process (colocated_svc)"
+            )
             yield warn(check, str(error), advice)
 
 
@@ -77,16 +81,20 @@ def _refusals(
     """Look at what settings say together, as the service does at its start."""
     if named_pipes(given, SERVICE_KEY_FILES):
         return  # as keys.py says; to read one is to wait
-    parts = [*_STARTS.get(prefix, ())]
+    parts: list[tuple[str, str, tuple[Any, ...]]] = [
+        (module, name, (settings,)) for module, name in _STARTS.get(prefix, ())
+    ]
     if hasattr(settings, "traces_endpoint"):
-        parts.append(("svc_common.tracing", "check_tracing"))
-    for module, name in parts:
+        parts.append(("svc_common.tracing", "check_tracing", (settings, prefix)))
+    if hasattr(settings, "device"):
+        device = (f"{prefix}DEVICE", settings.device)
+        parts.append(("svc_common.lm.loading", "check_device", device))
+    for module, name, arguments in parts:
         part, reason = try_import(module)
         if part is None:
             found = f"{module} not asked: {reason}"
             yield warn(f"settings.{module}", found, "mend the packages first")
             continue
-        arguments = (settings, prefix) if name == "check_tracing" else (settings,)
         try:
             getattr(part, name)(*arguments)
         except refusal as error:
@@ -100,9 +108,10 @@ def _refusals(
 
 def _without_secret(message: str, value: str) -> str:
     """Return a rule that was broken without its value where that may be a secret."""
-    if len(value) > _MAX_SHOWN_CHARACTERS:
-        shown = f"a text of {len(value)} characters"
-        message = message.replace(repr(value), shown).replace(value, shown)
+    for part in (value, *map(str.strip, value.split(","))):
+        if len(part) > _MAX_SHOWN_CHARACTERS:
+            shown = f"a text of {len(part)} characters"
+            message = message.replace(repr(part), shown).replace(part, shown)
     return message
 
 

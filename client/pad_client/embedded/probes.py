@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import ssl
 from pathlib import Path
 
 import grpc
@@ -39,6 +40,22 @@ def answers_http(address: str, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def answers_tls(address: str) -> bool:
+    """Return whether a server takes part in a TLS handshake, whatever its certificate says."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])  # else gRPC's servers hang up
+    host, _, port = address.rpartition(":")
+    try:
+        with (
+            socket.create_connection((host, int(port)), timeout=_PROBE_S) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
+    except OSError:  # by ssl too
+        return False
 
 
 def is_serving(address: str) -> bool:
