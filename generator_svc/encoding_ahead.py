@@ -21,7 +21,7 @@ class EncodingAhead:
     """Works through all profiles, once a version; of several generators one does it at a time.
 
     Args:
-        client: RedisClient, where the rounds are noted.
+        client: Redis, where the rounds are noted.
         store: Whose profiles and encodings.
         queries: Ask the reward replicas.
         observer: Told how far it is.

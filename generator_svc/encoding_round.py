@@ -96,7 +96,7 @@ class EncodingRound:
     """A pass for one version, by whoever holds the lease.
 
     Args:
-        client: RedisClient, whose profiles are gone through.
+        client: Redis, whose profiles are gone through.
         store: Whose profiles and encodings.
         queries: Ask the reward replicas.
         observer: Told what becomes of each text.
