@@ -14,6 +14,8 @@ from svc_common.lm.forward import Contents, Step, additive_mask
 from svc_common.lm.linear import Linear, Split
 from svc_common.lm.transfers import to_device
 
+CALL_BYTES = 1 << 16  # that are read in the time of one more call
+
 
 @dataclass(frozen=True)
 class RowVectors:
@@ -117,7 +119,9 @@ class LeanForward:
         num_rows, num_new = input_ids.shape
         rows = step.rows
         rows = self.rows[rows] if isinstance(rows, slice) else rows.unsqueeze(1)  # [B, 1]
-        attend = Attention(self.weights, step, self._mask(step), rows, step.positions)
+        alone = self._alone(step)
+        mask = None if alone else self._mask(step)
+        attend = Attention(self.weights, step, mask, rows, step.positions, alone)
         token_ids = to_device(input_ids.reshape(-1), self._device)  # [N], N = B * T
         hidden = self.compute(token_ids, attend, step.num_first * num_new)
         return hidden.view(num_rows, num_new, -1)  # [B, T, D]
@@ -144,6 +148,23 @@ class LeanForward:
 
     def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
         self._arena[:, row, :, start : start + length] = contents[0][:, :, :length]
+
+    def _alone(self, step: Step) -> list[tuple[int, int]]:
+        """Return row and length of each sequence if each is to attend alone, else nothing.
+
+        Sequences that attend together read as many places as the longest of them has, and a copy
+        if their rows are no neighbours. Few short places are read in the time of a call.
+        """
+        if self._device.type != "cpu" or step.positions.shape[1] > 1:
+            return []
+        lengths = [position + 1 for position in step.positions[:, 0].tolist()]
+        if not isinstance(step.rows, slice):
+            return list(zip(step.rows.tolist(), lengths, strict=True))
+        num_masked = step.view * len(lengths) - sum(lengths)
+        place_bytes = self._arena[0, 0, :, 0].numel() * self._arena.element_size()
+        if num_masked * place_bytes <= len(lengths) * CALL_BYTES:
+            return []
+        return list(enumerate(lengths, start=step.rows.start))
 
     def _mask(self, step: Step) -> Tensor | None:
         """Return the mask for queries of a KV head's group: `[B, 1, groups * T, view]`."""
@@ -191,16 +212,24 @@ class Attention:
         mask: see `LeanForward._mask`; None: everything is attended to.
         rows: `[B, 1]`, the rows that new keys and values are written to,
         places: and where: `[B, T]`.
+        alone: row and length of each sequence, if each attends by itself; `mask` is None then.
     """
 
     def __init__(
-        self, weights: LeanWeights, step: Step, mask: Tensor | None, rows: Tensor, places: Tensor
+        self,
+        weights: LeanWeights,
+        step: Step,
+        mask: Tensor | None,
+        rows: Tensor,
+        places: Tensor,
+        alone: list[tuple[int, int]] | None = None,
     ) -> None:
         self._w = weights
         self._step = step
         self._mask = mask
         self._rows = rows
         self._places = places
+        self._alone = alone
         self._cos = weights.cos[step.positions]  # [B, T, 1, head_dim]
         self._sin = weights.sin[step.positions]
 
@@ -220,14 +249,28 @@ class Attention:
         turned = torch.addcmul(turned * self._cos, swapped, self._sin)
         arena[self._rows, : w.num_kv_heads, self._places] = turned[:, :, w.num_heads :]
         arena[self._rows, w.num_kv_heads :, self._places] = heads[:, :, num_rotated:]
-        stored = arena[step.rows, :, : step.view]  # [B, 2 * kv_heads, view, d]
-        keys, values = stored[:, : w.num_kv_heads], stored[:, w.num_kv_heads :]
         num_groups = w.num_heads // w.num_kv_heads
         queries = turned[:, :, : w.num_heads]  # [B, T, heads, d]
         queries = queries.view(num_rows, num_new, w.num_kv_heads, num_groups, w.head_dim)
         queries = queries.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, kv_heads, groups * T, d]
-        mixed = nn.functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=self._mask, scale=w.attention_scale
-        )  # [B, kv_heads, groups * T, d]
+        mixed = self._attend(queries, arena)  # [B, kv_heads, groups * T, d]
         mixed = mixed.view(num_rows, w.num_kv_heads, num_groups, num_new, w.head_dim)
         return mixed.permute(0, 3, 1, 2, 4).reshape(num_rows * num_new, -1)  # [N, heads * d]
+
+    def _attend(self, queries: Tensor, arena: Tensor) -> Tensor:
+        """Return what queries `[B, kv_heads, groups * T, d]` find, in their shape."""
+        if not self._alone:
+            step = self._step
+            return self._look_up(queries, arena[step.rows, :, : step.view])
+        mixed = torch.empty_like(queries)
+        for i, (row, length) in enumerate(self._alone):
+            mixed[i : i + 1] = self._look_up(queries[i : i + 1], arena[row : row + 1, :, :length])
+        return mixed
+
+    def _look_up(self, queries: Tensor, stored: Tensor) -> Tensor:
+        """Do what `_attend` does, given keys and values `[B, 2 * kv_heads, places, d]`."""
+        w = self._w
+        keys, values = stored[:, : w.num_kv_heads], stored[:, w.num_kv_heads :]
+        return nn.functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=self._mask, scale=w.attention_scale
+        )

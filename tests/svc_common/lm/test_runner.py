@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svc_common.lm.forward import Forward
+from svc_common.lm import lean
+from svc_common.lm.forward import Forward, additive_mask
 from svc_common.lm.head import Head, ValueHead
 from svc_common.lm.lean import LeanForward
 from svc_common.lm.lean_weights import lean_weights
@@ -160,6 +161,36 @@ def test_a_prefix_that_was_read_can_be_written_to_another_row(kind: str) -> None
     runner.write(copy, kept, len(ids) - 2)
     logits = head.logits(runner.append(copy, ids[-2:]))[0]
     torch.testing.assert_close(logits, recomputed_logits(model, ids), **TOLERANCE)
+
+
+@pytest.mark.parametrize("call_bytes", [0, 1 << 30])
+def test_rows_of_different_lengths_attend_together_or_each_alone(
+    call_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean, "CALL_BYTES", call_bytes)
+    num_masks = []
+
+    def counted_mask(*args: object) -> Tensor:
+        num_masks.append(1)
+        return additive_mask(*args)  # type: ignore[arg-type]
+
+    model = tiny_model("llama")
+    head, runner = (
+        Head(model),
+        SlotRunner(forward_of("lean", model), num_slots=4, context_length=128),
+    )
+    rng = random.Random(5)
+    live = {runner.open(): [rng.randrange(VOCABULARY_SIZE) for _ in range(n)] for n in (3, 90, 41)}
+    for row, ids in live.items():
+        runner.append(row, ids)
+    monkeypatch.setattr(lean, "additive_mask", counted_mask)
+    for _ in range(4):
+        for ids in live.values():
+            ids.append(rng.randrange(VOCABULARY_SIZE))
+        logits = head.logits(runner.decode(list(live), [ids[-1] for ids in live.values()]))
+        for ids, mine in zip(live.values(), logits, strict=True):
+            torch.testing.assert_close(mine, recomputed_logits(model, ids), **TOLERANCE)
+    assert len(num_masks) == (0 if call_bytes == 0 else 4)
 
 
 def test_a_full_runner_says_so() -> None:
