@@ -1,5 +1,8 @@
 """What the generator measures; implements the observers of engine, prompts and pool."""
 
+from collections.abc import Callable
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from generator_svc.engine.scheduler import Scheduler
@@ -14,9 +17,13 @@ from svc_common.metrics import (
 
 
 class GeneratorMetrics:
-    """All metrics of the generator service, in one registry."""
+    """All metrics of the generator service, in one registry.
+
+    What is told amid a step, which waits meanwhile, is counted by `settle`.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._told: list[Callable[[], None]] = []  # and not yet counted
         self._step = Histogram(
             "pad_step_duration_seconds",
             "One phase of a decode step.",
@@ -150,10 +157,18 @@ class GeneratorMetrics:
         )
 
     def phase(self, name: str, seconds: float) -> None:
+        self._told.append(partial(self._count_phase, name, seconds))
+
+    def _count_phase(self, name: str, seconds: float) -> None:
         self._step.labels(name).observe(seconds)
 
+    def settle(self) -> None:
+        told, self._told = self._told, []
+        for count in told:
+            count()
+
     def batch(self, num_rows: int) -> None:
-        self._rows.observe(num_rows)
+        self._told.append(partial(self._rows.observe, num_rows))
 
     def ran_ahead(self, *, num_kept: int, num_redone: int) -> None:
         self._ahead.labels("kept").inc(num_kept)
@@ -214,6 +229,6 @@ class GeneratorMetrics:
         self._model_changes.inc()
 
     def replica_batch(self, queue_s: float, forward_s: float, select_s: float) -> None:
-        self._step.labels("reward_queue").observe(queue_s)
-        self._step.labels("reward_forward").observe(forward_s)
-        self._step.labels("reward_select").observe(select_s)
+        self.phase("reward_queue", queue_s)
+        self.phase("reward_forward", forward_s)
+        self.phase("reward_select", select_s)

@@ -57,6 +57,7 @@ class Batcher:
         self._max_waiting = max_waiting_sessions
         self._jobs = JobQueue()
         self._num_turns_without_job = 0
+        self._scored: list[tuple[ScoreWork, float]] = []  # with seconds; not yet counted
         rules = CommitRules(cache.model.vocabulary_size, cache.model.context_length)
         self.intake = Intake(
             metrics, rules, max_waiting_sessions=max_waiting_sessions, traces=traces
@@ -97,6 +98,7 @@ class Batcher:
                 await self._score(work)
             if turn.scores:
                 await asyncio.sleep(0)  # the answers leave before a forward takes the processor
+            self._count()
             has_changed = await self._exchange()
             await self._commit(turn.runs)
             has_worked = await self._run_job()
@@ -141,13 +143,20 @@ class Batcher:
                 self.intake.fail(work, row, session.fault(step, Reason.INTERNAL, SEE_LOG))
             return
         select_s = time.perf_counter() - taken
-        self._metrics.select_s.observe(select_s)
-        if self._traces is not None:
-            self._traces.scored(work.group.sessions, select_s)
         forward_s = max([session.forward_s for session in work.group.sessions])
         batch.add_timings(taken, forward_s, select_s)
         batch.score(work.rows, *scored)
         self.intake.answer_if_done(work)
+        self._scored.append((work, select_s))
+
+    def _count(self) -> None:
+        """Count what was scored and answered in this turn."""
+        self.intake.count_answers()
+        scored, self._scored = self._scored, []
+        for work, select_s in scored:
+            self._metrics.select_s.observe(select_s)
+            if self._traces is not None:
+                self._traces.scored(work.group.sessions, select_s)
 
     async def _rewards(
         self, work: ScoreWork, counts: list[int], ids: NDArray[np.uint32]

@@ -51,6 +51,7 @@ class Intake:
         self._traces = traces
         self._max_waiting_sessions = max_waiting_sessions
         self._inbox: deque[Callable[[], None]] = deque()
+        self._answered: list[PendingBatch] = []  # and not yet counted
         self._is_draining = False
         self.streams: set[Stream] = set()
         self.arrival = asyncio.Event()
@@ -127,9 +128,15 @@ class Intake:
         """Send the answer of a batch if none of its rows is left."""
         batch = work.batch
         if batch.num_left == 0:
-            self._metrics.queue_s.observe(batch.timings.queue_s)
             work.stream.num_unanswered -= 1
             work.stream.send(batch.answer())
+            self._answered.append(batch)
+
+    def count_answers(self) -> None:
+        """Count the answers that were sent: generators do not wait for that."""
+        answered, self._answered = self._answered, []
+        for batch in answered:
+            self._metrics.queue_s.observe(batch.timings.queue_s)
 
     def close(self, session: Session, reason: Reason, message: str) -> None:
         """Free a session's rows at the next turn; candidates that wait for it get this error."""

@@ -90,7 +90,7 @@ class Engine:
             error = step_error
             raise
         finally:
-            self._emit()
+            self._settle()
             for sequence in self._scheduler.everyone:
                 self._end(sequence, error)
 
@@ -102,17 +102,12 @@ class Engine:
         self._admit()
         batch = self._scheduler.next_batch()
         if batch.is_empty:
-            self._emit()
+            self._settle()
         else:
             await self._forward(batch)
         ready = [s for s in self._scheduler.active if self._can_choose(s)]
         if ready:
             await self._choose(ready)
-        self._observer.load(
-            num_active=self._scheduler.num_active,
-            num_waiting=self._scheduler.num_waiting,
-            num_free_slots=self._model.num_free,
-        )
         if batch.is_empty and not ready:
             await self._wake.wait()
 
@@ -145,14 +140,14 @@ class Engine:
     async def _forward(self, batch: Batch) -> None:
         """Commit the last tokens at the reward service and run them ourselves, both at once.
 
-        Readers get the last step's tokens meanwhile.
+        What the last step left to do is done meanwhile.
         """
         sessions = [s.session for s in batch.decodes if s.session is not None]
         self._scorer.commit([s for s in sessions if s.state is SessionState.OPEN])
         await asyncio.sleep(0)  # the commit leaves before our forward takes the interpreter
         started = time.perf_counter()
         running = self._thread.start(self._model.run, batch)
-        self._emit()
+        self._settle()
         await running
         seconds = time.perf_counter() - started
         for sequence in batch.decodes:
@@ -213,7 +208,7 @@ class Engine:
         finally:
             choosing.cancel()  # if the engine stops
         self._accept(chosen, time.perf_counter() - started)
-        self._emit()
+        self._settle()
         if running is None:
             return
         outlasts_rewards = not running.done()
@@ -268,6 +263,16 @@ class Engine:
             self._accepted.append((one, reason))
             if reason is not None:
                 self._end(one.sequence)
+
+    def _settle(self) -> None:
+        """Do what no step waits for: tokens go to their readers, what was measured is counted."""
+        self._emit()
+        self._observer.load(
+            num_active=self._scheduler.num_active,
+            num_waiting=self._scheduler.num_waiting,
+            num_free_slots=self._model.num_free,
+        )
+        self._observer.settle()
 
     def _emit(self) -> None:
         """Hand the tokens that were chosen last to their readers."""

@@ -28,3 +28,6 @@ class EngineObserver(Protocol):
 
     def token(self, token: ChosenToken, sequence: Sequence, since_last_s: float | None) -> None:
         """A token was chosen; `since_last_s` is None for an answer's first."""
+
+    def settle(self) -> None:
+        """A forward runs, or nothing does: what was told may now be counted at leisure."""

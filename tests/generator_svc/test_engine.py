@@ -73,6 +73,9 @@ class QuietObserver:
     def load(self, *, num_active: int, num_waiting: int, num_free_slots: int) -> None:
         pass
 
+    def settle(self) -> None:
+        pass
+
     def started(self, sequence: Sequence) -> None:
         pass
 
@@ -374,3 +377,33 @@ async def test_a_stopping_engine_tells_every_reader() -> None:
         with pytest.raises(ShuttingDownError):
             async for _ in sequence.tokens():
                 pass
+
+
+class Booked(QuietObserver):
+    """Notes the phases that were told, and which of them by the last `settle`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+        self.settled: list[str] = []
+
+    def phase(self, name: str, seconds: float) -> None:
+        self.told.append(name)
+
+    def settle(self) -> None:
+        self.settled = list(self.told)
+
+
+async def test_what_was_told_of_an_answer_is_settled_when_its_reader_has_its_end() -> None:
+    observer = Booked()
+    async with running_engine(told=observer) as harness:
+        await harness.write("Hello", guided("Hello", "Be brief.", max_tokens=4))
+        assert observer.settled == observer.told
+    counts = {name: observer.told.count(name) for name in observer.told}
+    assert counts == {
+        "generator_prefill": 1,
+        "generator_forward": 3,
+        "reward_wait": 4,
+        "select": 4,
+        "emit": 4,
+    }
