@@ -1,5 +1,6 @@
 """What RPC handlers and the batcher tell each other: reward.proto's Score, without protobuf."""
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -116,13 +117,12 @@ def columns(rows: Iterable[tuple[int, ...]], count: int) -> list[list[int]]:
 
 def pack(values: Sequence[int]) -> bytes:
     """Return numbers as an array field."""
-    return np.array(values, UINT32).tobytes()
+    return struct.pack(f"<{len(values)}I", *values)  # amid a step half of what numpy takes
 
 
 def unpack(data: bytes) -> list[int]:
-    """Return the numbers of an array field."""
-    values: list[int] = np.frombuffer(data, UINT32).tolist()
-    return values
+    """Return the numbers of an array field, whose length was checked."""
+    return list(struct.unpack(f"<{len(data) // UINT32.itemsize}I", data))
 
 
 @dataclass(frozen=True)

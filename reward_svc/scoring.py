@@ -59,6 +59,8 @@ def sum_terms(logprobs: Tensor, weights: Tensor) -> Tensor:
     Returns:
         `[B, K]` float32.
     """
+    if logprobs.shape[1] == 1:
+        return logprobs[:, 0] * weights  # [B, K] * [B, 1]
     return (logprobs * weights.unsqueeze(-1)).sum(1)  # [B, K]
 
 

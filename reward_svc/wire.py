@@ -14,6 +14,7 @@ from reward_svc.messages import (
     Load,
     Opened,
     RowFault,
+    unpack,
 )
 from svc_common.errors import InvalidRequestError
 
@@ -24,18 +25,28 @@ MAX_ROWS = 1 << 11
 MAX_OPENINGS = 64  # of one message: each takes a hundred times what a row takes, and ours has one
 
 
+def count_numbers(field: str, data: bytes, wanted: int | None = None) -> int:
+    """Return how many numbers an array field has.
+
+    Raises:
+        InvalidRequestError: There are not as many as `wanted` (any, if None).
+    """
+    count, left = divmod(len(data), UINT32.itemsize)
+    if left:
+        raise InvalidRequestError(f"{field}: must hold 4 bytes a number, got {len(data)} bytes")
+    if wanted is not None and count != wanted:
+        raise InvalidRequestError(f"{field}: must hold {wanted} numbers, got {count}")
+    return count
+
+
 def numbers(field: str, data: bytes, count: int | None = None) -> NDArray[np.uint32]:
     """Return an array field of `count` numbers (any, if None).
 
     Raises:
         InvalidRequestError: The length is wrong.
     """
-    if len(data) % UINT32.itemsize:
-        raise InvalidRequestError(f"{field}: must hold 4 bytes a number, got {len(data)} bytes")
-    values = np.frombuffer(data, UINT32)
-    if count is not None and len(values) != count:
-        raise InvalidRequestError(f"{field}: must hold {count} numbers, got {len(values)}")
-    return values
+    count_numbers(field, data, count)
+    return np.frombuffer(data, UINT32)
 
 
 def check_rows(field: str, count: int, most: int = MAX_ROWS) -> None:
@@ -71,16 +82,13 @@ def commits(name: str, message: reward_pb2.CommitRows) -> CommitRows | None:
     sessions, epochs = message.sessions, message.epochs
     if not (sessions or epochs or message.steps or message.token_ids):
         return None
-    count = len(numbers(f"{name}.sessions", sessions))
+    steps, ids = message.steps, message.token_ids
+    count = count_numbers(f"{name}.sessions", sessions)
     check_rows(f"{name}.sessions", count)
-    numbers(f"{name}.epochs", epochs, count)
-    steps = numbers(f"{name}.steps", message.steps, count).tolist()
-    return CommitRows(
-        sessions,
-        epochs,
-        steps,
-        numbers(f"{name}.token_ids", message.token_ids, count).tolist(),
-    )
+    count_numbers(f"{name}.epochs", epochs, count)
+    count_numbers(f"{name}.steps", steps, count)
+    count_numbers(f"{name}.token_ids", ids, count)
+    return CommitRows(sessions, epochs, unpack(steps), unpack(ids))
 
 
 def candidates(
@@ -93,12 +101,13 @@ def candidates(
     """
     arrived = time.perf_counter()
     sessions, epochs, steps = message.sessions, message.epochs, message.steps
-    count = len(numbers("candidates.sessions", sessions))
+    count = count_numbers("candidates.sessions", sessions)
     check_rows("candidates.sessions", count)
-    numbers("candidates.epochs", epochs, count)
-    numbers("candidates.steps", steps, count)
+    count_numbers("candidates.epochs", epochs, count)
+    count_numbers("candidates.steps", steps, count)
     num_candidates = message.num_candidates
-    counts = numbers("candidates.num_candidates", num_candidates, count).tolist()
+    count_numbers("candidates.num_candidates", num_candidates, count)
+    counts = unpack(num_candidates)
     ids = numbers("candidates.candidate_ids", message.candidate_ids, sum(counts))
     refusals = {}
     is_inside = not len(ids) or int(ids.max()) < vocabulary_size

@@ -47,32 +47,33 @@ class Choices:
 
     @cached_property
     def base_token_ids(self) -> list[int]:
-        return _column(self.candidates.token_ids, torch.tensor(self.base_columns))
+        return _column(self.candidates.token_ids, self.base_columns)
 
     @cached_property
     def logprobs(self) -> list[float]:
         """Of the tokens, by the base model."""
-        return _column(self.candidates.logprobs, torch.tensor(self.columns))
+        return _column(self.candidates.logprobs, self.columns)
 
     @cached_property
     def chosen_rewards(self) -> list[float]:
         """Of the tokens."""
-        return _column(self.rewards, torch.tensor(self.columns))
+        return _column(self.rewards, self.columns)
 
 
 @dataclass(frozen=True)
 class PreparedChoice:
     """All of a step's choice that does not need rewards.
 
-    `base_part` `[B, K]` is the base model's part that rewards still lack, None where none does;
-    `sampled` is None where all rows are greedy.
+    `token_ids` are those of the candidates, a list a row; `base_part` `[B, K]` is the base model's
+    part that rewards still lack, None where none does; `sampled` is None where all rows are greedy.
     """
 
     candidates: Candidates
+    token_ids: list[list[int]]
     beta: Tensor  # [B]
     base_part: Tensor | None
     sampled: "_Sampling | None"
-    base_columns: Tensor  # [B]
+    base_columns: list[int]
 
     def choose(self, rewards: Tensor) -> Choices:
         """Choose a token for each row, and say what the base model would have chosen.
@@ -84,12 +85,12 @@ class PreparedChoice:
         if self.base_part is not None:
             rewards = rewards - self.base_part  # [B, K]
         scores = guide(logprobs, rewards, self.beta)  # [B, K]
-        columns = _pick(scores, self.sampled)  # [B]
+        columns = _pick(scores, self.sampled)
         return Choices(
             candidates=candidates,
-            columns=columns.tolist(),
-            base_columns=self.base_columns.tolist(),
-            token_ids=_column(candidates.token_ids, columns),
+            columns=columns,
+            base_columns=self.base_columns,
+            token_ids=[ids[column] for ids, column in zip(self.token_ids, columns, strict=True)],
             rewards=rewards,
             scores=scores,
         )
@@ -118,6 +119,7 @@ def prepare(candidates: Candidates, params: Rows[RowParams]) -> PreparedChoice:
     sampled = _sampling(candidates, params)
     return PreparedChoice(
         candidates,
+        token_ids=candidates.token_ids.tolist(),
         beta=torch.tensor([row.beta for row in params], dtype=torch.float32),
         base_part=base_part(logprobs, torch.tensor(weights)) if any(weights) else None,
         sampled=sampled,
@@ -136,9 +138,9 @@ def choose_base(candidates: Candidates, params: Rows[RowParams]) -> list[int]:
     return _column(candidates.token_ids, base_columns)
 
 
-def _column(values: Tensor, columns: Tensor) -> list[Any]:
-    """Return the number that stands in each row's column: `[B, K]`, `[B]` -> B numbers."""
-    numbers: list[Any] = values.gather(1, columns.unsqueeze(1)).squeeze(1).tolist()
+def _column(values: Tensor, columns: list[int]) -> list[Any]:
+    """Return the number that stands in each row's column of `[B, K]`."""
+    numbers: list[Any] = values.gather(1, torch.tensor(columns).unsqueeze(1)).squeeze(1).tolist()
     return numbers
 
 
@@ -154,8 +156,11 @@ def _sampling(candidates: Candidates, params: Rows[RowParams]) -> _Sampling | No
     )
 
 
-def _pick(scores: Tensor, sampled: _Sampling | None) -> Tensor:
-    """Return each row's choice by `scores` `[B, K]`: `[B]`."""
+def _pick(scores: Tensor, sampled: _Sampling | None) -> list[int]:
+    """Return each row's choice by `scores` `[B, K]`: B columns."""
     if sampled is None:
-        return scores.argmax(dim=-1)
-    return pick(scores, sampled.noise, sampled.temperature, sampled.top_p)
+        columns = scores.argmax(dim=-1)
+    else:
+        columns = pick(scores, sampled.noise, sampled.temperature, sampled.top_p)
+    picked: list[int] = columns.tolist()
+    return picked

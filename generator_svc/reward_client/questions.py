@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from generator_svc.decoding.explanation import against_base
-from generator_svc.decoding.guidance import subtract_base
+from generator_svc.decoding.guidance import base_part
 from generator_svc.engine.scorer import ScoredRows, ScoreRows, SessionState
 from generator_svc.reward_client.case import Case, LateAnswer
 from generator_svc.reward_client.placement import Placement
@@ -33,19 +33,37 @@ class _Asked:
     steps: list[int]
     counts: list[int]
 
+    @cached_property
+    def base_part(self) -> Tensor | None:
+        """The part of the references that are the base model itself `[b, K]`; None without any."""
+        weights = [placement.base_weight for placement in self.placements]
+        if not any(weights):
+            return None
+        return base_part(self.logprobs[self.rows, : max(self.counts)], torch.tensor(weights))
+
+    def prepare(self) -> None:
+        """Do what the answer will need, while it is on its way."""
+        _ = self.base_part
+
 
 @dataclass(eq=False)
 class _Round:
     """One step's questions: rewards come in, and whoever waits is woken once, by `done`.
 
     Attributes:
-        waiting: replicas that have not answered, with their questions.
+        shape: B rows of K candidates.
         done: gives `scored`; nobody waits any more then, and what still comes is late.
+        waiting: replicas that have not answered, with their questions.
     """
 
-    scored: ScoredRows
-    waiting: dict[Replica, _Asked]
+    shape: torch.Size
     done: "asyncio.Future[ScoredRows]"
+    waiting: dict[Replica, _Asked] = field(default_factory=dict)
+
+    @cached_property
+    def scored(self) -> ScoredRows:
+        """What came so far; an answer that is all of it takes its place."""
+        return ScoredRows(torch.zeros(self.shape), [False] * self.shape[0])
 
     def finish(self) -> None:
         """Wake whoever waits; sessions whose rewards are not there are marked `is_scoring`."""
@@ -59,16 +77,15 @@ class _Round:
 
 def _subtract_ours(scored: ScoredRows, asked: _Asked) -> ScoredRows:
     """Return rewards `[b, K]` whole: less the references that are the base model itself."""
-    weights = [placement.base_weight for placement in asked.placements]
-    if not any(weights):
+    if asked.base_part is None:
         return scored
-    logprobs = asked.logprobs[asked.rows, : scored.rewards.shape[1]]
     by_preference = {
-        i: against_base(its, logprobs[i, : its.shape[1]]) if weights[i] else its
+        i: against_base(its, asked.logprobs[asked.rows[i], : its.shape[1]])
+        if asked.placements[i].base_weight
+        else its
         for i, its in scored.by_preference.items()
     }
-    rewards = subtract_base(scored.rewards, logprobs, torch.tensor(weights))
-    return ScoredRows(rewards, scored.has_rewards, by_preference)
+    return ScoredRows(scored.rewards - asked.base_part, scored.has_rewards, by_preference)
 
 
 def _candidates(rows: ScoreRows, chosen: list[int]) -> CandidateBlock:
@@ -100,10 +117,10 @@ class Questions:
 
         Sessions whose replica is late are marked `is_scoring`.
         """
-        scored = ScoredRows(torch.zeros(rows.token_ids.shape), [False] * len(cases))
-        groups = self._groups(rows, cases, scored)
         loop = asyncio.get_running_loop()
-        turn = _Round(scored, dict(groups), loop.create_future())
+        turn = _Round(rows.token_ids.shape, loop.create_future())
+        groups = self._groups(rows, cases, turn)
+        turn.waiting = dict(groups)
         for replica, asked in groups.items():
             replica.ask(
                 asked.placements,
@@ -111,6 +128,7 @@ class Questions:
                 partial(self._receive, turn, replica),
                 self._timeout_s(replica),
             )
+            loop.call_soon(asked.prepare)  # once the question has left
         if turn.waiting:
             timer = loop.call_later(STRAGGLER_S, turn.finish)
             turn.done.add_done_callback(lambda _: timer.cancel())
@@ -119,7 +137,7 @@ class Questions:
         return turn.done
 
     def _groups(
-        self, rows: ScoreRows, cases: list[Case | None], scored: ScoredRows
+        self, rows: ScoreRows, cases: list[Case | None], turn: _Round
     ) -> dict[Replica, _Asked]:
         """Return what each replica is to be asked; answers that were kept are taken at once."""
         groups: dict[Replica, _Asked] = {}
@@ -128,10 +146,10 @@ class Questions:
                 continue
             kept = case.take_answer()
             if kept is not None:
-                scored.rewards[row, : len(kept.rewards)] = kept.rewards
-                scored.has_rewards[row] = True
+                turn.scored.rewards[row, : len(kept.rewards)] = kept.rewards
+                turn.scored.has_rewards[row] = True
                 if kept.by_preference is not None:
-                    scored.by_preference[row] = kept.by_preference
+                    turn.scored.by_preference[row] = kept.by_preference
             elif case.replica is not None and case.placement is not None:
                 asked = groups.setdefault(
                     case.replica, _Asked(rows.candidates.logprobs, [], [], [], [], [])
@@ -149,10 +167,10 @@ class Questions:
         was_late = turn.done.done()
         scored = _subtract_ours(scored, asked)
         rewards = scored.rewards
-        if not was_late:
-            is_whole = len(asked.rows) == len(turn.scored.has_rewards)  # as in most steps
-            rows = slice(None) if is_whole else asked.rows
-            turn.scored.rewards[rows, : rewards.shape[1]] = rewards
+        if not was_late and rewards.shape == turn.shape:  # as in most steps
+            turn.scored = scored
+        elif not was_late:
+            turn.scored.rewards[asked.rows, : rewards.shape[1]] = rewards
         parts = zip(asked.rows, asked.cases, asked.placements, asked.steps, strict=True)
         for i, (row, case, placement, step) in enumerate(parts):
             session = case.session

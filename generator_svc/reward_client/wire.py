@@ -1,5 +1,7 @@
 """Between the engine's values and the messages of reward.proto."""
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,21 +14,27 @@ from generator_svc.engine.scorer import RewardContext, ScoredRows
 from pad.v1 import common_pb2, reward_pb2
 from svc_common.trace_context import TraceContext
 
+_UINT32, _FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
 REFERENCES = {
     Reference.BACKBONE: common_pb2.REFERENCE_MODE_BACKBONE,
     Reference.BASE: common_pb2.REFERENCE_MODE_BASE,
 }
 
 
-def pack_ids(ids: list[int]) -> bytes:
+def pack_ids(ids: Sequence[int]) -> bytes:
     """Return ids as little-endian uint32."""
-    return np.asarray(ids, dtype="<u4").tobytes()
+    return struct.pack(f"<{len(ids)}I", *ids)  # amid a step half of what numpy takes
 
 
 def unpack_ids(data: bytes) -> list[int]:
-    """Return what `pack_ids` packed."""
-    ids: list[int] = np.frombuffer(data, dtype="<u4").tolist()
-    return ids
+    """Return what `pack_ids` packed.
+
+    Raises:
+        ValueError: it is cut off.
+    """
+    if len(data) % _UINT32.itemsize:
+        raise ValueError(f"array field: must hold 4 bytes a number, got {len(data)} bytes")
+    return list(struct.unpack(f"<{len(data) // _UINT32.itemsize}I", data))
 
 
 def pack_context(
@@ -69,13 +77,10 @@ CommitRow = tuple[int, int, int, int]
 
 def pack_commits(rows: list[CommitRow]) -> reward_pb2.CommitRows:
     """Return commit rows."""
-    sessions, epochs, steps, token_ids = np.asarray(rows, dtype="<u4").reshape(-1, 4).T
-    return reward_pb2.CommitRows(
-        sessions=sessions.tobytes(),
-        epochs=epochs.tobytes(),
-        steps=steps.tobytes(),
-        token_ids=token_ids.tobytes(),
-    )
+    if not rows:
+        return reward_pb2.CommitRows()
+    sessions, epochs, steps, token_ids = map(pack_ids, zip(*rows, strict=True))
+    return reward_pb2.CommitRows(sessions=sessions, epochs=epochs, steps=steps, token_ids=token_ids)
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,14 @@ def pack_candidates(
     rows: list[tuple[int, int, int]], candidates: CandidateBlock
 ) -> reward_pb2.CandidateRows:
     """Return candidate rows, of (session, epoch, step) each."""
-    sessions, epochs, steps = np.asarray(rows, dtype="<u4").T
-    ids, counts = candidates.token_ids.numpy().astype("<u4"), candidates.counts  # [B, K]
+    sessions, epochs, steps = map(pack_ids, zip(*rows, strict=True))
+    ids, counts = candidates.token_ids.numpy().astype(_UINT32), candidates.counts  # [B, K]
     if min(counts) < ids.shape[1]:
         ids = ids[np.arange(ids.shape[1]) < np.asarray(counts)[:, None]]
     return reward_pb2.CandidateRows(
-        sessions=sessions.tobytes(),
-        epochs=epochs.tobytes(),
-        steps=steps.tobytes(),
+        sessions=sessions,
+        epochs=epochs,
+        steps=steps,
         num_candidates=pack_ids(counts),
         candidate_ids=ids.tobytes(),
     )
@@ -180,7 +185,7 @@ def add_explanations(
 
 
 def _numbers(field: str, data: bytes) -> NDArray[np.float32]:
-    values = np.frombuffer(data, dtype="<f4")
+    values = np.frombuffer(data, _FLOAT32)
     if not np.isfinite(values).all():
         raise ValueError(f"{field}: must be finite")
     return values
