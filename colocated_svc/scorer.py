@@ -7,7 +7,13 @@ from functools import partial
 from colocated_svc.placement import Placement, make_plan, place
 from colocated_svc.rows import SharedRows
 from colocated_svc.work import Work
-from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
+from generator_svc.engine.scorer import (
+    RewardSession,
+    RewardTimes,
+    ScoredRows,
+    ScoreRows,
+    SessionState,
+)
 from reward_svc.scorer import Scorer
 from reward_svc.sessions import SessionCache
 from reward_svc.stream import Group, Session, Stream
@@ -58,6 +64,10 @@ class ColocatedScorer:
     @property
     def is_available(self) -> bool:
         return True
+
+    @property
+    def times(self) -> RewardTimes:
+        return RewardTimes()  # nothing is waited for
 
     @property
     def model_version(self) -> str:

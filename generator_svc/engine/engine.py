@@ -255,7 +255,7 @@ class Engine:
         guided = [one for one in chosen if one.is_guided]
         if guided:
             kept = sum(o.choices.columns[o.row] == o.choices.base_columns[o.row] for o in guided)
-            self._run_ahead.note_step(wait_s, kept, len(guided))
+            self._run_ahead.note_step(wait_s, kept, len(guided), self._scorer.times)
         for one in chosen:
             if one.is_guided:
                 one.sequence.note_reward_model()

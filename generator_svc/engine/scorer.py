@@ -119,8 +119,20 @@ class ScoredRows:
     by_preference: dict[int, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class RewardTimes:
+    """Seconds, as a replica says: of its last forward, and that the last question waited for it."""
+
+    forward_s: float = 0.0
+    queue_s: float = 0.0
+
+
 class RewardScorer(Protocol):
     """A pool of reward replicas."""
+
+    @property
+    def times(self) -> RewardTimes:
+        """Of the answer that came last, which a step with several replicas waited for."""
 
     @property
     def is_available(self) -> bool:

@@ -8,7 +8,13 @@ import asyncio
 import time
 from functools import partial
 
-from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
+from generator_svc.engine.scorer import (
+    RewardSession,
+    RewardTimes,
+    ScoredRows,
+    ScoreRows,
+    SessionState,
+)
 from generator_svc.reward_client.breaker import Circuit
 from generator_svc.reward_client.case import Case
 from generator_svc.reward_client.connector import Connector
@@ -54,6 +60,7 @@ class RewardPool:
         self._limits = limits
         self._observer = observer
         self._cases: dict[RewardSession, Case] = {}
+        self.times = RewardTimes()
         self.fleet = Fleet(
             targets,
             tokenizer_fingerprint,
@@ -169,6 +176,7 @@ class RewardPool:
         self._move(case, is_failure=not is_full)
 
     def batch_timed(self, timings: reward_pb2.StepTimings) -> None:
+        self.times = RewardTimes(timings.forward_s, timings.queue_s)
         self._observer.replica_batch(timings.queue_s, timings.forward_s, timings.select_s)
 
     # -- placement -------------------------------------------------------------------------------

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from generator_svc.decoding.strategies import Reference
-from generator_svc.engine.scorer import RewardSession, ScoredRows, ScoreRows, SessionState
+from generator_svc.engine.scorer import (
+    RewardSession,
+    RewardTimes,
+    ScoredRows,
+    ScoreRows,
+    SessionState,
+)
 from svc_common.errors import RewardUnavailableError
 from svc_common.lm.tokenizer import Tokenizer
 from svc_common.preference_prompt import add_preference
@@ -18,6 +24,7 @@ class NaiveScorer:
     def __init__(self, theta: nn.Module, backbone: nn.Module, tokenizer: Tokenizer) -> None:
         self._theta, self._backbone, self._tokenizer = theta, backbone, tokenizer
         self.is_available = True
+        self.times = RewardTimes()
         self.refusal: Exception = RewardUnavailableError("reward service: away")
         self.refuses = False  # every open fails with `refusal`
         self.late: set[RewardSession] = set()  # their rewards do not come
