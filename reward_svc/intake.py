@@ -15,13 +15,13 @@ from reward_svc.messages import (
     Opening,
     Reason,
     RowFault,
-    unpack,
 )
 from reward_svc.metrics import RewardMetrics
 from reward_svc.session_trace import SessionTraces
 from reward_svc.stream import Group, Session, Stream
 from reward_svc.turn import CommitRules, WorkQueue
 from reward_svc.work import CommitWork, PendingBatch, ScoreWork
+from svc_common.array_fields import unpack
 
 MAX_WAITING_WORK = 64  # commits and candidate rows of one session
 MAX_TAKE_S = 0.01  # of a turn, for what arrived: other callers wait meanwhile

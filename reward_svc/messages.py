@@ -1,6 +1,5 @@
 """What RPC handlers and the batcher tell each other: reward.proto's Score, without protobuf."""
 
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_svc.prompts import Plan
+from svc_common.array_fields import pack
 from svc_common.trace_context import TraceContext
 
 UINT32, FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
@@ -113,16 +113,6 @@ class CandidateRows:
 def columns(rows: Iterable[tuple[int, ...]], count: int) -> list[list[int]]:
     """Return the `count` columns of rows, of which there may be none."""
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
-
-
-def pack(values: Sequence[int]) -> bytes:
-    """Return numbers as an array field."""
-    return struct.pack(f"<{len(values)}I", *values)  # amid a step half of what numpy takes
-
-
-def unpack(data: bytes) -> list[int]:
-    """Return the numbers of an array field, whose length was checked."""
-    return list(struct.unpack(f"<{len(data) // UINT32.itemsize}I", data))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from reward_svc.messages import Answer, Opening, Reason, RowFault, unpack
+from reward_svc.messages import Answer, Opening, Reason, RowFault
 from reward_svc.states import Found, States
+from svc_common.array_fields import unpack
 from svc_common.errors import OverloadedError
 from svc_common.lm.slots import Row
 

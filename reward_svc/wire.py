@@ -14,8 +14,8 @@ from reward_svc.messages import (
     Load,
     Opened,
     RowFault,
-    unpack,
 )
+from svc_common.array_fields import NUMBER_BYTES, unpack
 from svc_common.errors import InvalidRequestError
 
 MAX_CANDIDATES = 1024
@@ -31,7 +31,7 @@ def count_numbers(field: str, data: bytes, wanted: int | None = None) -> int:
     Raises:
         InvalidRequestError: There are not as many as `wanted` (any, if None).
     """
-    count, left = divmod(len(data), UINT32.itemsize)
+    count, left = divmod(len(data), NUMBER_BYTES)
     if left:
         raise InvalidRequestError(f"{field}: must hold 4 bytes a number, got {len(data)} bytes")
     if wanted is not None and count != wanted:

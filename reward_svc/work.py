@@ -13,10 +13,9 @@ from reward_svc.messages import (
     RewardRows,
     RowFault,
     Timings,
-    pack,
-    unpack,
 )
 from reward_svc.stream import Group, Stream
+from svc_common.array_fields import pack, unpack
 
 
 class PendingBatch:

@@ -9,8 +9,9 @@ from generator_svc.reward_client.connector import Metadata
 from generator_svc.reward_client.errors import unary_errors
 from generator_svc.reward_client.fleet import Fleet
 from generator_svc.reward_client.replica import Replica
-from generator_svc.reward_client.wire import pack_context, pack_ids
+from generator_svc.reward_client.wire import pack_context
 from pad.v1 import reward_pb2, reward_pb2_grpc
+from svc_common.array_fields import pack
 from svc_common.errors import ServiceError
 from svc_common.tracing import trace_metadata
 
@@ -46,7 +47,7 @@ class RewardCalls:
         replica, left_s = await self._any_replica(timeout_s)
         request = reward_pb2.ScoreSequencesRequest(
             context=pack_context(context, replica.model_version, context.reference),
-            sequences=[pack_ids(answer) for answer in answers],
+            sequences=[pack(answer) for answer in answers],
             tokenizer_fingerprint=self._fingerprint,
         )
         with unary_errors():

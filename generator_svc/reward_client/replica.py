@@ -21,10 +21,10 @@ from generator_svc.reward_client.wire import (
     pack_candidates,
     pack_commits,
     pack_context,
-    pack_ids,
     pack_trace,
 )
 from pad.v1 import reward_pb2, reward_pb2_grpc
+from svc_common.array_fields import pack
 from svc_common.fault_points import FaultPoints
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Replica:
             context=pack_context(
                 context, self.model_version, Reference.BASE if is_ours else context.reference
             ),
-            token_ids=pack_ids(session.token_ids),
+            token_ids=pack(session.token_ids),
             tokenizer_fingerprint=self._fingerprint,
             wants_preference_rewards=context.is_explained,
             trace=pack_trace(context.trace),

@@ -1,7 +1,5 @@
 """Between the engine's values and the messages of reward.proto."""
 
-import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import Tensor
 from generator_svc.decoding.strategies import Reference
 from generator_svc.engine.scorer import RewardContext, ScoredRows
 from pad.v1 import common_pb2, reward_pb2
+from svc_common.array_fields import pack, unpack
 from svc_common.trace_context import TraceContext
 
 _UINT32, _FLOAT32 = np.dtype("<u4"), np.dtype("<f4")
@@ -19,22 +18,6 @@ REFERENCES = {
     Reference.BACKBONE: common_pb2.REFERENCE_MODE_BACKBONE,
     Reference.BASE: common_pb2.REFERENCE_MODE_BASE,
 }
-
-
-def pack_ids(ids: Sequence[int]) -> bytes:
-    """Return ids as little-endian uint32."""
-    return struct.pack(f"<{len(ids)}I", *ids)  # amid a step half of what numpy takes
-
-
-def unpack_ids(data: bytes) -> list[int]:
-    """Return what `pack_ids` packed.
-
-    Raises:
-        ValueError: it is cut off.
-    """
-    if len(data) % _UINT32.itemsize:
-        raise ValueError(f"array field: must hold 4 bytes a number, got {len(data)} bytes")
-    return list(struct.unpack(f"<{len(data) // _UINT32.itemsize}I", data))
 
 
 def pack_context(
@@ -79,7 +62,7 @@ def pack_commits(rows: list[CommitRow]) -> reward_pb2.CommitRows:
     """Return commit rows."""
     if not rows:
         return reward_pb2.CommitRows()
-    sessions, epochs, steps, token_ids = map(pack_ids, zip(*rows, strict=True))
+    sessions, epochs, steps, token_ids = map(pack, zip(*rows, strict=True))
     return reward_pb2.CommitRows(sessions=sessions, epochs=epochs, steps=steps, token_ids=token_ids)
 
 
@@ -102,7 +85,7 @@ def pack_candidates(
     rows: list[tuple[int, int, int]], candidates: CandidateBlock
 ) -> reward_pb2.CandidateRows:
     """Return candidate rows, of (session, epoch, step) each."""
-    sessions, epochs, steps = map(pack_ids, zip(*rows, strict=True))
+    sessions, epochs, steps = map(pack, zip(*rows, strict=True))
     ids, counts = candidates.token_ids.numpy().astype(_UINT32), candidates.counts  # [B, K]
     if min(counts) < ids.shape[1]:
         ids = ids[np.arange(ids.shape[1]) < np.asarray(counts)[:, None]]
@@ -110,7 +93,7 @@ def pack_candidates(
         sessions=sessions,
         epochs=epochs,
         steps=steps,
-        num_candidates=pack_ids(counts),
+        num_candidates=pack(counts),
         candidate_ids=ids.tobytes(),
     )
 
@@ -166,8 +149,8 @@ def add_explanations(
         ValueError: the arrays do not fit each other or what was asked, or a number is not finite.
     """
     values = _numbers("preference_rewards", rows.preference_rewards)
-    keys, numbers = _keys(rows), unpack_ids(rows.num_preferences)
-    shapes = list(zip(numbers, unpack_ids(rows.num_candidates), strict=False))
+    keys, numbers = _keys(rows), unpack(rows.num_preferences)
+    shapes = list(zip(numbers, unpack(rows.num_candidates), strict=False))
     sizes = [num * count for num, count in shapes]
     if not len(numbers) == len(shapes) == len(keys) or sum(sizes) != len(values):
         raise ValueError(f"preference_rewards: {len(values)} values do not fit {len(keys)} rows")
@@ -199,7 +182,7 @@ def _names(rows: _Rows) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 def _keys(rows: _Rows) -> list[RewardKey]:
-    columns = (unpack_ids(data) for data in (rows.sessions, rows.epochs, rows.steps))
+    columns = (unpack(data) for data in (rows.sessions, rows.epochs, rows.steps))
     return list(zip(*columns, strict=True))
 
 
@@ -208,7 +191,7 @@ def _by_key(
 ) -> dict[RewardKey, NDArray[np.float32]]:
     """Return the rewards `[K]` of each row."""
     keys = _keys(rows)
-    ends = np.cumsum(unpack_ids(rows.num_candidates), dtype=np.int64)
+    ends = np.cumsum(unpack(rows.num_candidates), dtype=np.int64)
     if len(ends) != len(keys) or (len(ends) and ends[-1] != len(rewards)):
         raise ValueError(f"rewards: {len(rewards)} values do not fit {len(keys)} rows")
     return dict(zip(keys, np.split(rewards, ends[:-1]), strict=True)) if keys else {}

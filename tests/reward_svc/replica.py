@@ -24,7 +24,6 @@ from reward_svc.messages import (
     Opening,
     RewardRows,
     RowFault,
-    unpack,
 )
 from reward_svc.metrics import RewardMetrics
 from reward_svc.model import PersRM
@@ -35,6 +34,7 @@ from reward_svc.prompts import Reference, RewardContext, WeightedPreference, pla
 from reward_svc.session_trace import SessionTraces
 from reward_svc.sessions import SessionCache
 from reward_svc.settings import RewardSettings
+from svc_common.array_fields import unpack
 from svc_common.lm.model_thread import ModelThread
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from reward_svc.messages import RewardRows, RowFault, unpack
+from reward_svc.messages import RewardRows, RowFault
 from reward_svc.model import PersRM
 from reward_svc.pad_config import Conditioning
 from reward_svc.prompts import Reference, RewardContext
+from svc_common.array_fields import unpack
 from tests.reward_svc.oracle import Oracle
 from tests.reward_svc.replica import BRIEF, Generator, context, running_replica
 

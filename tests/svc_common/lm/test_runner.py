@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from svc_common.lm import lean
-from svc_common.lm.forward import Forward, additive_mask
+from svc_common.lm.forward import Forward, Step, additive_mask
 from svc_common.lm.head import Head, ValueHead
 from svc_common.lm.lean import LeanForward
 from svc_common.lm.lean_weights import lean_weights
@@ -170,15 +170,13 @@ def test_rows_of_different_lengths_attend_together_or_each_alone(
     monkeypatch.setattr(lean, "CALL_BYTES", call_bytes)
     num_masks = []
 
-    def counted_mask(*args: object) -> Tensor:
+    def counted_mask(step: Step, places: Tensor, dtype: torch.dtype) -> Tensor:
         num_masks.append(1)
-        return additive_mask(*args)  # type: ignore[arg-type]
+        return additive_mask(step, places, dtype)
 
     model = tiny_model("llama")
-    head, runner = (
-        Head(model),
-        SlotRunner(forward_of("lean", model), num_slots=4, context_length=128),
-    )
+    head = Head(model)
+    runner = SlotRunner(forward_of("lean", model), num_slots=4, context_length=128)
     rng = random.Random(5)
     live = {runner.open(): [rng.randrange(VOCABULARY_SIZE) for _ in range(n)] for n in (3, 90, 41)}
     for row, ids in live.items():
