@@ -18,12 +18,13 @@ from tests.client.test_cli_profiles import store, wishes
 PAD = (sys.executable, "-c", "from pad_client.cli import main; main()", "profile", "edit", "ann")
 # Does what it is told with the file ({0}), says so, and stays open until it is ended.
 EDITOR = """\
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 path = pathlib.Path(sys.argv[1])
 {0}
 with open({1!r}, "w") as opened:
     opened.write(str(os.getpid()))
-signal.pause()
+while True:
+    time.sleep(0.01)  # a signal just before a longer wait would wait with it
 """
 SAVED = "path.write_text('half a thought')"
 SAVES_WHEN_ENDED = """\
