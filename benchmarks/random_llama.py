@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from svc_common.lm.forward import Forward
-from svc_common.lm.lean import LeanForward, LeanLayer, LeanWeights, RowVectors
+from svc_common.lm.lean import LeanForward
+from svc_common.lm.lean_layers import LeanLayer, LeanWeights, RowVectors
 from svc_common.lm.linear import Linear, LowRankLinear, make_linear
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.static import MAX_GRAPHS, StaticForward

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reward_svc import states
 from reward_svc.stream import Session
-from svc_common.lm.runner import SlotRunner
+from svc_common.lm.runner import Extension, SlotRunner
 from svc_common.lm.slots import Row
 
 
@@ -31,6 +31,10 @@ class SharedRows:
     def context_length(self) -> int:
         return self._runner.context_length
 
+    @property
+    def joins(self) -> bool:
+        return self._runner.joins
+
     def commit(self, session: Session, token_id: int) -> None:
         """Have a token run on all rows of a session in the step that the engine begins next."""
         self._sessions.append(session)
@@ -39,23 +43,33 @@ class SharedRows:
     def truncate(self, row: Row, length: int) -> None:
         self._runner.truncate(row, length)
 
-    def decode(self, rows: Sequence[Row], token_ids: Sequence[int]) -> Tensor:
+    def extend_each(self, extensions: Sequence[Extension]) -> list[Tensor]:
+        return self._runner.extend_each(extensions)
+
+    def decode_beside(
+        self, rows: Sequence[Row], token_ids: Sequence[int], others: Sequence[Extension]
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run one token on each row and on those of all sessions that committed: `[B, D]`.
 
         A row that a session reads too is run once.
+
+        Args:
+            rows: the base model's.
+            token_ids: one each.
+            others: what is run beside them: see `SlotRunner.extend_each`.
         """
         sessions, committed = self._sessions, self._token_ids
         self._sessions, self._token_ids = [], []
         if not sessions:
-            return self._runner.decode(rows, token_ids)
+            return self._runner.decode_beside(rows, token_ids, others)
         started = time.perf_counter()
         pairs = zip(sessions, committed, strict=True)
         tokens = {row: token_id for session, token_id in pairs for row in session.rows}
         num_guides = len(tokens)
         tokens.update(zip(rows, token_ids, strict=True))
-        hidden = self._runner.decode(list(tokens), list(tokens.values()))  # [N, D]
+        hidden, theirs = self._runner.decode_beside(list(tokens), list(tokens.values()), others)
         steps = [session.num_committed for session in sessions]
         seconds = time.perf_counter() - started
         states.keep_all(sessions, steps, hidden[:num_guides].unsqueeze(1), seconds)
         places = {row: place for place, row in enumerate(tokens)}
-        return hidden[[places[row] for row in rows]]
+        return hidden[[places[row] for row in rows]], theirs

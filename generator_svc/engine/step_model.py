@@ -1,8 +1,5 @@
 """The base model as the engine uses it: one call a step, on the model thread."""
 
-from collections.abc import Sequence as Items
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -10,22 +7,9 @@ from generator_svc.decoding.candidates import CandidateRow, Candidates, top_cand
 from generator_svc.engine.prompt_reader import PromptReader
 from generator_svc.engine.scheduler import Batch
 from generator_svc.engine.sequence import Sequence
+from generator_svc.engine.step_rows import Rows, StepRows
 from svc_common.lm.head import Head
 from svc_common.lm.slots import Row
-
-
-class Rows(Protocol):
-    """Rows that are decoded: a `SlotRunner`, or one that others share."""
-
-    @property
-    def num_free(self) -> int: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    def decode(self, rows: Items[Row], token_ids: Items[int]) -> Tensor: ...
-
-    def truncate(self, row: Row, length: int) -> None: ...
 
 
 class StepModel:
@@ -52,32 +36,29 @@ class StepModel:
         """
         for row in batch.closes:
             self._prompts.close(row)
-        if batch.prefills:
-            self._prefill(batch)
-        if batch.decodes:
-            self._decode(batch)
+        rows = StepRows(self._runner, batch.decodes)
+        finished = self._prompts.read(batch, rows) if batch.prefills else []
+        if rows.num_left:
+            rows.run(self._prompts.pace)
+        for prompt in finished:
+            prompt.sequence.prompt_end = prompt.hidden
+        hidden = [prompt.hidden for prompt in finished]
+        if rows.hidden is not None:
+            hidden.insert(0, rows.hidden)
+        if hidden:
+            self._propose([*batch.decodes, *(prompt.sequence for prompt in finished)], hidden)
 
-    def _prefill(self, batch: Batch) -> None:
-        finished = self._prompts.read(batch)
-        if not finished:
-            return
-        hidden = torch.cat([prompt.hidden for prompt in finished])  # [B, D]
-        widest = max(prompt.sequence.params.top_k for prompt in finished)
-        best = top_candidates(self._head.logits(hidden), widest)  # [B, K]
-        for i, prompt in enumerate(finished):
-            prompt.sequence.candidates = CandidateRow(best, i, prompt.sequence.params.top_k)
-            prompt.sequence.prompt_end = hidden[i : i + 1]
-
-    def _decode(self, batch: Batch) -> None:
-        rows = [s.row for s in batch.decodes if s.row is not None]
-        widest = max(s.params.top_k for s in batch.decodes)
-        best = self.decode(rows, [s.token_ids[-1] for s in batch.decodes], widest)
-        for i, sequence in enumerate(batch.decodes):
+    def _propose(self, sequences: list[Sequence], hidden: list[Tensor]) -> None:
+        """Give sequences the candidates that follow their last hidden states, in their order."""
+        widest = max(sequence.params.top_k for sequence in sequences)
+        states = hidden[0] if len(hidden) == 1 else torch.cat(hidden)  # [B, D]
+        best = top_candidates(self._head.logits(states), widest)  # [B, K]
+        for i, sequence in enumerate(sequences):
             sequence.candidates = CandidateRow(best, i, sequence.params.top_k)
 
     def decode(self, rows: list[Row], token_ids: list[int], num_candidates: int) -> Candidates:
         """Run one token of each row and return the candidates that follow it: `[B, K]`."""
-        hidden = self._runner.decode(rows, token_ids)  # [B, D]
+        hidden, _ = self._runner.decode_beside(rows, token_ids, [])  # [B, D]
         return top_candidates(self._head.logits(hidden), num_candidates)  # [B, K]
 
     def take_back(self, sequences: list[Sequence]) -> None:

@@ -1,7 +1,8 @@
 """What a runner asks of a forward: one pass over rows of its KV cache, and moving rows about."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,6 +67,17 @@ class Forward(Protocol):
 
     def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
         """Put the first `length` positions of what `read` returned at `start` of a row."""
+
+
+@runtime_checkable
+class JoiningForward(Forward, Protocol):
+    """A forward that takes several steps in one pass, so that they read the weights once."""
+
+    def run_joined(self, steps: Sequence[tuple[Step, Tensor]]) -> list[Tensor]:
+        """Do for each (step, tokens) what `run` does; no row is in two of them.
+
+        At most one of the steps has rows of both groups.
+        """
 
 
 def additive_mask(step: Step, places: Tensor, dtype: torch.dtype) -> Tensor:

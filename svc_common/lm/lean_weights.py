@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from svc_common.lm.adapters import LowRank
-from svc_common.lm.lean import LeanLayer, LeanWeights, RowVectors
+from svc_common.lm.lean_layers import LeanLayer, LeanWeights, RowVectors
 from svc_common.lm.linear import DenseLinear, Linear, LowRankLinear, PairedLinear, make_linear
 
 ARCHITECTURES = ("LlamaModel", "MistralModel", "Qwen2Model", "GemmaModel")

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from svc_common.lm.adapters import LowRank
 from svc_common.lm.forward import Forward, Step
-from svc_common.lm.lean import LeanForward, LeanWeights
+from svc_common.lm.lean import LeanForward
+from svc_common.lm.lean_layers import LeanWeights
 from svc_common.lm.lean_weights import can_be_lean, lean_weights
 from svc_common.lm.paired import WeightSplit, pair_weights
 from svc_common.lm.runner import SlotRunner

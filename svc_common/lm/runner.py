@@ -4,13 +4,27 @@ All calls must come from one thread (the model thread).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from svc_common.lm.forward import Contents, Forward, Step
+from svc_common.lm.forward import Contents, Forward, JoiningForward, Step
 from svc_common.lm.slots import Row, SlotTable
 from svc_common.lm.transfers import to_device
+
+
+@dataclass(frozen=True)
+class Extension:
+    """T new tokens for each of several rows."""
+
+    rows: Sequence[Row]
+    token_ids: Sequence[Sequence[int]]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all rows."""
+        return len(self.rows) * len(self.token_ids[0])
 
 
 class SlotRunner:
@@ -24,6 +38,7 @@ class SlotRunner:
 
     def __init__(self, forward: Forward, *, num_slots: int, context_length: int) -> None:
         self._run = forward
+        self._joining = forward if isinstance(forward, JoiningForward) else None
         self._table = SlotTable(num_slots)
         self.device = forward.device
         self.context_length = context_length
@@ -34,6 +49,11 @@ class SlotRunner:
     @property
     def num_free(self) -> int:
         return self._table.num_free
+
+    @property
+    def joins(self) -> bool:
+        """Whether `extend_each` takes one forward, not one each."""
+        return self._joining is not None
 
     def open(self, group: int = 0) -> Row:
         """Take an empty row.
@@ -64,26 +84,47 @@ class SlotRunner:
         Returns:
             The last hidden states, in the order of `rows`: `[B, D]`.
         """
-        return self.extend(rows, [[token_id] for token_id in token_ids])[:, 0]
+        return self.decode_beside(rows, token_ids, [])[0]
 
-    @torch.inference_mode()
+    def decode_beside(
+        self, rows: Sequence[Row], token_ids: Sequence[int], others: Sequence[Extension]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Do what `decode` does for `rows` and what `extend_each` does for others, together."""
+        mine = Extension(rows, [[token_id] for token_id in token_ids])
+        hidden, *theirs = self.extend_each([mine, *others])
+        return hidden[:, 0], theirs
+
     def extend(self, rows: Sequence[Row], token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Run T new tokens on each of several rows, in one forward.
 
         Returns:
             The last hidden states, in the order of `rows`: `[B, T, D]`.
         """
-        order = sorted(range(len(rows)), key=lambda i: rows[i].index)
-        is_ordered = order == list(range(len(rows)))
-        if not is_ordered:
-            rows = [rows[i] for i in order]
-            token_ids = [token_ids[i] for i in order]
-        hidden = self._forward(rows, token_ids)  # [B, T, D]
-        if is_ordered:
-            return hidden
-        back = torch.empty(len(order), dtype=torch.int64)
-        back[torch.tensor(order)] = torch.arange(len(order))
-        return hidden[to_device(back, self.device)]
+        return self.extend_each([Extension(rows, token_ids)])[0]
+
+    @torch.inference_mode()
+    def extend_each(self, extensions: Sequence[Extension]) -> list[Tensor]:
+        """Do what `extend` does for each, in one forward if the runner `joins`.
+
+        No row is in two of them, and at most one has rows of both groups.
+
+        Returns:
+            The last hidden states of each: `[B, T, D]`.
+        """
+        orders = [_ascending(extension.rows) for extension in extensions]
+        pairs = zip(extensions, orders, strict=True)
+        steps = [self._step(extension, order) for extension, order in pairs]
+        if self._joining is not None:
+            hidden = self._joining.run_joined(steps)
+            self.num_forwards += 1
+        else:
+            hidden = [self._run.run(step, input_ids) for step, input_ids in steps]
+            self.num_forwards += len(steps)
+        for extension in extensions:
+            self.num_tokens += extension.num_tokens
+            for row, ids in zip(extension.rows, extension.token_ids, strict=True):
+                row.length += len(ids)
+        return [self._back(its, order) for its, order in zip(hidden, orders, strict=True)]
 
     def read(self, row: Row, length: int | None = None, start: int = 0) -> Contents:
         """Return a copy of the keys and values at a row's positions start..length-1 (all)."""
@@ -111,9 +152,10 @@ class SlotRunner:
         self._run.move(source.index, target.index, length)
         target.length = length
 
-    def _forward(self, rows: Sequence[Row], token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return the last hidden states `[B, T, D]`; `rows` ascending by index."""
-        ids = torch.tensor(token_ids, dtype=torch.int64)  # [B, T]
+    def _step(self, extension: Extension, order: list[int]) -> tuple[Step, Tensor]:
+        """Return what a forward is told of an extension, and its tokens `[B, T]`, by row index."""
+        rows = [extension.rows[i] for i in order]
+        ids = torch.tensor([extension.token_ids[i] for i in order], dtype=torch.int64)  # [B, T]
         num_new = ids.shape[1]
         lengths = [row.length for row in rows]
         longest = max(lengths) + num_new
@@ -132,15 +174,23 @@ class SlotRunner:
             num_first=sum(row.group == 0 for row in rows),
             is_full=num_new == 1 and min(lengths) + 1 == view,
         )
-        self.num_forwards += 1
-        self.num_tokens += ids.numel()
-        hidden = self._run.run(step, ids)
-        for row in rows:
-            row.length += num_new
-        return hidden
+        return step, ids
+
+    def _back(self, hidden: Tensor, order: list[int]) -> Tensor:
+        """Return hidden states `[B, T, D]` in the order that was put in `order`."""
+        if order == list(range(len(order))):
+            return hidden
+        back = torch.empty(len(order), dtype=torch.int64)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return hidden[to_device(back, self.device)]
 
     @torch.inference_mode()
     def _move(self, moves: list[tuple[int, int]]) -> None:
         lengths = {row.index: row.length for row in self._table.rows}
         for source, target in moves:
             self._run.move(source, target, lengths.get(target, 0))
+
+
+def _ascending(rows: Sequence[Row]) -> list[int]:
+    """Return which of `rows` comes first in the cache, which second, and so on."""
+    return sorted(range(len(rows)), key=lambda i: rows[i].index)

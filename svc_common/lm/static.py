@@ -15,7 +15,9 @@ from torch import Tensor
 
 from svc_common.lm.forward import Contents, Step, additive_mask
 from svc_common.lm.graphs import Graphs
-from svc_common.lm.lean import Attention, LeanForward, LeanWeights
+from svc_common.lm.lean import LeanForward
+from svc_common.lm.lean_attention import Attention
+from svc_common.lm.lean_layers import LeanWeights
 from svc_common.lm.linear import Linear, LowRankLinear, PairedLinear, Split
 from svc_common.lm.transfers import to_device, wait_for_stream
 
@@ -164,7 +166,8 @@ class StaticForward:
         step = Step(slice(0, num_rows), inputs[:, _POSITION, None], bucket.view, num_first=0)
         mask = additive_mask(step, forward.places, self._hidden.dtype)  # [B, 1, 1, view]
         rows = forward.rows[:num_rows]
-        attend = Attention(forward.weights, step, mask, rows, inputs[:, _PLACE, None])
+        places = inputs[:, _PLACE, None]
+        attend = Attention(forward.weights, forward.arena, step, mask, rows, places)
         hidden = forward.compute(inputs[:, _ID], attend, is_first)  # [B, D]
         self._hidden[:num_rows].copy_(hidden)
 

@@ -24,7 +24,7 @@ from benchmarks.gpu_contenders import (
 from benchmarks.gpu_plan import CONTENDERS
 from benchmarks.gpu_process import OwnProcess
 from benchmarks.random_llama import RandomModel, new_runner, random_model, with_adapter
-from svc_common.lm.lean import LeanLayer
+from svc_common.lm.lean_layers import LeanLayer
 from svc_common.lm.linear import Linear, make_linear
 from svc_common.lm.loading import DTYPES
 from tests.benchmarks.gpu_case import TINY

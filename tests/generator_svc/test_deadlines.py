@@ -48,8 +48,8 @@ async def stuck(harness: Harness, running: Sequence) -> Gate:
     """Let a sequence write a token and then hold up its next step."""
     harness.engine.submit(running)
     await anext(running.tokens())
-    gate = Gate(harness.runner.decode)
-    harness.runner.decode = gate  # type: ignore[method-assign]
+    gate = Gate(harness.runner.decode_beside)
+    harness.runner.decode_beside = gate  # type: ignore[method-assign]
     await asyncio.to_thread(gate.reached.wait)
     return gate
 

@@ -25,11 +25,11 @@ from svc_common.errors import (
 )
 from svc_common.lm.head import Head
 from svc_common.lm.model_thread import ModelThread
+from svc_common.lm.networks import make_network
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.prefix_cache import PrefixCache
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.tokenizer import TextStream, Tokenizer
-from svc_common.lm.transformers_forward import TransformersForward
 from svc_common.preference_prompt import ChatMessage
 from tests.generator_svc.fake_scorer import NaiveScorer
 from tests.generator_svc.silent_observer import SilentObserver
@@ -119,12 +119,12 @@ async def running_engine(
     prefill_chunk: int = 16,
     run_ahead: RunAhead = NEVER,
     told: EngineObserver | None = None,
+    is_lean: bool = False,
 ) -> AsyncIterator[Harness]:
     base = tiny_model(seed=1)
+    network = make_network(base.base_model, CONTEXT_LENGTH, "lean" if is_lean else "transformers")
     scorer = NaiveScorer(tiny_model(seed=2), tiny_model(seed=3), TOKENIZER)
-    runner = SlotRunner(
-        TransformersForward(base.base_model), num_slots=num_slots, context_length=CONTEXT_LENGTH
-    )
+    runner = network.new_runner(num_slots)
     observer = QuietObserver()
     thread = ModelThread(1)
     scheduler = Scheduler(num_slots=num_slots, max_waiting=max_waiting)
@@ -178,8 +178,11 @@ async def test_without_rewards_it_writes_what_a_naive_greedy_loop_writes() -> No
             assert not any(token.is_guided or token.is_changed for token in answer)
 
 
+@pytest.mark.parametrize("is_lean", [False, True])
 @pytest.mark.parametrize("reference", list(Reference))
-async def test_mixed_users_in_one_batch_get_what_each_gets_alone(reference: Reference) -> None:
+async def test_mixed_users_in_one_batch_get_what_each_gets_alone(
+    reference: Reference, is_lean: bool
+) -> None:
     jobs = [
         (f"hello {i}", guided(f"hello {i}", f"wish {i}", beta=0.5 * (i % 4), reference=reference))
         for i in range(8)
@@ -189,11 +192,11 @@ async def test_mixed_users_in_one_batch_get_what_each_gets_alone(reference: Refe
         (f"more {i}", guided(f"more {i}", "wish", temperature=1.0, top_p=0.9, seed=i, top_k=3 + i))
         for i in range(4)
     ]
-    async with running_engine(num_slots=5) as harness:
+    async with running_engine(num_slots=5, is_lean=is_lean) as harness:
         together = await asyncio.gather(*(harness.write(*job) for job in jobs))
     alone = []
     for job in jobs:
-        async with running_engine(num_slots=1) as harness:
+        async with running_engine(num_slots=1, is_lean=is_lean) as harness:
             alone.append(await harness.write(*job))
     assert [ids(answer) for answer in together] == [ids(answer) for answer in alone]
     changed = [token.is_changed for answer in together for token in answer]

@@ -134,7 +134,7 @@ async def test_a_forward_of_guesses_that_fails_ends_every_answer_with_its_error(
 
     async def fail() -> None:
         async with running_engine(run_ahead=AlwaysAhead(is_allowed=True)) as harness:
-            decode = harness.runner.decode
+            decode = harness.runner.decode_beside
             sequence = harness.sequence("x", guided("x", "wish"))
 
             def broken(*args: object) -> object:
@@ -142,7 +142,7 @@ async def test_a_forward_of_guesses_that_fails_ends_every_answer_with_its_error(
                     raise RuntimeError("out of memory")
                 return decode(*args)  # type: ignore[arg-type]
 
-            harness.runner.decode = broken  # type: ignore[method-assign, assignment]
+            harness.runner.decode_beside = broken  # type: ignore[method-assign, assignment]
             harness.engine.submit(sequence)
             with suppress(RuntimeError):
                 await read(sequence)

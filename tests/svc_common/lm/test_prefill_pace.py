@@ -67,6 +67,64 @@ def test_a_slow_step_is_forgotten() -> None:
     assert [run_step(pace, clock, 0.0005) for _ in range(20)][-1] > 80
 
 
+ROW_S, TOKEN_S = 0.004, 0.0005
+
+
+def run_beside(pace: PrefillPace, clock: Clock, num_rows: int) -> tuple[int, bool]:
+    """Run a step with rows, which run by themselves where the pace asks for it.
+
+    Returns:
+        How many prompt tokens it took, and whether they ran with the rows.
+    """
+    pace.begin_step(delays_others=True)
+    num_tokens = pace.left
+    is_joined = pace.can_tell_apart(num_rows)
+    if not is_joined:
+        with pace.measure_rows(num_rows):
+            clock.now += num_rows * ROW_S
+    with pace.measure(num_tokens, num_rows if is_joined else 0):
+        clock.now += num_tokens * TOKEN_S + is_joined * num_rows * ROW_S
+    pace.spend(num_tokens)
+    return num_tokens, is_joined
+
+
+def test_what_rows_take_by_themselves_is_not_what_prompts_add() -> None:
+    clock = Clock()
+    pace = PrefillPace(256, 0.05, clock)
+    steps = [run_beside(pace, clock, 8) for _ in range(100)]
+    assert steps[0] == (MIN_TOKENS, False)  # nothing is known of either
+    assert {num_tokens for num_tokens, _ in steps[20:]} == {96}  # 48 ms of the 50
+    assert sum(not is_joined for _, is_joined in steps) == 4  # one of 32, as rows grow longer
+
+
+def test_rows_are_measured_where_their_number_has_doubled_or_halved() -> None:
+    clock = Clock()
+    pace = PrefillPace(256, 0.05, clock)
+    joined = [run_beside(pace, clock, num_rows)[1] for num_rows in (4, 6, 8, 9, 18, 5, 4, 9)]
+    assert joined == [False, True, True, False, True, True, False, False]
+
+
+def test_more_rows_than_were_measured_make_prompts_slower_not_faster() -> None:
+    clock = Clock()
+    pace = PrefillPace(256, 0.05, clock)
+    for _ in range(20):
+        run_beside(pace, clock, 8)
+    assert MIN_TOKENS <= [run_beside(pace, clock, 16) for _ in range(5)][-1][0] < 96
+
+
+def test_rows_that_were_slow_once_are_measured_anew() -> None:
+    clock = Clock()
+    pace = PrefillPace(256, 0.05, clock)
+    for _ in range(20):
+        run_beside(pace, clock, 8)
+    with pace.measure_rows(8):
+        clock.now += 10.0
+    steps = [run_beside(pace, clock, 8) for _ in range(20)]
+    assert [is_joined for _, is_joined in steps[:3]] == [True, False, True]
+    assert max(num_tokens for num_tokens, _ in steps) <= 2 * 96
+    assert steps[-1][0] == 96
+
+
 def test_few_tokens_are_measured_as_the_forward_they_cost() -> None:
     clock = Clock()
     pace = PrefillPace(256, 0.05, clock)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svc_common.lm import lean
+from svc_common.lm import lean, lean_attention
 from svc_common.lm.forward import Forward, Step, additive_mask
 from svc_common.lm.head import Head, ValueHead
 from svc_common.lm.lean import LeanForward
 from svc_common.lm.lean_weights import lean_weights
 from svc_common.lm.networks import make_network
 from svc_common.lm.paired import pair_weights
-from svc_common.lm.runner import SlotRunner
+from svc_common.lm.runner import Extension, SlotRunner
 from svc_common.lm.slots import NoFreeSlotError, Row
 from svc_common.lm.transformers_forward import TransformersForward
 from tests.tiny_model import ARCHITECTURES, VOCABULARY_SIZE, tiny_model
@@ -115,6 +115,37 @@ def test_two_sets_of_weights_in_one_forward_give_what_each_model_gives(
             live[row].append(int(theirs.argmax()))
 
 
+@pytest.mark.parametrize("kind", ["lean", "transformers"])
+def test_extensions_that_run_together_give_what_each_gives_alone(kind: str) -> None:
+    models = tiny_model(seed=1), tiny_model(seed=2)
+    oracle = tiny_model(seed=1), tiny_model(seed=2)
+    heads = Head(models[0]), Head(models[1])
+    network = make_network(models[0].base_model, 128, kind, second=models[1].base_model)
+    runner = network.new_runner(7)
+    rng = random.Random(6)
+    held = {runner.open(group): random_ids(rng, 30) for group in (1, 0, 1, 0, 0, 1, 0)}
+    for row, ids in held.items():
+        runner.append(row, ids)
+    rows = sorted(held, key=lambda row: row.index)  # four of group 0, three of group 1
+    for _ in range(4):
+        second, mixed, first = [rows[6]], [rows[5], rows[1], rows[0]], [rows[3], rows[2]]
+        parts = [
+            Extension(its, [[rng.randrange(VOCABULARY_SIZE) for _ in range(n)] for _ in its])
+            for its, n in ((second, 7), (mixed, 1), (first, 4), ([rows[4]], 2))
+        ]
+        before = runner.num_forwards, runner.num_tokens
+        found = runner.extend_each(parts)
+        assert runner.joins is (kind == "lean")
+        assert runner.num_forwards == before[0] + (1 if runner.joins else len(parts))
+        assert runner.num_tokens == before[1] + 7 + 3 + 8 + 2
+        for part, hidden in zip(parts, found, strict=True):
+            for row, ids, its in zip(part.rows, part.token_ids, hidden, strict=True):
+                held[row] += ids
+                mine = heads[row.group].logits(its[-1:])[0]
+                theirs = recomputed_logits(oracle[row.group], held[row])
+                torch.testing.assert_close(mine, theirs, **TOLERANCE)
+
+
 def test_pairing_shares_equal_layers_and_refuses_other_architectures() -> None:
     first, second = tiny_model(seed=1), tiny_model(seed=1)
     pair_weights(first.base_model, second.base_model)
@@ -163,11 +194,12 @@ def test_a_prefix_that_was_read_can_be_written_to_another_row(kind: str) -> None
     torch.testing.assert_close(logits, recomputed_logits(model, ids), **TOLERANCE)
 
 
-@pytest.mark.parametrize("call_bytes", [0, 1 << 30])
+@pytest.mark.parametrize(("call_bytes", "fetch_bytes"), [(0, 0), (0, 1 << 30), (1 << 30, 0)])
 def test_rows_of_different_lengths_attend_together_or_each_alone(
-    call_bytes: int, monkeypatch: pytest.MonkeyPatch
+    call_bytes: int, fetch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lean, "CALL_BYTES", call_bytes)
+    monkeypatch.setattr(lean_attention, "FETCH_BYTES", fetch_bytes)
     num_masks = []
 
     def counted_mask(step: Step, places: Tensor, dtype: torch.dtype) -> Tensor:

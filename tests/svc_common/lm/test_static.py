@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from svc_common.lm.adapters import LowRank
 from svc_common.lm.forward import Step
-from svc_common.lm.lean import LeanForward, LeanWeights
+from svc_common.lm.lean import LeanForward
+from svc_common.lm.lean_layers import LeanWeights
 from svc_common.lm.lean_weights import lean_weights
 from svc_common.lm.runner import SlotRunner
 from svc_common.lm.slots import Row
