@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from reward_svc import states
@@ -30,6 +31,10 @@ class SharedRows:
     @property
     def context_length(self) -> int:
         return self._runner.context_length
+
+    @property
+    def device(self) -> torch.device:
+        return self._runner.device
 
     @property
     def joins(self) -> bool:

@@ -174,7 +174,8 @@ class PromptReader:
             for sequence, states in zip(chunk.sequences, its, strict=True):  # [T, D]
                 sequence.num_prefilled += chunk.num_tokens
                 if sequence.num_prefilled == len(sequence.prompt_ids):
-                    run.finished.append(FinishedPrompt(sequence, states[-1:]))
+                    # A copy: it is kept while the answer is written, and must not keep the others.
+                    run.finished.append(FinishedPrompt(sequence, states[-1:].clone()))
         self._observer.prompt_tokens("forward", num_tokens)
 
     def _keep(self, sequence: Sequence) -> None:

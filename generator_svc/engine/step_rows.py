@@ -3,12 +3,14 @@
 from collections.abc import Sequence as Items
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from generator_svc.engine.sequence import Sequence
 from svc_common.lm.prefill_pace import PrefillPace
 from svc_common.lm.runner import Extension
 from svc_common.lm.slots import Row
+from svc_common.lm.transfers import wait_for_stream
 
 
 class Rows(Protocol):
@@ -19,6 +21,9 @@ class Rows(Protocol):
 
     @property
     def context_length(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def joins(self) -> bool: ...
@@ -60,6 +65,8 @@ class StepRows:
         """Run the rows by themselves, while the pace looks at its clock."""
         with pace.measure_rows(len(self._rows)):
             self.hidden, _ = self._runner.decode_beside(self._rows, self._token_ids, [])
+            if self._runner.joins:
+                wait_for_stream(self._runner.device)
 
     def run_beside(self, extensions: Items[Extension]) -> list[Tensor]:
         """Run parts of prompts, and the rows with them where that is one forward."""

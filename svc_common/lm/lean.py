@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from svc_common.lm.forward import Contents, Step, additive_mask
-from svc_common.lm.lean_attention import FETCH_BYTES, Attention, JoinedAttention
+from svc_common.lm.lean_attention import Attention, JoinedAttention, fetch_pays
 from svc_common.lm.lean_layers import LeanWeights, RowVectors
 from svc_common.lm.linear import Split
 from svc_common.lm.transfers import to_device
@@ -114,7 +114,7 @@ class LeanForward:
         if not isinstance(step.rows, slice):
             return list(zip(step.rows.tolist(), lengths, strict=True))
         place_bytes = self.arena[0, 0, :, 0].numel() * self.arena.element_size()
-        fetched = sum(n for n in lengths if n * place_bytes <= FETCH_BYTES)
+        fetched = sum(n for n in lengths if fetch_pays(n * place_bytes, self._dtype))
         num_groups = self.weights.num_heads // self.weights.num_kv_heads
         num_saved = step.view * len(lengths) - sum(lengths) + fetched / (4 * num_groups)  # places
         if num_saved * place_bytes <= len(lengths) * CALL_BYTES:

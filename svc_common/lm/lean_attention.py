@@ -12,6 +12,14 @@ from svc_common.lm.lean_layers import LeanWeights
 FETCH_BYTES = 3 << 19  # of keys and values that a core's own cache holds
 
 
+def fetch_pays(num_bytes: int, dtype: torch.dtype) -> bool:
+    """Whether keys and values are to be fetched: see `Stored.fetch`.
+
+    In 16 bits they are half as many, and attention has to convert them: it is slower than memory.
+    """
+    return dtype == torch.float32 and num_bytes <= FETCH_BYTES
+
+
 class Stored(NamedTuple):
     """Views of what a layer stored of some rows, both `[B, 2 * kv_heads, places, d]`, and halves.
 
@@ -40,7 +48,7 @@ class Stored(NamedTuple):
 def _by_layer(stored: Tensor) -> list[Stored]:
     """Return the parts of `[layers, B, 2 * kv_heads, places, d]`."""
     keys, values = stored.chunk(2, dim=2)
-    is_fetched = stored[0].numel() * stored.element_size() <= FETCH_BYTES
+    is_fetched = fetch_pays(stored[0].numel() * stored.element_size(), stored.dtype)
     views = zip(stored.unbind(), keys.unbind(), values.unbind(), strict=True)
     return [Stored(*its, is_fetched) for its in views]
 
