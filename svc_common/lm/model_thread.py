@@ -1,6 +1,7 @@
 """The one thread on which a process runs its model."""
 
 import asyncio
+import os
 import queue
 import sys
 import threading
@@ -14,6 +15,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _Work = Callable[[], None]
 SWITCH_INTERVAL_S = 0.0005  # a thread that waits for the interpreter gets it after that
+NICENESS = 5  # beyond the other threads'
+_MOST_NICE = 19
 
 
 class ModelThread:
@@ -22,8 +25,9 @@ class ModelThread:
     The forward releases the interpreter lock, so the loop goes on answering meanwhile. Results
     come back in one turn of the loop, where an executor's need three. `start` returns once the
     function runs, and the process switches threads often: else a busy loop would let the model
-    wait for the interpreter, for milliseconds. On a GPU the thread has a stream of its own: two
-    models of one process run side by side.
+    wait for the interpreter, for milliseconds. On a shared core the thread gives way to the
+    process's others. On a GPU it has a stream of its own: two models of one process run side by
+    side.
 
     Args:
         num_torch_threads: CPU threads of a forward.
@@ -97,11 +101,24 @@ class ModelThread:
             future.set_result(result)
 
     def _run_all(self, num_torch_threads: int, device: torch.device | None) -> None:
+        _give_way()
         torch.set_num_threads(num_torch_threads)
         if device is not None and device.type == "cuda":
             _use_own_stream(device)
         while (work := self._work.get()) is not None:
             work()
+
+
+def _give_way() -> None:
+    """Let the process's other threads go first where they share a core with this one.
+
+    A forward keeps its core busy, and a scheduler lets a thread that wakes wait for milliseconds
+    for a busy one of the same rank: so long a message lay that was to leave beside the forward.
+    """
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + NICENESS, _MOST_NICE)
+        with suppress(OSError):  # forbidden here
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 def _use_own_stream(device: torch.device) -> None:
