@@ -14,6 +14,17 @@ import pytest
 import redis
 
 
+def pytest_configure() -> None:
+    """Let tests interrupt what they start though this run was told to ignore signals.
+
+    `nohup` and a script's `&` have all that is started ignore them. A handler that does nothing
+    ignores them as well, and is not inherited.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 @dataclass
 class RedisServer:
     """A server process on a port of its own that tests may pause, kill and start again."""

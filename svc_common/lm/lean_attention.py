@@ -21,10 +21,10 @@ def fetch_pays(num_bytes: int, dtype: torch.dtype) -> bool:
 
 
 class Stored(NamedTuple):
-    """Views of what a layer stored of some rows, both `[B, 2 * kv_heads, places, d]`, and halves.
+    """Views of what a layer stored of some rows.
 
     Args:
-        both: keys and values.
+        both: keys and values `[B, 2 * kv_heads, places, d]`.
         keys: `[B, kv_heads, places, d]`.
         values: the same.
         is_fetched: `fetch` pays.
