@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from reward_svc import states
@@ -31,10 +30,6 @@ class SharedRows:
     @property
     def context_length(self) -> int:
         return self._runner.context_length
-
-    @property
-    def device(self) -> torch.device:
-        return self._runner.device
 
     @property
     def joins(self) -> bool:

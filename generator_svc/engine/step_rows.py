@@ -3,7 +3,6 @@
 from collections.abc import Sequence as Items
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from generator_svc.engine.sequence import Sequence
@@ -21,9 +20,6 @@ class Rows(Protocol):
 
     @property
     def context_length(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
 
     @property
     def joins(self) -> bool: ...
@@ -66,7 +62,7 @@ class StepRows:
         with pace.measure_rows(len(self._rows)):
             self.hidden, _ = self._runner.decode_beside(self._rows, self._token_ids, [])
             if self._runner.joins:
-                wait_for_stream(self._runner.device)
+                wait_for_stream(self.hidden.device)
 
     def run_beside(self, extensions: Items[Extension]) -> list[Tensor]:
         """Run parts of prompts, and the rows with them where that is one forward."""
