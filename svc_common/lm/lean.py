@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from svc_common.lm.forward import Contents, Step, additive_mask
-from svc_common.lm.lean_attention import Attention, JoinedAttention, fetch_pays
+from svc_common.lm.lean_arena import ArenaShape, fetches, new_arena
+from svc_common.lm.lean_attention import Attention, JoinedAttention
 from svc_common.lm.lean_layers import LeanWeights, RowVectors
 from svc_common.lm.linear import Split
 from svc_common.lm.transfers import to_device
 
 CALL_BYTES = 1 << 16  # that are read in the time of one more call
+FETCHED_SHARE = 0.25  # of a row's reading that it saves to be fetched alone
 
 
 class LeanForward:
     """Implements `JoiningForward`.
 
-    Its arena is `[layers, slots, 2 * kv_heads, context, head_dim]`.
+    Its arena is `[layers, slots, 2, kv_heads, context, head_dim]`; see `new_arena`.
     """
 
     view_quantum = 1
@@ -45,9 +47,8 @@ class LeanForward:
 
     def allocate(self, num_slots: int, context_length: int) -> None:
         w = self.weights
-        shape = (len(w.layers), num_slots, 2 * w.num_kv_heads, context_length, w.head_dim)
-        # Zeros, as 0 * NaN would be NaN behind the mask.
-        self.arena = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        shape = ArenaShape(len(w.layers), num_slots, w.num_kv_heads, context_length, w.head_dim)
+        self.arena = new_arena(shape, self._dtype, self._device)
         self.places = torch.arange(context_length, device=self._device)
         self.rows = torch.arange(num_slots, device=self._device).unsqueeze(1)
 
@@ -91,14 +92,14 @@ class LeanForward:
         return self._norm(hidden, w.norm, num_first)
 
     def move(self, source: int, target: int, length: int) -> None:
-        self.arena[:, target, :, :length] = self.arena[:, source, :, :length]
+        self.arena[:, target, :, :, :length] = self.arena[:, source, :, :, :length]
 
     def read(self, row: int, length: int, start: int = 0) -> Contents:
-        """Return one tensor `[layers, 2 * kv_heads, length - start, head_dim]`."""
-        return (self.arena[:, row, :, start:length].clone(),)
+        """Return one tensor `[layers, 2, kv_heads, length - start, head_dim]`."""
+        return (self.arena[:, row, :, :, start:length].clone(),)
 
     def write(self, row: int, contents: Contents, length: int, start: int = 0) -> None:
-        self.arena[:, row, :, start : start + length] = contents[0][:, :, :length]
+        self.arena[:, row, :, :, start : start + length] = contents[0][..., :length, :]
 
     def _alone(self, step: Step) -> list[tuple[int, int]]:
         """Return row and length of each sequence if each is to attend alone, else nothing.
@@ -113,10 +114,11 @@ class LeanForward:
         lengths = [position + 1 for position in step.positions[:, 0].tolist()]
         if not isinstance(step.rows, slice):
             return list(zip(step.rows.tolist(), lengths, strict=True))
-        place_bytes = self.arena[0, 0, :, 0].numel() * self.arena.element_size()
-        fetched = sum(n for n in lengths if fetch_pays(n * place_bytes, self._dtype))
-        num_groups = self.weights.num_heads // self.weights.num_kv_heads
-        num_saved = step.view * len(lengths) - sum(lengths) + fetched / (4 * num_groups)  # places
+        place_bytes = self.arena[0, 0, :, :, 0].nbytes
+        num_read = sum(lengths)
+        num_saved = float(step.view * len(lengths) - num_read)  # places
+        if fetches(self._device, self._dtype):
+            num_saved += num_read * FETCHED_SHARE
         if num_saved * place_bytes <= len(lengths) * CALL_BYTES:
             return []
         return list(enumerate(lengths, start=step.rows.start))

@@ -1,56 +1,13 @@
 """The attention of one step of the lean forward: rotation, storing, attending."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from svc_common.lm.forward import Step
+from svc_common.lm.lean_arena import FETCH_BYTES, StoredRow, fetch, fetches, stored_rows
 from svc_common.lm.lean_layers import LeanWeights
-
-FETCH_BYTES = 3 << 19  # of keys and values that a core's own cache holds
-
-
-def fetch_pays(num_bytes: int, dtype: torch.dtype) -> bool:
-    """Whether keys and values are to be fetched: see `Stored.fetch`.
-
-    In 16 bits they are half as many, and attention has to convert them: it is slower than memory.
-    """
-    return dtype == torch.float32 and num_bytes <= FETCH_BYTES
-
-
-class Stored(NamedTuple):
-    """Views of what a layer stored of some rows.
-
-    Args:
-        both: keys and values `[B, 2 * kv_heads, places, d]`.
-        keys: `[B, kv_heads, places, d]`.
-        values: the same.
-        is_fetched: `fetch` pays.
-    """
-
-    both: Tensor
-    keys: Tensor
-    values: Tensor
-    is_fetched: bool
-
-    def fetch(self) -> None:
-        """Bring all into the core's cache, as fast as the memory gives it.
-
-        Attention that reads from the memory itself gets half of that: it goes by head, and has
-        little to do with what it read (figures in docs/decisions.md).
-        """
-        if self.is_fetched:
-            self.both.amax()
-
-
-def _by_layer(stored: Tensor) -> list[Stored]:
-    """Return the parts of `[layers, B, 2 * kv_heads, places, d]`."""
-    keys, values = stored.chunk(2, dim=2)
-    is_fetched = fetch_pays(stored[0].numel() * stored.element_size(), stored.dtype)
-    views = zip(stored.unbind(), keys.unbind(), values.unbind(), strict=True)
-    return [Stored(*its, is_fetched) for its in views]
 
 
 class Attention:
@@ -61,7 +18,7 @@ class Attention:
 
     Args:
         weights: of the model.
-        arena: `[layers, slots, 2 * kv_heads, context, head_dim]`: new keys and values go in.
+        arena: `[layers, slots, 2, kv_heads, context, head_dim]`: new keys and values go in.
         step: which rows of the arena attend to how many of their places.
         mask: see `LeanForward._mask`; None: everything is attended to.
         rows: `[B, 1]`, the rows that new keys and values are written to,
@@ -87,11 +44,19 @@ class Attention:
         self._places = places
         self._cos = weights.cos[step.positions]  # [B, T, 1, head_dim]
         self._sin = weights.sin[step.positions]
-        stored = [arena[:, row : row + 1, :, :length] for row, length in alone]
-        if not stored and isinstance(step.rows, slice):
-            stored = [arena[:, step.rows, :, : step.view]]
-        self._stored = list(zip(*map(_by_layer, stored), strict=True))
-        self._is_alone = bool(alone)
+        self._fetches = fetches(arena.device, arena.dtype)
+        # By layer what each sequence that attends by itself reads,
+        self._alone: list[tuple[StoredRow, ...]] = []
+        # or the parts of the arena that some read together.
+        self._parts: list[tuple[Tensor, ...]] = []
+        if alone and self._fetches:
+            stored = [stored_rows(arena, row, length) for row, length in alone]
+            self._alone = list(zip(*stored, strict=True))
+        elif alone:
+            parts = [arena[:, row : row + 1, :, :, :length].unbind() for row, length in alone]
+            self._parts = list(zip(*parts, strict=True))
+        elif isinstance(step.rows, slice):
+            self._parts = [(part,) for part in arena[:, step.rows, :, :, : step.view].unbind()]
 
     @property
     def num_tokens(self) -> int:
@@ -109,7 +74,9 @@ class Attention:
         turned = heads[:, :, : w.num_heads + w.num_kv_heads]
         swapped = turned.roll(w.head_dim // 2, -1)
         torch.addcmul(turned * self._cos, swapped, self._sin, out=turned)
-        self._layers[layer][self._rows, :, self._places] = heads[:, :, w.num_heads :]
+        new = heads[:, :, w.num_heads :]  # [B, T, 2 * kv_heads, d]
+        new = new.view(num_rows, num_new, 2, w.num_kv_heads, w.head_dim)
+        self._layers[layer][self._rows, :, :, self._places] = new
         num_groups = w.num_heads // w.num_kv_heads
         queries = heads[:, :, : w.num_heads]  # [B, T, heads, d]
         queries = queries.view(num_rows, num_new, w.num_kv_heads, num_groups, w.head_dim)
@@ -120,21 +87,27 @@ class Attention:
 
     def _attend(self, queries: Tensor, layer: int) -> Tensor:
         """Return what queries `[B, kv_heads, groups * T, d]` find, in their shape."""
-        if not self._stored:  # a copy: the rows are no neighbours
-            stored = self._layers[layer][self._step.rows, :, : self._step.view]
-            return self._look_up(queries, *stored.chunk(2, dim=1))
-        if not self._is_alone:
-            (stored,) = self._stored[layer]
-            return self._look_up(queries, stored.keys, stored.values)
-        mixed = []
-        by_row = queries.split_with_sizes([1] * len(self._stored[layer]))
-        for its, stored in zip(by_row, self._stored[layer], strict=True):
-            stored.fetch()
-            mixed.append(self._look_up(its, stored.keys, stored.values))
-        return torch.cat(mixed)
+        if self._alone:
+            scaled = (queries * self._w.attention_scale).unbind()
+            pairs = zip(scaled, self._alone[layer], strict=True)
+            return torch.stack([stored.look_up(its) for its, stored in pairs])
+        if not self._parts:  # a copy: the rows are no neighbours
+            view = self._step.view
+            return self._look_up(queries, self._layers[layer][self._step.rows, :, :, :view])
+        parts = self._parts[layer]
+        if len(parts) == 1:
+            return self._look_up(queries, parts[0])
+        by_row = queries.split_with_sizes([1] * len(parts))
+        return torch.cat(
+            [self._look_up(its, part) for its, part in zip(by_row, parts, strict=True)]
+        )
 
-    def _look_up(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Do what `_attend` does, given keys and values: `[B, kv_heads, places, d]` each."""
+    def _look_up(self, queries: Tensor, stored: Tensor) -> Tensor:
+        """Do what `_attend` does, in keys and values `[B, 2, kv_heads, places, d]`."""
+        is_decoded = self._step.positions.shape[1] == 1  # else it computes more than it reads
+        if self._fetches and (is_decoded or stored.nbytes <= 2 * FETCH_BYTES):
+            fetch(stored)
+        keys, values = stored.unbind(1)
         return nn.functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=self._mask, scale=self._w.attention_scale
         )

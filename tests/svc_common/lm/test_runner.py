@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svc_common.lm import lean, lean_attention
+from svc_common.lm import lean, lean_arena
 from svc_common.lm.forward import Forward, Step, additive_mask
 from svc_common.lm.head import Head, ValueHead
 from svc_common.lm.lean import LeanForward
@@ -194,12 +194,14 @@ def test_a_prefix_that_was_read_can_be_written_to_another_row(kind: str) -> None
     torch.testing.assert_close(logits, recomputed_logits(model, ids), **TOLERANCE)
 
 
-@pytest.mark.parametrize(("call_bytes", "fetch_bytes"), [(0, 0), (0, 1 << 30), (1 << 30, 0)])
+@pytest.mark.parametrize(
+    ("call_bytes", "fetch_bytes"), [(0, 1 << 9), (0, 1 << 30), (1 << 30, 1 << 30)]
+)
 def test_rows_of_different_lengths_attend_together_or_each_alone(
     call_bytes: int, fetch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lean, "CALL_BYTES", call_bytes)
-    monkeypatch.setattr(lean_attention, "FETCH_BYTES", fetch_bytes)
+    monkeypatch.setattr(lean_arena, "FETCH_BYTES", fetch_bytes)
     num_masks = []
 
     def counted_mask(step: Step, places: Tensor, dtype: torch.dtype) -> Tensor:

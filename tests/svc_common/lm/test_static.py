@@ -114,7 +114,7 @@ def test_rows_that_take_no_part_keep_every_bit_and_results_stay_as_they_were() -
     assert torch.equal(kept, copy)
     for row in rows:
         (contents,) = before[row]
-        (contents_now,) = runner.read(row, contents.shape[2])
+        (contents_now,) = runner.read(row, contents.shape[-2])
         assert torch.equal(contents_now, contents)
 
 
