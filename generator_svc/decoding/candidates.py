@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 
+BLOCK = 64  # tokens
+WORTH_BLOCKS = 1 << 15  # logits that take as long to search as the calls that blocks need
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The K tokens a row chooses from, by falling log-probability.
@@ -26,8 +30,29 @@ def top_candidates(logits: Tensor, num_candidates: int) -> Candidates:
     Source: arXiv 2410.04070, section 4: over the k tokens that pi_LM ranks highest.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)  # [B, V]
+    if logprobs.device.type == "cpu" and logprobs.numel() >= WORTH_BLOCKS:
+        token_ids = _largest(logprobs, num_candidates)
+        return Candidates(token_ids, logprobs.gather(1, token_ids))
     best = logprobs.topk(num_candidates, dim=-1)  # [B, K]
     return Candidates(token_ids=best.indices.cpu(), logprobs=best.values.cpu())
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Return where the `count` largest of each row of `[B, V]` are, by falling value: `[B, K]`.
+
+    They lie in the `count` blocks whose own largest values are the largest, and a maximum takes a
+    twentieth of a search.
+    """
+    num_rows, num_values = values.shape
+    num_blocks = num_values // BLOCK
+    if 4 * count > num_blocks:  # too much would be left to search
+        return values.topk(count, dim=-1).indices
+    blocks = values[:, : num_blocks * BLOCK].view(num_rows, num_blocks, BLOCK)
+    best = blocks.amax(-1).topk(count, dim=-1, sorted=False).indices  # [B, count] of blocks
+    places = (best.unsqueeze(-1) * BLOCK + torch.arange(BLOCK)).flatten(1)
+    behind = torch.arange(num_blocks * BLOCK, num_values)  # what fills no block
+    places = torch.cat([places, behind.expand(num_rows, -1)], dim=1)
+    return places.gather(1, values.gather(1, places).topk(count, dim=-1).indices)
 
 
 @dataclass(frozen=True)

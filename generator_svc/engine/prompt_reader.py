@@ -107,6 +107,8 @@ class PromptReader:
         self.pace.begin_step(delays_others=batch.delays_others)
         if rows.num_beside and not self.pace.can_tell_apart(rows.num_beside):
             rows.run(self.pace)
+        if rows.num_beside:
+            self.pace.fit_beside(rows.num_beside)
         run = _Run(rows)
         nearly: list[Sequence] = []  # one token is left; it is run for all of them at once
         for sequence in batch.prefills:

@@ -41,8 +41,17 @@ def filled_up(num_rows: int) -> int:
     """Return how many rows are run for `num_rows`: eight numbers an octave, 4 % more on average."""
     if num_rows <= MAX_EXACT_ROWS:
         return max(num_rows, PACK_FOR_ROWS)
-    step = 1 << (num_rows.bit_length() - 4)
+    step = _step_at(num_rows)
     return (num_rows + step - 1) // step * step
+
+
+def filled_down(num_rows: int) -> int:
+    """Return the most rows, of at most `num_rows`, that are run as they are; fewer if too few."""
+    return num_rows if num_rows <= MAX_EXACT_ROWS else num_rows - num_rows % _step_at(num_rows)
+
+
+def _step_at(num_rows: int) -> int:
+    return 1 << (num_rows.bit_length() - 4)
 
 
 @dataclass(frozen=True)

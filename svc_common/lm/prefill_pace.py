@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from svc_common.lm.linear import filled_down
+
 MIN_TOKENS = 16  # of a step, however slow the model: a prompt must come to its end
 _NEWEST = 0.3  # weight of the last step in the estimate
 _ROWS_AGE = 32  # steps with prompts, after which rows are measured anew
@@ -53,6 +55,15 @@ class PrefillPace:
         self._learn()
         self._rows.num_steps += 1
         self.left = self._bounded() if delays_others else self.max_tokens
+
+    def fit_beside(self, num_rows: int) -> None:
+        """Let prompts and one token of `num_rows` be as many as a forward runs without filling up.
+
+        Else up to an eighth of what runs would be for nothing. At least half of `left` stays.
+        """
+        fitting = filled_down(self.left + num_rows) - num_rows
+        if 2 * fitting >= self.left:
+            self.left = fitting
 
     def spend(self, num_tokens: int) -> None:
         """Take tokens, or what takes as long, from what is left."""

@@ -37,6 +37,31 @@ def test_candidates_are_the_k_likeliest_with_full_vocabulary_logprobs() -> None:
         assert logits[row][best.token_ids[row]].tolist() == sorted(logits[row], reverse=True)[:K]
 
 
+@pytest.mark.parametrize("num_tokens", [6144, 6151, 4096])
+@pytest.mark.parametrize("num_candidates", [1, 10, 24, 40])
+def test_candidates_are_the_k_likeliest_of_a_large_vocabulary(
+    num_tokens: int, num_candidates: int
+) -> None:
+    torch.manual_seed(num_tokens)
+    logits = 3 * torch.randn(9, num_tokens)
+    logits[0, -num_candidates:] += 40  # all behind one another, at the very end
+    logits[1, 64:80] += 40  # many in one block
+    logits[2, 1] = -torch.inf
+    best = top_candidates(logits, num_candidates)
+    wanted = torch.log_softmax(logits, dim=-1).sort(dim=-1, descending=True)
+    assert torch.equal(best.logprobs, wanted.values[:, :num_candidates])
+    assert torch.equal(best.token_ids, wanted.indices[:, :num_candidates])
+
+
+def test_equal_logits_of_a_large_vocabulary_give_each_token_once() -> None:
+    logits = torch.zeros(9, 6144)
+    logits[:, ::3] = 1.0
+    best = top_candidates(logits, 10)
+    assert torch.equal(best.logprobs, best.logprobs[:, :1].expand(-1, 10))
+    assert (best.token_ids % 3 == 0).all()
+    assert [len(set(row)) for row in best.token_ids.tolist()] == [10] * 9
+
+
 def test_guidance_follows_equation_13() -> None:
     logprobs, rewards = torch.tensor([[-1.0, -2.0]]), torch.tensor([[0.5, 3.0]])
     scores = guide(logprobs, rewards, torch.tensor([0.8]))

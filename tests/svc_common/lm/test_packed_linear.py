@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks.suites.memory import rss_bytes
-from svc_common.lm.linear import MAX_EXACT_ROWS, PACK_FOR_ROWS, filled_up, make_linear
+from svc_common.lm.linear import MAX_EXACT_ROWS, PACK_FOR_ROWS, filled_down, filled_up, make_linear
 
 NUM_INPUTS, NUM_OUTPUTS = 72, 136  # of no model: nobody else has made code for them
 MAX_ROWS = 200
@@ -39,3 +39,5 @@ def test_rows_are_filled_up_by_an_eighth_at_most_and_to_few_numbers() -> None:
         if count > MAX_EXACT_ROWS:
             assert run < count * 9 / 8
     assert len(set(numbers.values())) < 80
+    for count in range(PACK_FOR_ROWS, 4097):
+        assert filled_down(count) == max(run for run in numbers.values() if run <= count)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from svc_common.lm.linear import filled_up
 from svc_common.lm.prefill_pace import MIN_TOKENS, PrefillPace
 
 
@@ -65,6 +66,20 @@ def test_a_slow_step_is_forgotten() -> None:
     run_step(pace, clock, 0.05)
     assert run_step(pace, clock, 0.0005) == MIN_TOKENS
     assert [run_step(pace, clock, 0.0005) for _ in range(20)][-1] > 80
+
+
+def test_prompts_and_rows_are_a_number_that_is_run_as_it_is() -> None:
+    pace = PrefillPace(1024, 0.05, Clock())
+    num_fitted = 0
+    for num_rows in range(1, 300):
+        for left in (1, 16, 80, 256):
+            pace.left = left
+            pace.fit_beside(num_rows)
+            assert left / 2 <= pace.left <= left
+            is_exact = filled_up(pace.left + num_rows) == max(pace.left + num_rows, 4)
+            assert is_exact or pace.left == left
+            num_fitted += is_exact
+    assert num_fitted > 0.7 * 4 * 299
 
 
 ROW_S, TOKEN_S = 0.004, 0.0005
