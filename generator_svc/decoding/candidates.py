@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 BLOCK = 64  # tokens
 WORTH_BLOCKS = 1 << 15  # logits that take as long to search as the calls that blocks need
 
