@@ -29,7 +29,8 @@ def top_candidates(logits: Tensor, num_candidates: int) -> Candidates:
     Source: arXiv 2410.04070, section 4: over the k tokens that pi_LM ranks highest.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)  # [B, V]
-    if logprobs.device.type == "cpu" and logprobs.numel() >= WORTH_BLOCKS:
+    has_blocks = logprobs.shape[1] >= 4 * num_candidates * BLOCK  # else much is left to search
+    if logprobs.device.type == "cpu" and has_blocks and logprobs.numel() >= WORTH_BLOCKS:
         token_ids = _largest(logprobs, num_candidates)
         return Candidates(token_ids, logprobs.gather(1, token_ids))
     best = logprobs.topk(num_candidates, dim=-1)  # [B, K]
@@ -44,8 +45,6 @@ def _largest(values: Tensor, count: int) -> Tensor:
     """
     num_rows, num_values = values.shape
     num_blocks = num_values // BLOCK
-    if 4 * count > num_blocks:  # too much would be left to search
-        return values.topk(count, dim=-1).indices
     blocks = values[:, : num_blocks * BLOCK].view(num_rows, num_blocks, BLOCK)
     best = blocks.amax(-1).topk(count, dim=-1, sorted=False).indices  # [B, count] of blocks
     places = (best.unsqueeze(-1) * BLOCK + torch.arange(BLOCK)).flatten(1)
