@@ -16,8 +16,8 @@ from svc_common.lm.lean_layers import LeanWeights, RowVectors
 from svc_common.lm.linear import Split
 from svc_common.lm.transfers import to_device
 
-CALL_BYTES = 1 << 16  # that are read in the time of one more call
-FETCHED_SHARE = 0.25  # of a row's reading that it saves to be fetched alone
+CALL_BYTES = 3 << 15  # that are read in the time that it takes more to attend alone
+TOGETHER_BYTES = 5 << 20  # of keys and values that stay in caches until they are attended to
 
 
 class LeanForward:
@@ -105,9 +105,8 @@ class LeanForward:
         """Return row and length of each sequence if each is to attend alone, else nothing.
 
         Sequences that attend together read as many places as the longest of them has, and a copy
-        if their rows are no neighbours; and what they read cannot be fetched for one after the
-        other, which saves about a quarter of its time where a KV head has one query, and less
-        where it has more. Few short places are read in the time of a call.
+        if their rows are no neighbours. Few of these are read in the time of a call. What is
+        fetched must not be more than caches hold.
         """
         if self._device.type != "cpu" or step.positions.shape[1] > 1:
             return []
@@ -115,13 +114,12 @@ class LeanForward:
         if not isinstance(step.rows, slice):
             return list(zip(step.rows.tolist(), lengths, strict=True))
         place_bytes = self.arena[0, 0, :, :, 0].nbytes
-        num_read = sum(lengths)
-        num_saved = float(step.view * len(lengths) - num_read)  # places
-        if fetches(self._device, self._dtype):
-            num_saved += num_read * FETCHED_SHARE
-        if num_saved * place_bytes <= len(lengths) * CALL_BYTES:
-            return []
-        return list(enumerate(lengths, start=step.rows.start))
+        num_read = step.view * len(lengths)  # places
+        saves = (num_read - sum(lengths)) * place_bytes > len(lengths) * CALL_BYTES
+        is_much = num_read * place_bytes > TOGETHER_BYTES
+        if saves or (is_much and fetches(self._device, self._dtype)):
+            return list(enumerate(lengths, start=step.rows.start))
+        return []
 
     def _mask(self, step: Step) -> Tensor | None:
         """Return the mask for queries of a KV head's group: `[B, 1, groups * T, view]`."""
