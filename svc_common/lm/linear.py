@@ -46,7 +46,7 @@ def filled_up(num_rows: int) -> int:
 
 
 def filled_down(num_rows: int) -> int:
-    """Return the most rows, of at most `num_rows`, that are run as they are; fewer if too few."""
+    """Return the largest number, up to `num_rows`, that is not filled up; few as they are."""
     return num_rows if num_rows <= MAX_EXACT_ROWS else num_rows - num_rows % _step_at(num_rows)
 
 

@@ -194,13 +194,27 @@ def test_a_prefix_that_was_read_can_be_written_to_another_row(kind: str) -> None
     torch.testing.assert_close(logits, recomputed_logits(model, ids), **TOLERANCE)
 
 
+LARGE = 1 << 30
+
+
 @pytest.mark.parametrize(
-    ("call_bytes", "fetch_bytes"), [(0, 1 << 9), (0, 1 << 30), (1 << 30, 1 << 30)]
+    ("call_bytes", "together_bytes", "fetch_bytes", "num_masks_wanted"),
+    [
+        (0, LARGE, 1 << 9, 0),
+        (0, LARGE, LARGE, 0),
+        (LARGE, LARGE, LARGE, 4),
+        (LARGE, 0, LARGE, 0),  # more than caches hold
+    ],
 )
 def test_rows_of_different_lengths_attend_together_or_each_alone(
-    call_bytes: int, fetch_bytes: int, monkeypatch: pytest.MonkeyPatch
+    call_bytes: int,
+    together_bytes: int,
+    fetch_bytes: int,
+    num_masks_wanted: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lean, "CALL_BYTES", call_bytes)
+    monkeypatch.setattr(lean, "TOGETHER_BYTES", together_bytes)
     monkeypatch.setattr(lean_arena, "FETCH_BYTES", fetch_bytes)
     num_masks = []
 
@@ -222,7 +236,28 @@ def test_rows_of_different_lengths_attend_together_or_each_alone(
         logits = head.logits(runner.decode(list(live), [ids[-1] for ids in live.values()]))
         for ids, mine in zip(live.values(), logits, strict=True):
             torch.testing.assert_close(mine, recomputed_logits(model, ids), **TOLERANCE)
-    assert len(num_masks) == (0 if call_bytes == 0 else 4)
+    assert len(num_masks) == num_masks_wanted
+
+
+@torch.inference_mode()
+def test_in_16_bits_rows_find_alone_what_they_find_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("llama").bfloat16()
+    runner = SlotRunner(forward_of("lean", model), num_slots=4, context_length=128)
+    rng = random.Random(5)
+    rows = [runner.open() for _ in range(3)]
+    for row, length in zip(rows, (3, 90, 41), strict=True):
+        runner.append(row, [rng.randrange(VOCABULARY_SIZE) for _ in range(length)])
+    found = []
+    for call_bytes in (0, LARGE):
+        monkeypatch.setattr(lean, "CALL_BYTES", call_bytes)
+        found.append(runner.decode(rows, [7, 8, 9]))
+        for row in rows:
+            runner.truncate(row, row.length - 1)
+    alone, together = found
+    torch.testing.assert_close(alone, together, rtol=0.05, atol=0.05)
+    assert not torch.allclose(alone[0], alone[1], rtol=0.05, atol=0.05)
 
 
 def test_a_full_runner_says_so() -> None:
